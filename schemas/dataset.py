@@ -1,0 +1,183 @@
+"""What a dataset is, once its contract has been read: names, types, keys, rules. Plain frozen data.
+
+Everything else is derived from here: the Avro schema (`schemas.avro`), topic names, the Spark schema and
+table DDL (`pipelines.tables`), row rules and the Great Expectations suite (`quality`), and page text.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import timedelta
+from functools import cache
+from importlib.resources import files
+from typing import Any, Literal
+
+from schemas.errors import InputError
+
+Kind = Literal[
+    "string",
+    "boolean",
+    "int",
+    "long",
+    "float",
+    "double",
+    "decimal",
+    "date",
+    "timestamp",
+    "bytes",
+    "array",
+    "record",
+]
+Sharing = Literal["unconditional", "conditional", "none"]
+Severity = Literal["critical", "warning", "info"]
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What `logicalTypeOptions` allow beyond the type; None where the contract says nothing.
+
+    `minimum` and its kin are int, Decimal, date or aware datetime, of the field's own type. Lengths are in
+    characters for text and in items for arrays. `pattern` is searched for, as ECMA-262 and Java do, so an
+    anchored pattern carries its own ^ and $.
+    """
+
+    minimum: Any = None
+    maximum: Any = None
+    exclusive_minimum: Any = None
+    exclusive_maximum: Any = None
+    multiple_of: Any = None
+    min_length: int | None = None
+    max_length: int | None = None
+    pattern: str | None = None
+
+
+@dataclass(frozen=True)
+class Field:
+    """One column, record member or array item."""
+
+    name: str
+    kind: Kind
+    required: bool = False
+    precision: int = 0  # decimal only
+    scale: int = 0  # decimal only
+    item: Field | None = None  # array only
+    fields: tuple[Field, ...] = ()  # record only
+    limits: Limits = Limits()
+    title: str = ""  # the Chinese name, from businessName
+    description: str = ""
+    unique: bool = False
+    allowed: tuple[Any, ...] | None = None  # from ODCS `enum`; also a rule
+
+    @property
+    def type_name(self) -> str:
+        """The type as a person reads it: ``decimal(12,2)``, ``array<string>``, ``record<a:int>``."""
+        if self.kind == "decimal":
+            return f"decimal({self.precision},{self.scale})"
+        if self.kind == "array" and self.item:
+            return f"array<{self.item.type_name}>"
+        if self.kind == "record":
+            return f"record<{','.join(f'{f.name}:{f.type_name}' for f in self.fields)}>"
+        return self.kind
+
+
+@dataclass(frozen=True)
+class Rule:
+    """One entry of a contract's `quality`, as data; `quality` compiles it for the door and for the gate.
+
+    `operator` is the ODCS word (``mustBe`` …) and `threshold` its number or pair. `query` is the SQL text with
+    ``${object}`` and ``${property}`` still in place; `expectation` is the Great Expectations configuration.
+    """
+
+    name: str
+    type: Literal["library", "sql", "greatExpectations"]
+    column: str | None = None
+    metric: str | None = None
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    operator: str | None = None
+    threshold: Any = None
+    unit: Literal["rows", "percent"] = "rows"
+    query: str | None = None
+    expectation: Mapping[str, Any] | None = None
+    severity: Severity = "critical"
+    description: str = ""
+    line: int = 0
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """One contract, ready to use."""
+
+    name: str
+    version: str
+    fields: tuple[Field, ...]  # in the contract's order
+    key: tuple[str, ...]
+    sequence: str | None  # None: the record's Kafka timestamp orders
+    district: str | None
+    sharing: Sharing
+    freshness: timedelta | None
+    rules: tuple[Rule, ...]
+    title: str
+    description: str
+    path: str
+    text: str = field(repr=False)  # the contract's YAML, kept whole
+
+    @property
+    def major(self) -> int:
+        """The first number of the version: what the topic and the tables are named after."""
+        return int(self.version.split(".")[0])
+
+    @property
+    def id(self) -> str:
+        """``<dataset>.v<major>``: the name of its tables, its folders and the end of its topics."""
+        return f"{self.name}.v{self.major}"
+
+    @property
+    def hash(self) -> str:
+        """SHA-256 of the contract's text, hexadecimal."""
+        return hashlib.sha256(self.text.encode()).hexdigest()
+
+    def topic(self, district: str) -> str:
+        """The one topic a district publishes this dataset on."""
+        return f"{UP_PREFIX}{district}.{self.id}"
+
+    def field(self, name: str) -> Field:
+        """The column of that name; KeyError if there is none."""
+        return {f.name: f for f in self.fields}[name]
+
+    @property
+    def table_fields(self) -> tuple[Field, ...]:
+        """Columns in table order: keys, sequence and district first, since Delta keeps statistics of the first 32."""
+        first = [*self.key, *(c for c in (self.sequence, self.district) if c and c not in self.key)]
+        rest = [f.name for f in self.fields if f.name not in first]
+        return tuple(self.field(name) for name in dict.fromkeys([*first, *rest]))
+
+
+UP_PREFIX = "gz.up."
+
+
+def parse_topic(topic: str) -> tuple[str, str]:
+    """The district code and the dataset id (``name.vN``) of an upward topic."""
+    district, _, dataset_id = topic.removeprefix(UP_PREFIX).partition(".")
+    return district, dataset_id
+
+
+@cache
+def districts() -> dict[str, str]:
+    """The eleven districts, code to Chinese name, in code order (source: schemas/districts.csv)."""
+    text = files("schemas").joinpath("districts.csv").read_text("utf-8")
+    return {row["code"]: row["name"] for row in csv.DictReader(text.splitlines())}
+
+
+def check_district(code: str) -> str:
+    """The code itself, if it is one of the eleven; InputError with the list otherwise."""
+    known = districts()
+    if code not in known:
+        listed = ", ".join(f"{c} {n}" for c, n in known.items())
+        raise InputError(
+            f"District {code!r} is not known. The districts are: {listed}.",
+            f"没有编码为 {code!r} 的区。可用的区：{listed}。",
+        )
+    return code
