@@ -1,0 +1,137 @@
+"""How a row travels: its Avro schema, the bytes of its value and of its key.
+
+The value is an Avro single-object encoding: C3 01, the little-endian CRC-64-AVRO fingerprint of the writer's
+schema, the record (Avro specification 1.12, "Single-object encoding"). Where a Confluent-compatible registry is
+configured the frame is 0 and the registry's 4-byte id instead. The key is the JSON object of the key columns, so
+any Kafka tool shows it; dates are epoch days and timestamps epoch microseconds in it, as in Avro.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from datetime import UTC, date, datetime, timedelta
+from io import BytesIO
+from typing import Any
+
+from fastavro import parse_schema, schemaless_reader, schemaless_writer
+from fastavro.schema import fingerprint, to_parsing_canonical_form
+
+from schemas.dataset import Dataset, Field
+from schemas.errors import InputError
+
+MAGIC = b"\xc3\x01"
+FRAME = 10  # bytes of a single-object frame
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_PRIMITIVE: dict[str, Any] = {
+    "date": {"type": "int", "logicalType": "date"},
+    "timestamp": {"type": "long", "logicalType": "timestamp-micros"},
+}
+
+
+def avro_schema(dataset: Dataset) -> dict[str, Any]:
+    """The Avro schema of one record, fields in the contract's order; a nullable field defaults to null."""
+    return _record(dataset.name, dataset.fields, "gz")
+
+
+def _record(name: str, fields: tuple[Field, ...], namespace: str | None = None) -> dict[str, Any]:
+    schema: dict[str, Any] = {"type": "record", "name": name}
+    if namespace:
+        schema["namespace"] = namespace
+    schema["fields"] = [_member(f, f"{name}_{f.name}") for f in fields]
+    return schema
+
+
+def _member(field: Field, path: str) -> dict[str, Any]:
+    kind = _type(field, path)
+    if field.required:
+        return {"name": field.name, "type": kind}
+    return {"name": field.name, "type": ["null", kind], "default": None}
+
+
+def _type(field: Field, path: str) -> Any:
+    if field.kind == "decimal":
+        return {"type": "bytes", "logicalType": "decimal", "precision": field.precision, "scale": field.scale}
+    if field.kind == "array" and field.item:
+        item = _type(field.item, f"{path}_item")
+        return {"type": "array", "items": item if field.item.required else ["null", item]}
+    if field.kind == "record":
+        return _record(path, field.fields)
+    return _PRIMITIVE.get(field.kind, field.kind)
+
+
+def schema_fingerprint(schema: Mapping[str, Any]) -> bytes:
+    """The 8 little-endian bytes of the CRC-64-AVRO fingerprint of a schema's parsing canonical form.
+
+    The canonical form leaves logical types out, so decimal(9,2) and decimal(9,4) share a fingerprint. It is
+    therefore only looked up within one dataset and major version, where `schemas.compatibility` forbids the two.
+    """
+    return bytes.fromhex(fingerprint(to_parsing_canonical_form(dict(schema)), "CRC-64-AVRO"))
+
+
+class Encoder:
+    """Turns coerced rows of one dataset into Kafka keys and values; rows must come from `schemas.coercion`."""
+
+    def __init__(self, dataset: Dataset, registry_id: int | None = None) -> None:
+        schema = avro_schema(dataset)
+        self._schema = parse_schema(schema)
+        self._frame = (
+            MAGIC + schema_fingerprint(schema) if registry_id is None else b"\0" + registry_id.to_bytes(4, "big")
+        )
+        self._dumps = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+        dated = {name: dataset.field(name).kind for name in dataset.key}
+        self._plain_key = all(kind not in ("date", "timestamp") for kind in dated.values())
+        self._key = dataset.key
+
+    def value(self, row: Mapping[str, Any]) -> bytes:
+        """The framed bytes of one record."""
+        out = BytesIO()
+        out.write(self._frame)
+        schemaless_writer(out, self._schema, row)  # type: ignore[arg-type]
+        return out.getvalue()
+
+    def key(self, row: Mapping[str, Any]) -> bytes:
+        """The key's bytes: the same for equal key columns, so one key stays in one partition."""
+        if self._plain_key:
+            return self._dumps({name: row[name] for name in self._key}).encode()
+        return self._dumps({name: avro_number(row[name]) for name in self._key}).encode()
+
+
+def avro_number(value: Any) -> Any:
+    """A date as epoch days, an aware datetime as epoch microseconds, anything else as it is."""
+    if isinstance(value, datetime):
+        return (value - _EPOCH) // timedelta(microseconds=1)
+    if isinstance(value, date):
+        return (value - _EPOCH.date()).days
+    return value
+
+
+def sequence_text(value: Any) -> bytes:
+    """A sequence as the text of a tombstone's `sequence` header: a decimal number, or the text itself."""
+    return str(avro_number(value)).encode()
+
+
+def decode(value: bytes, writers: Mapping[bytes, Mapping[str, Any]], reader: Mapping[str, Any]) -> dict[str, Any]:
+    """The record in a single-object value, resolved to the reader's schema. InputError says what is wrong.
+
+    `writers` maps fingerprints (8 bytes) to the schema that wrote them.
+    """
+    if value[:2] != MAGIC or len(value) < FRAME:
+        raise InputError(
+            f"Value begins {value[:2].hex()}, expected c301, Avro single-object encoding.",
+            f"值以 {value[:2].hex()} 开头，应为 c301（Avro 单对象编码）。",
+        )
+    writer = writers.get(value[2:FRAME])
+    if writer is None:
+        raise InputError(
+            f"Schema fingerprint {value[2:FRAME].hex()} is not registered for this dataset.",
+            f"该数据集未登记模式指纹 {value[2:FRAME].hex()}。",
+        )
+    body = BytesIO(value[FRAME:])
+    try:
+        record = schemaless_reader(body, parse_schema(dict(writer)), parse_schema(dict(reader)))
+    except Exception as error:  # fastavro raises many kinds on broken bytes
+        raise InputError(f"The Avro record is broken: {error!r}.", f"Avro 记录已损坏：{error!r}。") from error
+    if body.read(1):
+        raise InputError("Bytes follow the Avro record.", "Avro 记录之后还有多余字节。")
+    return record  # type: ignore[return-value]

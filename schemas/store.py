@@ -1,0 +1,109 @@
+"""Every version of every contract the bus ever served, kept as files, so that records of days ago decode.
+
+    <folder>/<dataset>.v<major>/history.jsonl            one line a registration, newest last
+                                <version>-<hash8>.yaml   the contract's text
+                                <fingerprint>.avsc       the Avro schema that its records were written with
+
+Files are only ever added. A registration that was cut off leaves at most files that no line names.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from schemas.avro import avro_schema, schema_fingerprint
+from schemas.compatibility import compare
+from schemas.contract import parse_contract
+from schemas.dataset import Dataset
+from schemas.errors import ContractError
+
+
+class ContractStore:
+    """The contracts in force, and all that came before them."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def register(self, dataset: Dataset) -> bool:
+        """Put a contract in force; False if it already was.
+
+        ContractError, and no change, if records of any earlier version of its major could not be read with it.
+        """
+        with self._locked():
+            earlier = self.versions(dataset.id)
+            if earlier and earlier[-1].text == dataset.text:
+                return False
+            for old in earlier:
+                wire = [c for c in compare(old, dataset) if c.wire]
+                if wire:
+                    start = f"start version {dataset.major + 1}"
+                    raise ContractError(
+                        f"{dataset.path}: dataset {dataset.name} {dataset.version} cannot replace {old.version}: "
+                        + "; ".join(c.en for c in wire)
+                        + f". Undo it, or {start}.",
+                        f"{dataset.path}：数据集 {dataset.name} {dataset.version} 不能取代 {old.version}："
+                        + "；".join(c.zh for c in wire)
+                        + f"。请撤销修改，或使用新的主版本 {dataset.major + 1}。",
+                    )
+            folder = self.folder / dataset.id
+            folder.mkdir(parents=True, exist_ok=True)
+            name = f"{dataset.version}-{dataset.hash[:8]}.yaml"
+            schema = avro_schema(dataset)
+            _write(folder / name, dataset.text)
+            _write(folder / f"{schema_fingerprint(schema).hex()}.avsc", json.dumps(schema, ensure_ascii=False, indent=1))
+            line = {
+                "version": dataset.version,
+                "file": name,
+                "sha256": dataset.hash,
+                "path": dataset.path,
+                "registered_at": datetime.now(UTC).isoformat(timespec="milliseconds"),
+            }
+            with open(folder / "history.jsonl", "a", encoding="utf-8") as history:
+                history.write(json.dumps(line, ensure_ascii=False) + "\n")
+                history.flush()
+                os.fsync(history.fileno())
+            return True
+
+    def versions(self, dataset_id: str) -> list[Dataset]:
+        """Every contract registered for a dataset id (``name.vN``), oldest first; the last is in force."""
+        history = self.folder / dataset_id / "history.jsonl"
+        if not history.exists():
+            return []
+        lines = [json.loads(line) for line in history.read_text("utf-8").splitlines() if line.endswith("}")]
+        return [parse_contract((history.parent / e["file"]).read_text("utf-8"), e["path"]) for e in lines]
+
+    def datasets(self) -> dict[str, Dataset]:
+        """The contracts in force, by dataset id."""
+        folders = sorted(p.parent for p in self.folder.glob("*/history.jsonl"))
+        return {f.name: versions[-1] for f in folders if (versions := self.versions(f.name))}
+
+    def writer_schemas(self, dataset_id: str) -> dict[bytes, dict[str, Any]]:
+        """Every Avro schema that records of the dataset may have been written with, by fingerprint (8 bytes)."""
+        return {
+            bytes.fromhex(p.stem): json.loads(p.read_text("utf-8"))
+            for p in sorted((self.folder / dataset_id).glob("*.avsc"))
+        }
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with open(self.folder / ".lock", "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+
+
+def _write(path: Path, text: str) -> None:
+    """The whole text or nothing, on disk."""
+    part = path.with_suffix(".part")
+    with open(part, "w", encoding="utf-8") as out:
+        out.write(text)
+        out.flush()
+        os.fsync(out.fileno())
+    part.replace(path)
