@@ -1,0 +1,47 @@
+# make setup once, then make demo. Needs Python 3.11 or 3.12, Java 17 or 21, and the network for setup.
+PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3)
+UV ?= uv
+BIN := .venv/bin
+STAMPS := .venv/stamps
+
+.PHONY: setup demo check test lock clean
+.DELETE_ON_ERROR:
+
+setup: $(STAMPS)/jars
+
+$(STAMPS)/packages: requirements.lock pyproject.toml
+	@test -n "$(PYTHON)" && "$(PYTHON)" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 13))' \
+	  || { echo "Suibus needs Python 3.11 or 3.12; '$(PYTHON)' is not. Install one, or: make setup PYTHON=/path/to/python3.11"; \
+	       echo "穗数通需要 Python 3.11 或 3.12。请安装,或执行:make setup PYTHON=/path/to/python3.11"; exit 1; }
+	@command -v java >/dev/null || test -x "$$JAVA_HOME/bin/java" \
+	  || { echo "Suibus needs Java 17 or 21, and none was found. Debian: apt-get install openjdk-17-jre-headless; or set JAVA_HOME."; \
+	       echo "穗数通需要 Java 17 或 21,未找到。Debian:apt-get install openjdk-17-jre-headless;或设置 JAVA_HOME。"; exit 1; }
+	"$(PYTHON)" -m venv .venv
+	$(BIN)/python -m pip install --disable-pip-version-check --progress-bar off --require-hashes -r requirements.lock
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-deps --no-build-isolation -e .
+	@mkdir -p $(STAMPS) && touch $@
+
+$(STAMPS)/jars: $(STAMPS)/packages infra/jars.py
+	$(BIN)/python -m infra.jars
+	@touch $@
+
+demo: setup
+	$(BIN)/suibus demo
+
+check: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+test: check
+	$(BIN)/pytest
+
+# Pin again after a change of pyproject.toml.
+lock:
+	$(UV) pip compile pyproject.toml --extra city --extra parquet --extra postgres --extra dev \
+	  --python-version 3.11 --python-platform x86_64-unknown-linux-gnu --generate-hashes --allow-unsafe \
+	  --no-emit-index-url --custom-compile-command "make lock" --quiet -o requirements.lock
+
+clean:
+	rm -rf .venv build *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

@@ -1,0 +1,319 @@
+"""The embedded broker: one Kafka node in KRaft mode on 127.0.0.1, for a machine without a Kafka of its own.
+
+It runs in a session of its own and outlives the command that started it. State: its files in <home>/kafka,
+its process and ports in <home>/run/broker.json.
+"""
+
+from __future__ import annotations
+
+import base64
+import fcntl
+import json
+import os
+import signal
+import socket
+import subprocess
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+from kafka import KafkaAdminClient
+from kafka.errors import KafkaError
+
+from infra.jars import Say, find_java, jars, jvm_env, quiet
+from schemas.errors import StateError, UnavailableError
+
+MAX_MESSAGE_BYTES = 8 * 1024 * 1024
+START_SECONDS = 90
+
+# Paths in it are relative to <home>/kafka: a comma or a Chinese character in the home would not survive
+# Kafka's own reading of this file.
+_PROPERTIES = """\
+process.roles=broker,controller
+node.id=1
+controller.quorum.voters=1@127.0.0.1:{controller_port}
+listeners=BROKER://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller_port}
+advertised.listeners=BROKER://127.0.0.1:{port}
+listener.security.protocol.map=BROKER:PLAINTEXT,CONTROLLER:PLAINTEXT
+controller.listener.names=CONTROLLER
+inter.broker.listener.name=BROKER
+log.dirs=data
+# A topic that nobody declared is a mistake to be seen, not a topic to be made.
+auto.create.topics.enable=false
+# One node keeps the only replica of everything.
+offsets.topic.replication.factor=1
+transaction.state.log.replication.factor=1
+transaction.state.log.min.isr=1
+share.coordinator.state.topic.replication.factor=1
+share.coordinator.state.topic.min.isr=1
+# Few partitions of the inner topics: a quick start.
+offsets.topic.num.partitions=4
+transaction.state.log.num.partitions=4
+group.initial.rebalance.delay.ms=0
+# Two weeks unless a topic says otherwise: bronze holds every record from the first run of ingest on.
+log.retention.hours=336
+message.max.bytes={max_message_bytes}
+# A small machine: few threads, a small buffer for compaction (the default is 128 MiB).
+num.io.threads=4
+num.network.threads=2
+background.threads=2
+log.cleaner.dedupe.buffer.size=16777216
+"""
+
+_LOG4J = """\
+appender.file.type=RollingFile
+appender.file.name=file
+appender.file.fileName=broker.log
+appender.file.filePattern=broker.log.%i
+appender.file.layout.type=PatternLayout
+appender.file.layout.pattern=%d{ISO8601} %p %m (%c)%n%throwable
+appender.file.policies.type=Policies
+appender.file.policies.size.type=SizeBasedTriggeringPolicy
+appender.file.policies.size.size=10MB
+appender.file.strategy.type=DefaultRolloverStrategy
+appender.file.strategy.max=3
+rootLogger.level=WARN
+rootLogger.appenderRef.file.ref=file
+logger.server.name=kafka.server
+logger.server.level=INFO
+"""
+
+
+@dataclass(frozen=True)
+class _State:
+    """What is kept of the broker; the ports outlive a stop, so that it comes back at the same address."""
+
+    port: int
+    controller_port: int
+    pid: int | None = None
+    born: str | None = None  # when the process began: the same pid with another birth is a stranger
+
+
+class Broker:
+    """The embedded broker of one home. All calls may be repeated, also by several processes at once."""
+
+    def __init__(self, home: Path) -> None:
+        self.folder = home / "kafka"
+        self._state_file = home / "run" / "broker.json"
+
+    @property
+    def bootstrap(self) -> str:
+        """The address of the running broker; UnavailableError where it does not run."""
+        state = self._read()
+        if state is None or not _alive(state):
+            raise UnavailableError(
+                f"The embedded broker of {self._state_file.parent.parent} is not running. "
+                "Start it with: suibus up",
+                f"{self._state_file.parent.parent} 的内置消息代理未在运行。请执行:suibus up",
+            )
+        return f"127.0.0.1:{state.port}"
+
+    def running(self) -> bool:
+        """Whether the broker's process lives; a file left by a killed broker or an earlier boot does not count."""
+        state = self._read()
+        return state is not None and _alive(state)
+
+    def start(self, say: Say = quiet) -> str:
+        """Start the broker unless it runs, wait until it answers, and return its address.
+
+        Topics and records of earlier runs are there again, at the same address unless a foreign process has
+        taken it, which `say` is told. UnavailableError carries the end of the broker's log.
+        """
+        with self._lock():
+            state = self._read()
+            if state is None or not _alive(state):
+                state = self._launch(self._choose_ports(state, say), say)
+            try:
+                self._wait(state)
+            except UnavailableError:
+                self._kill(state)
+                raise
+            return f"127.0.0.1:{state.port}"
+
+    def stop(self) -> None:
+        """Stop the broker and wait until it is gone; a broker that does not run is left as it is."""
+        with self._lock():
+            state = self._read()
+            if state is not None:
+                self._kill(state)
+
+    def _kill(self, state: _State) -> None:
+        for number, seconds in ((signal.SIGTERM, 20.0), (signal.SIGKILL, 10.0)):
+            if state.pid is not None and _alive(state):
+                os.kill(state.pid, number)
+                until = time.monotonic() + seconds
+                while _alive(state) and time.monotonic() < until:
+                    time.sleep(0.05)
+        self._write(replace(state, pid=None, born=None))
+
+    def _choose_ports(self, state: _State | None, say: Say) -> _State:
+        if state is not None and _free(state.port) and _free(state.controller_port):
+            return state
+        with closing(_listen(0)) as one, closing(_listen(0)) as two:
+            chosen = _State(one.getsockname()[1], two.getsockname()[1])
+        if state is not None:
+            say(
+                f"Port {state.port} or {state.controller_port} is taken by another program; the broker moves to "
+                f"127.0.0.1:{chosen.port}.",
+                f"端口 {state.port} 或 {state.controller_port} 已被其他程序占用,消息代理改用 "
+                f"127.0.0.1:{chosen.port}。",
+            )
+        return chosen
+
+    def _launch(self, state: _State, say: Say) -> _State:
+        java = str(find_java().program)
+        class_path = os.pathsep.join(str(path) for path in jars("broker", say))
+        self.folder.mkdir(parents=True, exist_ok=True)
+        text = _PROPERTIES.format(max_message_bytes=MAX_MESSAGE_BYTES, **asdict(state))
+        (self.folder / "server.properties").write_text(text, "ascii")
+        (self.folder / "log4j2.properties").write_text(_LOG4J, "ascii")
+        java_command = [
+            java,
+            "-Xms256m",
+            "-Xmx512m",
+            "-XX:+UseSerialGC",
+            "-XX:TieredStopAtLevel=1",
+            "-Dlog4j2.configurationFile=log4j2.properties",
+            "-Djava.awt.headless=true",
+            "-cp",
+            class_path,
+        ]
+        if not (self.folder / "data" / "meta.properties").is_file():
+            self._format(java_command)
+        # The shell puts the broker into the background and ends: the broker is nobody's child, so it outlives
+        # us and leaves no zombie.
+        launched = subprocess.run(
+            ["sh", "-c", 'nohup "$@" >>broker.out 2>&1 </dev/null & echo $!', "sh", *java_command]
+            + ["kafka.Kafka", "server.properties"],
+            cwd=self.folder,
+            env=jvm_env(),
+            start_new_session=True,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        pid = int(launched.stdout)
+        state = replace(state, pid=pid, born=_born(pid))
+        self._write(state)
+        return state
+
+    def _format(self, java_command: list[str]) -> None:
+        """Format the storage under a new cluster id; a run that was killed half way does it again."""
+        cluster_id = "S" + base64.urlsafe_b64encode(uuid.uuid4().bytes).decode()[1:22]  # never a leading dash
+        done = subprocess.run(
+            [*java_command, "kafka.tools.StorageTool", "format", "-t", cluster_id, "-c", "server.properties"],
+            cwd=self.folder,
+            env=jvm_env(),
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if done.returncode:
+            raise StateError(
+                f"The broker's storage in {self.folder} could not be made: "
+                f"{(done.stderr or done.stdout).strip()[-800:]}",
+                f"无法在 {self.folder} 建立消息代理的存储,原因见英文。请检查磁盘空间与权限。",
+            )
+
+    def _wait(self, state: _State) -> None:
+        until = time.monotonic() + START_SECONDS
+        while time.monotonic() < until:
+            if not _alive(state):
+                raise self._failed("ended while it started", "在启动过程中退出")
+            if _answers(state.port):
+                return
+            time.sleep(0.1)
+        raise self._failed(f"gave no answer in {START_SECONDS} seconds", f"{START_SECONDS} 秒内没有应答")
+
+    def _failed(self, en: str, zh: str) -> UnavailableError:
+        tails = [_tail(self.folder / name) for name in ("broker.log", "broker.out")]
+        shown = "\n".join(tail for tail in tails if tail)
+        return UnavailableError(
+            f"The embedded broker {en}. Its files are in {self.folder}; the end of its log:\n{shown}\n"
+            "Remove what the log names and run the same command again.",
+            f"内置消息代理{zh}。其文件位于 {self.folder},日志末尾见英文。请排除日志所述原因后重新执行同一命令。",
+        )
+
+    def _read(self) -> _State | None:
+        try:
+            return _State(**json.loads(self._state_file.read_text("utf-8")))
+        except FileNotFoundError:
+            return None
+        except (ValueError, TypeError) as error:
+            raise StateError(
+                f"{self._state_file} cannot be read ({error}). Remove it; the broker's records are elsewhere.",
+                f"{self._state_file} 无法读取({error})。请删除该文件;消息代理的数据不在其中。",
+            ) from error
+
+    def _write(self, state: _State) -> None:
+        draft = self._state_file.with_suffix(".draft")
+        draft.write_text(json.dumps(asdict(state)), "utf-8")
+        draft.replace(self._state_file)
+
+    @contextmanager
+    def _lock(self) -> Iterator[None]:
+        self._state_file.parent.mkdir(parents=True, exist_ok=True)
+        with self._state_file.with_suffix(".lock").open("w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield
+
+
+def _alive(state: _State) -> bool:
+    return state.pid is not None and (born := _born(state.pid)) is not None and born == state.born
+
+
+def _born(pid: int) -> str | None:
+    """When a process began, None where there is none (or only its zombie)."""
+    stat = Path(f"/proc/{pid}/stat")
+    if Path("/proc/self/stat").exists():
+        try:
+            fields = stat.read_text("utf-8", errors="replace").rpartition(")")[2].split()
+        except (FileNotFoundError, ProcessLookupError):
+            return None
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
+        return None if fields[0] in "ZX" else f"{boot} {fields[19]}"  # ticks since that boot
+    asked = subprocess.run(
+        ["ps", "-o", "stat=,lstart=", "-p", str(pid)], capture_output=True, text=True, check=False
+    )
+    status, _, began = asked.stdout.strip().partition(" ")
+    return began.strip() if status and not status.startswith("Z") else None
+
+
+def _answers(port: int) -> bool:
+    """Whether the broker names its nodes: it then takes requests of every kind."""
+    with socket.socket() as probe:
+        probe.settimeout(1)
+        if probe.connect_ex(("127.0.0.1", port)):
+            return False
+    try:
+        with closing(KafkaAdminClient(bootstrap_servers=f"127.0.0.1:{port}", bootstrap_timeout_ms=3000)) as admin:
+            return bool(admin.describe_cluster()["brokers"])
+    except KafkaError:
+        return False
+
+
+def _listen(port: int) -> socket.socket:
+    opened = socket.socket()
+    opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as Kafka does: a closing connection is no bar
+    try:
+        opened.bind(("127.0.0.1", port))
+        opened.listen(1)
+    except OSError:
+        opened.close()
+        raise
+    return opened
+
+
+def _free(port: int) -> bool:
+    try:
+        _listen(port).close()
+    except OSError:
+        return False
+    return True
+
+
+def _tail(path: Path, lines: int = 15) -> str:
+    return "\n".join(path.read_text("utf-8", errors="replace").splitlines()[-lines:]) if path.is_file() else ""
