@@ -13,10 +13,11 @@ import json
 import math
 import re
 import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
+from difflib import get_close_matches
 from typing import Any, NoReturn
 
 from schemas.dataset import Dataset, Field, Limits
@@ -27,7 +28,7 @@ SHOWN = 60  # characters of a value that a message shows
 
 @dataclass(frozen=True)
 class Defect:
-    """One thing wrong with a row: the column (``lines[2].price``), what was found there, and what is expected."""
+    """One thing wrong with a row: the column (``lines[2].price``), what was found, what was expected."""
 
     column: str
     found: str
@@ -43,8 +44,8 @@ class RowError(Exception):
         self.defects = defects
 
 
-class Refusal(ValueError):
-    """Why one value cannot be taken; the row's coercer adds the column. ``path`` is the place inside the value."""
+class ValueRefusedError(ValueError):
+    """Why one value cannot be taken: `path` is the place inside it; the row's coercer adds the column."""
 
     def __init__(self, en: str, zh: str, path: str = "", found: Any = None) -> None:
         super().__init__(en)
@@ -54,19 +55,34 @@ class Refusal(ValueError):
 Convert = Callable[[Any], Any]
 
 
+_surrogate = re.compile("[\ud800-\udfff]")
+
+
+def clean(text: str) -> str:
+    r"""Text that any file and screen takes: a byte that was not UTF-8 as \xNN, half a character as \uNNNN."""
+    if text.isascii():
+        return text
+    return _surrogate.sub(
+        lambda m: f"\\x{ord(m[0]) - 0xDC00:02x}" if "\udc80" <= m[0] <= "\udcff" else f"\\u{ord(m[0]):04x}",
+        text,
+    )
+
+
 def show(value: Any) -> str:
-    """A value as a message shows it: quoted, one line, at most 60 characters, broken bytes as \\xNN."""
+    """A value as a message shows it: text quoted, one line, at most 60 characters."""
     if isinstance(value, str):
-        value = value.encode("utf-8", "surrogateescape" if _is_escaped(value) else "surrogatepass")
-        value = value.decode("utf-8", "backslashreplace")
-        text = json.dumps(value, ensure_ascii=False)
+        text = json.dumps(clean(value[: SHOWN + 1]), ensure_ascii=False)
     else:
         text = str(value) if isinstance(value, (int, float, Decimal)) else repr(value)
     return text if len(text) <= SHOWN else text[: SHOWN - 1] + "…"
 
 
-def _is_escaped(text: str) -> bool:
-    return all(0xDC80 <= ord(c) <= 0xDCFF for c in text if 0xD800 <= ord(c) <= 0xDFFF)
+def did_you_mean(name: str, known: Iterable[str]) -> tuple[str, str]:
+    """What to do about a column the contract lacks: the close spelling, or the list of what there is."""
+    known = list(known)
+    if close := get_close_matches(name, known, 1, 0.6):
+        return f"did you mean {close[0]}?", f"是否应为 {close[0]}？"
+    return f"the contract has {', '.join(known)}", f"契约中的列：{'、'.join(known)}"
 
 
 class RowCoercer:
@@ -86,7 +102,7 @@ class RowCoercer:
         sql: bool = False,
         columns: tuple[str, ...] | None = None,
     ) -> None:
-        self.known = frozenset(f.name for f in dataset.fields)
+        self._known = {f.name: f for f in dataset.fields}.keys()
         key = frozenset(dataset.key)
         fields = [f for f in dataset.fields if columns is None or f.name in columns]
         self._columns: list[tuple[str, bool, Convert]] = []
@@ -98,10 +114,10 @@ class RowCoercer:
                 convert = _district_converter(convert, district)
             self._columns.append((f.name, f.required or f.name in key, convert))
         self._text = text
-        self._titles = {f.name: f for f in fields}
+        self._types = {f.name: f.type_name for f in fields}
 
     def coerce(self, raw: Mapping[str, Any]) -> dict[str, Any]:
-        """The row's values, one for each column, in the contract's order; RowError with every defect otherwise."""
+        """One value for each column, in the contract's order; RowError with every defect otherwise."""
         row: dict[str, Any] = {}
         defects: list[Defect] = []
         text, get = self._text, raw.get
@@ -114,27 +130,21 @@ class RowCoercer:
                 continue
             try:
                 row[name] = convert(value)
-            except Refusal as refusal:
+            except ValueRefusedError as refusal:
                 found = show(value if refusal.found is None else refusal.found)
                 defects.append(Defect(name + refusal.path, found, refusal.en, refusal.zh))
-        if not self.known.issuperset(raw):
+        if not raw.keys() <= self._known:
             for name in raw:
-                if name not in self.known:
-                    listed = ", ".join(sorted(self.known))
-                    defects.append(
-                        Defect(
-                            str(name),
-                            show(raw[name]),
-                            f"unknown column; the contract has {listed}: remove it or correct its name",
-                            f"未知的列；契约中的列为 {listed}：请删除或更正列名",
-                        )
-                    )
+                if name not in self._known:
+                    en, zh = did_you_mean(str(name), self._known)
+                    message = f"unknown column: {en}", f"未知的列：{zh}"
+                    defects.append(Defect(clean(str(name)), show(raw[name]), *message))
         if defects:
             raise RowError(defects)
         return row
 
     def _missing(self, name: str, present: bool) -> Defect:
-        kind = self._titles[name].type_name
+        kind = self._types[name]
         if present:
             return Defect(
                 name,
@@ -151,7 +161,7 @@ def _key_converter(convert: Convert) -> Convert:
     def key(value: Any) -> Any:
         made = convert(value)
         if made == "" or made == b"":
-            raise Refusal(
+            raise ValueRefusedError(
                 "empty, but a key column needs a value: fill it in", "为空，但主键列必须有值：请补上"
             )
         return made
@@ -163,8 +173,9 @@ def _district_converter(convert: Convert, district: str) -> Convert:
     def own(value: Any) -> Any:
         made = convert(value)
         if str(made) != district:
-            raise Refusal(
-                f"names district {show(made)}, but district {district} is publishing: each district sends its own rows",
+            raise ValueRefusedError(
+                f"names district {show(made)}, but district {district} is publishing: "
+                "each district sends its own rows",
                 f"所填区划为 {show(made)}，但发布方是 {district}：各区只能报送本区的数据",
             )
         return made
@@ -181,7 +192,7 @@ def _text_converter(f: Field) -> Convert:
             try:
                 parsed = parse_json(value)
             except ValueError as error:
-                raise Refusal(
+                raise ValueRefusedError(
                     f"not JSON text ({error}): expected {f.type_name} written as JSON",
                     f"不是有效的 JSON 文本（{error}）：应为以 JSON 书写的 {f.type_name}",
                 ) from None
@@ -195,7 +206,9 @@ def _text_converter(f: Field) -> Convert:
         def boolean(value: str) -> bool:
             found = words.get(value.lower())
             if found is None:
-                raise Refusal("not a boolean: write true or false", "不是布尔值：请写 true 或 false")
+                raise ValueRefusedError(
+                    "not a boolean: write true or false", "不是布尔值：请写 true 或 false"
+                )
             return found
 
         return boolean
@@ -204,7 +217,7 @@ def _text_converter(f: Field) -> Convert:
 
         def integer(value: str) -> Any:
             if not is_int(value):
-                raise Refusal(*_not_integer(f.kind))
+                raise ValueRefusedError(*_not_integer(f.kind))
             return inner(int(value))
 
         return integer
@@ -213,7 +226,7 @@ def _text_converter(f: Field) -> Convert:
 
         def number(value: str) -> Any:
             if len(value) > 400 or not is_number(value):
-                raise Refusal(
+                raise ValueRefusedError(
                     "not a number: write digits such as 12.5; NaN and infinity are not taken",
                     "不是数字：请写 12.5 这样的数字；不接受 NaN 和无穷大",
                 )
@@ -231,76 +244,63 @@ def _expected(what: str, what_zh: str, value: Any) -> NoReturn:
     kind = {type(None): "null", dict: "object", list: "array", str: "text", bool: "boolean"}.get(
         type(value), type(value).__name__
     )
-    raise Refusal(
+    raise ValueRefusedError(
         f"expected {what}, found {kind}: correct the type", f"应为{what_zh}，实为 {kind}：请更正类型"
     )
 
 
 def _converter(f: Field, sql: bool) -> Convert:
     """Typed values (JSON, Parquet, Avro, SQL, Python), with the field's limits checked after the type."""
-    convert: Convert = {
-        "string": _string,
-        "boolean": _boolean_sql if sql else _boolean,
-        "int": lambda: _integer("int"),
-        "long": lambda: _integer("long"),
-        "float": lambda: _float32,
-        "double": lambda: _double,
-        "decimal": lambda: _decimal(f.precision, f.scale),
-        "date": lambda: _date,
-        "timestamp": lambda: _timestamp,
-        "bytes": lambda: _bytes,
-        "array": lambda: _array(f, sql),
-        "record": lambda: _record(f, sql),
-    }[f.kind]()
+    convert: Convert
+    if f.kind in INT_RANGE:
+        convert = _integer(f.kind)
+    elif f.kind == "decimal":
+        convert = _decimal(f.precision, f.scale)
+    elif f.kind == "array":
+        convert = _array(f, sql)
+    elif f.kind == "record":
+        convert = _record(f, sql)
+    elif f.kind == "boolean":
+        convert = _boolean_sql if sql else _boolean
+    else:
+        convert = _SIMPLE[f.kind]
     return _limited(convert, f.limits) if f.limits != Limits() else convert
 
 
-def _string() -> Convert:
-    def string(value: Any) -> str:
-        if type(value) is not str:
-            if not isinstance(value, str):
-                _expected("text", "文本", value)
-            value = str(value)
-        if not value.isascii():
-            try:
-                value.encode()
-            except UnicodeEncodeError as error:
-                code = ord(value[error.start])
-                if 0xDC80 <= code <= 0xDCFF:
-                    byte = f"0x{code - 0xDC00:02X}"
-                    raise Refusal(
-                        f"not valid UTF-8: byte {byte} at character {error.start + 1}; save the file as UTF-8 "
-                        "or name its encoding with --encoding",
-                        f"不是有效的 UTF-8：第 {error.start + 1} 个字符处有字节 {byte}；请将文件存为 UTF-8，"
-                        "或用 --encoding 指明编码",
-                    ) from None
-                raise Refusal(
-                    f"half a character (lone surrogate U+{code:04X}) at character {error.start + 1}: correct the text",
-                    f"第 {error.start + 1} 个字符处只有半个字符（孤立代理项 U+{code:04X}）：请更正文本",
-                ) from None
+def _string(value: Any) -> str:
+    if not isinstance(value, str):
+        _expected("text", "文本", value)
+    if value.isascii():
         return value
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        code, place = ord(value[error.start]), error.start + 1
+        if 0xDC80 <= code <= 0xDCFF:
+            byte = f"0x{code - 0xDC00:02X}"
+            raise ValueRefusedError(
+                f"not valid UTF-8: byte {byte} at character {place}; save the file as UTF-8 "
+                "or name its encoding with --encoding",
+                f"不是有效的 UTF-8：第 {place} 个字符处有字节 {byte}；请将文件存为 UTF-8，"
+                "或用 --encoding 指明编码",
+            ) from None
+        raise ValueRefusedError(
+            f"half a character (lone surrogate U+{code:04X}) at character {place}: correct the text",
+            f"第 {place} 个字符处只有半个字符（孤立代理项 U+{code:04X}）：请更正文本",
+        ) from None
+    return value
 
-    return string
+
+def _boolean(value: Any) -> bool:
+    if value is True or value is False:
+        return bool(value)
+    _expected("a boolean, true or false", "布尔值 true 或 false", value)
 
 
-def _boolean() -> Convert:
-    def boolean(value: Any) -> bool:
-        if value is True or value is False:
-            return value
-        _expected("boolean true or false", "布尔值 true 或 false", value)
-
-    return boolean
-
-
-def _boolean_sql() -> Convert:
-    def boolean(value: Any) -> bool:
-        if value is True or value is False:
-            return value
-        if type(value) is int and value in (0, 1):
-            return value == 1
-        _expected("boolean true or false (or 0 or 1)", "布尔值 true 或 false（或 0、1）", value)
-
-    return boolean
+def _boolean_sql(value: Any) -> bool:
+    if type(value) is int and value in (0, 1):
+        return value == 1
+    return _boolean(value)
 
 
 def _integer(kind: str) -> Convert:
@@ -308,14 +308,12 @@ def _integer(kind: str) -> Convert:
 
     def integer(value: Any) -> int:
         if type(value) is not int:
-            if isinstance(value, bool) or not isinstance(value, (int, float, Decimal)):
-                _expected(f"a whole number ({kind})", f"整数（{kind}）", value)
-            if not isinstance(value, int):
-                raise Refusal(*_not_integer(kind))
-            value = int(value)
+            if isinstance(value, (float, Decimal)):
+                raise ValueRefusedError(*_not_integer(kind))
+            _expected(f"a whole number ({kind})", f"整数（{kind}）", value)
         if low <= value <= high:
             return value
-        raise Refusal(
+        raise ValueRefusedError(
             f"out of range for {kind}: from {low} to {high}; correct it or ask for a wider type",
             f"超出 {kind} 的范围：{low} 至 {high}；请更正，或申请更宽的类型",
         )
@@ -329,85 +327,77 @@ def _double(value: Any) -> float:
             _expected("a number", "数字", value)
         try:
             value = float(value)
-        except OverflowError:
+        except (OverflowError, ValueError):  # an int beyond 1.8e308; a signalling NaN
             value = math.inf
     if math.isfinite(value):
-        return float(value)
-    raise Refusal(
+        return value  # type: ignore[no-any-return]
+    raise ValueRefusedError(
         "NaN, infinity or out of range: expected a finite number; leave it empty where nothing is known",
         "NaN、无穷大或超出范围：应为有限数字；没有数值请留空",
     )
 
 
-_pack_float32 = struct.Struct("<f").pack
+_single = struct.Struct("<f")
 
 
 def _float32(value: Any) -> float:
-    value = _double(value)
     try:
-        _pack_float32(value)
+        return _single.unpack(_single.pack(_double(value)))[0]  # type: ignore[no-any-return]
     except OverflowError:
-        raise Refusal(
+        raise ValueRefusedError(
             "out of range for a 32-bit float (about ±3.4e38): correct it or ask for a double",
             "超出 32 位浮点数范围（约 ±3.4e38）：请更正，或申请 double 类型",
         ) from None
-    return float(value)
 
 
 def _decimal(precision: int, scale: int) -> Convert:
     whole = precision - scale
-    quantum = Decimal(1).scaleb(-scale)
+    kind = f"decimal({precision},{scale})"
+    example = "12" if scale == 0 else "12." + "5".ljust(min(scale, 6), "0")
+    is_number = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]{1,4})?", re.ASCII).fullmatch
 
     def number(value: Any) -> Decimal:
-        if isinstance(value, bool):
-            _expected("a decimal number", "十进制数", value)
-        if isinstance(value, float):
+        if isinstance(value, str):
+            if not is_number(value):
+                raise ValueRefusedError(
+                    f"not a decimal number: write digits such as {example}",
+                    f"不是十进制数：请写 {example} 这样的数字",
+                )
+        elif isinstance(value, float):
             value = repr(value)
-        elif not isinstance(value, (int, str, Decimal)):
+        elif isinstance(value, bool) or not isinstance(value, (int, Decimal)):
             _expected("a decimal number", "十进制数", value)
-        try:
-            if isinstance(value, str) and (not value.isascii() or "_" in value or value != value.strip()):
-                raise InvalidOperation
-            made = Decimal(value)
-        except InvalidOperation:
-            raise Refusal(
-                f"not a decimal number: write digits such as 12.{'5'.ljust(max(scale, 1), '0')}",
-                f"不是十进制数：请写 12.{'5'.ljust(max(scale, 1), '0')} 这样的数字",
-            ) from None
-        if not made.is_finite():
-            raise Refusal(
+        sign, digits, exponent = Decimal(value).as_tuple()
+        if not isinstance(exponent, int):
+            raise ValueRefusedError(
                 "NaN or infinity: expected a finite number; leave it empty where nothing is known",
                 "NaN 或无穷大：应为有限数字；没有数值请留空",
             )
-        if not made:
-            return quantum * 0
-        _, digits, exponent = made.as_tuple()
-        assert isinstance(exponent, int)
+        if not any(digits):
+            return Decimal((0, (0,), -scale))
         if exponent < -scale:
             spare = -scale - exponent
             if any(digits[-spare:]):
-                raise Refusal(
-                    f"finer than decimal({precision},{scale}): at most {scale} digits after the point; "
-                    "nothing is rounded, so round it at the source",
-                    f"精度超过 decimal({precision},{scale})：小数点后最多 {scale} 位；系统不作舍入，请在源头处理",
+                raise ValueRefusedError(
+                    f"finer than {kind}: at most {scale} digits after the point; nothing is rounded here, "
+                    "round it at the source",
+                    f"精度超过 {kind}：小数点后最多 {scale} 位；系统不作舍入，请在源头处理",
                 )
-        if made.adjusted() >= whole:
-            raise Refusal(
-                f"too large for decimal({precision},{scale}): at most {whole} digits before the point",
-                f"超出 decimal({precision},{scale})：小数点前最多 {whole} 位",
+            digits, exponent = digits[:-spare], -scale
+        if len(digits) + exponent > whole:
+            raise ValueRefusedError(
+                f"too large for {kind}: at most {whole} digits before the point",
+                f"超出 {kind}：小数点前最多 {whole} 位",
             )
-        # Exact: at most `precision` digits remain, built without the context's rounding.
-        shift = exponent + scale
-        unscaled = int("".join(map(str, digits)))
-        unscaled = unscaled * 10**shift if shift >= 0 else unscaled // 10**-shift
-        return Decimal((1 if made.is_signed() else 0, tuple(map(int, str(unscaled))), -scale))
+        return Decimal((sign, digits + (0,) * (exponent + scale), -scale))
 
     return number
 
 
 _is_date = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}", re.ASCII).fullmatch
 _is_timestamp = re.compile(
-    r"[0-9]{4}-[0-9]{2}-[0-9]{2}[T ][0-9]{2}:[0-9]{2}(:[0-9]{2}([.,]([0-9]+))?)?(Z|[+-][0-9]{2}(:?[0-9]{2})?)?",
+    r"[0-9]{4}-[0-9]{2}-[0-9]{2}[T ][0-9]{2}:[0-9]{2}(?::[0-9]{2}(?:[.,]([0-9]+))?)?"
+    r"(?:Z|[+-][0-9]{2}(?::?[0-9]{2})?)?",
     re.ASCII | re.IGNORECASE,
 ).fullmatch
 
@@ -418,63 +408,50 @@ def _date(value: Any) -> date:
     if isinstance(value, datetime) or not isinstance(value, str):
         _expected("a date such as 2026-03-01", "日期，例如 2026-03-01", value)
     if not _is_date(value):
-        raise Refusal(
+        raise ValueRefusedError(
             "not a date: write yyyy-mm-dd, such as 2026-03-01", "不是日期：请写 yyyy-mm-dd，例如 2026-03-01"
         )
     try:
         return date.fromisoformat(value)
     except ValueError:
-        raise Refusal(
+        raise ValueRefusedError(
             "no such day: write a real date from 0001-01-01 to 9999-12-31",
             "没有这一天：请写 0001-01-01 至 9999-12-31 之间真实的日期",
         ) from None
 
 
 def _timestamp(value: Any) -> datetime:
+    finer = "finer than a microsecond: at most 6 digits after the seconds", "比微秒更细：秒后最多 6 位小数"
+    example = "2026-03-01T08:30:00+08:00"
     if isinstance(value, str):
         match = _is_timestamp(value)
         if not match:
-            raise Refusal(
-                "not a time: write it with date, time and zone, such as 2026-03-01T08:30:00+08:00",
-                "不是时间：请写日期、时间和时区，例如 2026-03-01T08:30:00+08:00",
+            raise ValueRefusedError(
+                f"not a time: write date, time and zone, such as {example}",
+                f"不是时间：请写日期、时间和时区，例如 {example}",
             )
-        fraction = match[3] or ""
-        if fraction[6:].strip("0"):
-            raise Refusal(
-                "finer than a microsecond: at most 6 digits after the seconds",
-                "比微秒更细：秒后最多 6 位小数",
-            )
-        text = value.upper()
-        if len(fraction) > 6:
-            text = text.replace(fraction, fraction[:6], 1) if text.count(fraction) == 1 else text
-            start = match.start(3)
-            text = value[: start + 6].upper() + value[start + len(fraction) :].upper()
+        if match[1] and match[1][6:].strip("0"):
+            raise ValueRefusedError(*finer)
         try:
-            value = datetime.fromisoformat(text)
+            value = datetime.fromisoformat(value.upper())  # takes any number of digits, and cuts beyond 6
         except ValueError:
-            raise Refusal(
-                "no such time: write a real date and time, such as 2026-03-01T08:30:00+08:00",
-                "没有这个时间：请写真实的日期和时间，例如 2026-03-01T08:30:00+08:00",
+            raise ValueRefusedError(
+                f"no such time: write a real date and time, such as {example}",
+                f"没有这个时间：请写真实的日期和时间，例如 {example}",
             ) from None
     elif not isinstance(value, datetime):
-        _expected(
-            "a time with zone such as 2026-03-01T08:30:00+08:00",
-            "带时区的时间，例如 2026-03-01T08:30:00+08:00",
-            value,
-        )
+        _expected(f"a time with zone such as {example}", f"带时区的时间，例如 {example}", value)
     if value.utcoffset() is None:
-        raise Refusal(
+        raise ValueRefusedError(
             "a time without zone is ambiguous: add it, such as +08:00 for Beijing time or Z for UTC",
             "时间没有时区，含义不明：请补上时区，例如北京时间 +08:00，或 UTC 的 Z",
         )
-    if getattr(value, "nanosecond", 0):
-        raise Refusal(
-            "finer than a microsecond: at most 6 digits after the seconds", "比微秒更细：秒后最多 6 位小数"
-        )
+    if getattr(value, "nanosecond", 0):  # pandas.Timestamp
+        raise ValueRefusedError(*finer)
     try:
-        return datetime.combine(value.date(), value.time(), value.tzinfo).astimezone(UTC)
+        return value.astimezone(UTC)  # type: ignore[no-any-return]
     except OverflowError:
-        raise Refusal(
+        raise ValueRefusedError(
             "out of range: in UTC the year must be from 0001 to 9999",
             "超出范围：按 UTC 年份须在 0001 至 9999 之间",
         ) from None
@@ -488,78 +465,63 @@ def _bytes(value: Any) -> bytes:
     try:
         return base64.b64decode(value.encode("ascii"), validate=True)
     except (binascii.Error, UnicodeEncodeError):
-        raise Refusal(
+        raise ValueRefusedError(
             "not base64 text: bytes are written in base64, such as aGVsbG8=",
             "不是 base64 文本：字节须以 base64 书写，例如 aGVsbG8=",
         ) from None
 
 
+_SIMPLE: dict[str, Convert] = {
+    "string": _string,
+    "float": _float32,
+    "double": _double,
+    "date": _date,
+    "timestamp": _timestamp,
+    "bytes": _bytes,
+}
+
+
+def _member(value: Any, field: Field, convert: Convert, step: str) -> Any:
+    """One item or member, null where it may be; what is wrong inside it is told with its path."""
+    if value is None:
+        if field.required:
+            kind = field.type_name
+            raise ValueRefusedError(f"empty, but a {kind} is required", f"为空，但必须填写 {kind}", step, "")
+        return None
+    try:
+        return convert(value)
+    except ValueRefusedError as refusal:
+        found = value if refusal.found is None else refusal.found
+        raise ValueRefusedError(refusal.en, refusal.zh, step + refusal.path, found) from None
+
+
 def _array(f: Field, sql: bool) -> Convert:
-    assert f.item is not None
-    item = f.item
-    inner = _converter(item, sql)
+    item = f.item or Field("item", "string")
+    convert = _converter(item, sql)
 
     def array(value: Any) -> list[Any]:
         if not isinstance(value, (list, tuple)):
             _expected(f.type_name, f.type_name, value)
-        made: list[Any] = []
-        for i, v in enumerate(value):
-            if v is None:
-                if item.required:
-                    raise Refusal(
-                        f"empty, but a {item.type_name} is required",
-                        f"为空，但必须填写 {item.type_name}",
-                        f"[{i}]",
-                        "(empty)",
-                    )
-                made.append(None)
-                continue
-            try:
-                made.append(inner(v))
-            except Refusal as refusal:
-                raise _inside(refusal, f"[{i}]", v) from None
-        return made
+        return [_member(v, item, convert, f"[{i}]") for i, v in enumerate(value)]
 
     return array
 
 
 def _record(f: Field, sql: bool) -> Convert:
-    members = [(m.name, m.required, m.type_name, _converter(m, sql)) for m in f.fields]
-    known = {m.name for m in f.fields}
+    members = {m.name: (m, _converter(m, sql), f".{m.name}") for m in f.fields}
 
     def record(value: Any) -> dict[str, Any]:
         if not isinstance(value, Mapping):
             _expected(f.type_name, f.type_name, value)
-        made: dict[str, Any] = {}
-        for name, required, kind, convert in members:
-            v = value.get(name)
-            if v is None:
-                if required:
-                    raise Refusal(
-                        f"empty, but a {kind} is required", f"为空，但必须填写 {kind}", f".{name}", "(empty)"
-                    )
-                made[name] = None
-                continue
-            try:
-                made[name] = convert(v)
-            except Refusal as refusal:
-                raise _inside(refusal, f".{name}", v) from None
         for name in value:
-            if name not in known:
-                raise Refusal(
-                    f"unknown member; the contract has {', '.join(known)}",
-                    f"未知的成员；契约中有 {'、'.join(known)}",
-                    f".{name}",
-                    value[name],
+            if name not in members:
+                en, zh = did_you_mean(str(name), members)
+                raise ValueRefusedError(
+                    f"unknown member: {en}", f"未知的成员：{zh}", f".{clean(str(name))}", value[name]
                 )
-        return made
+        return {name: _member(value.get(name), *rest) for name, rest in members.items()}
 
     return record
-
-
-def _inside(refusal: Refusal, step: str, value: Any) -> Refusal:
-    found = value if refusal.found is None else refusal.found
-    return Refusal(refusal.en, refusal.zh, step + refusal.path, found)
 
 
 def _limited(convert: Convert, limits: Limits) -> Convert:
@@ -595,10 +557,10 @@ def _limited(convert: Convert, limits: Limits) -> Convert:
         made = convert(value)
         for holds, en, zh in checks:
             if not holds(made):
-                length = f" (length {len(made)})" if hasattr(made, "__len__") else ""
-                raise Refusal(
-                    f"{en}{length}: correct it at the source",
-                    f"{zh}{length.replace('length', '长度')}：请在源头更正",
+                n = len(made) if hasattr(made, "__len__") else None
+                here, here_zh = ("", "") if n is None else (f", found {n} long", f"，实际长度 {n}")
+                raise ValueRefusedError(
+                    f"{en}{here}: correct it at the source", f"{zh}{here_zh}：请在源头更正"
                 )
         return made
 
@@ -613,8 +575,11 @@ def _is_multiple(value: Any, step: Decimal) -> bool:
 
 
 def parse_json(text: str) -> Any:
-    """JSON as the standard has it: decimals kept exact, NaN and Infinity and a name given twice refused (ValueError)."""
-    return _decoder.decode(text)
+    """JSON as its standard has it, decimals exact; ValueError for NaN, Infinity or a name given twice."""
+    try:
+        return _decoder.decode(text)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
 
 
 def _constant(name: str) -> NoReturn:
@@ -624,9 +589,9 @@ def _constant(name: str) -> NoReturn:
 def _pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     made = dict(pairs)
     if len(made) != len(pairs):
-        seen: set[str] = set()
-        twice = next(name for name, _ in pairs if name in seen or seen.add(name))
-        raise ValueError(f"the name {twice!r} is given twice")
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"the name {show(twice)} is given twice")
     return made
 
 
