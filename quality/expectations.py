@@ -1,0 +1,53 @@
+"""The one expectation Great Expectations lacks: a query's single value compared as ODCS compares it."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Literal
+
+from great_expectations.expectations.expectation import QueryExpectation
+
+Operator = Literal[
+    "mustBe", "mustNotBe", "mustBeGreaterThan", "mustBeGreaterOrEqualTo", "mustBeLessThan", "mustBeLessOrEqualTo",
+    "mustBeBetween", "mustNotBeBetween",
+]  # fmt: skip
+
+
+def holds(value: float | None, operator: Operator, threshold: Any) -> bool:
+    """Whether the value is as the ODCS operator demands; a missing value never is."""
+    if value is None:
+        return False
+    match operator:
+        case "mustBe":
+            return value == threshold
+        case "mustNotBe":
+            return value != threshold
+        case "mustBeGreaterThan":
+            return value > threshold
+        case "mustBeGreaterOrEqualTo":
+            return value >= threshold
+        case "mustBeLessThan":
+            return value < threshold
+        case "mustBeLessOrEqualTo":
+            return value <= threshold
+        case "mustBeBetween":
+            return bool(threshold[0] <= value <= threshold[1])
+        case "mustNotBeBetween":
+            return not threshold[0] <= value <= threshold[1]
+
+
+class ExpectQueryValue(QueryExpectation):  # type: ignore[misc]
+    """Expect the first column of the first row of `query` to compare with `threshold` as `operator` says."""
+
+    query: str
+    operator: str
+    threshold: Any
+
+    metric_dependencies: ClassVar[tuple[str, ...]] = ("query.table",)
+    success_keys: ClassVar[tuple[str, ...]] = ("query", "operator", "threshold")
+    domain_keys: ClassVar[tuple[str, ...]] = ("batch_id",)
+
+    def _validate(self, metrics: dict[str, Any], runtime_configuration: Any = None, execution_engine: Any = None) -> Any:
+        rows = metrics["query.table"]
+        first = next(iter(dict(rows[0]).values()), None) if rows else None
+        value = None if first is None else float(first) if not isinstance(first, int) else first
+        return {"success": holds(value, self.operator, self.threshold), "result": {"observed_value": value}}  # type: ignore[arg-type]

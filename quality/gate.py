@@ -1,0 +1,160 @@
+"""Judging a candidate version of a dataset with Great Expectations, and the verdict that comes of it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import time
+import warnings
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from quality.rules import GateRule, gate_rules, suite
+from schemas.dataset import Dataset, Severity
+
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame
+
+os.environ.setdefault("GX_ANALYTICS_ENABLED", "false")  # no network use of its own
+_VIEW = "suibus_candidate"
+
+
+@dataclass(frozen=True)
+class Result:
+    """What the gate found of one rule."""
+
+    rule: str
+    severity: Severity
+    success: bool
+    expectation: str
+    observed: Any  # a number: the value compared, or how many rows or values failed; None if it could not be judged
+    samples: tuple[dict[str, Any], ...]  # of failures only
+    error: str | None
+    description: str
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The record of one judgement: enough to prove what was checked, with what, and what was seen."""
+
+    dataset: str
+    contract_version: str
+    contract_sha256: str
+    suite_sha256: str
+    silver_version: int
+    rows: int
+    passed: bool  # no critical rule failed
+    results: tuple[Result, ...]
+    judged_at: str  # ISO 8601, UTC
+    seconds: float
+    versions: dict[str, str]
+
+    @property
+    def failures(self) -> tuple[Result, ...]:
+        """Every rule that failed, critical ones first."""
+        order = {"critical": 0, "warning": 1, "info": 2}
+        return tuple(sorted((r for r in self.results if not r.success), key=lambda r: order[r.severity]))
+
+    def to_json(self) -> str:
+        """The verdict as canonical JSON: sorted keys, no spaces; what `sha256` is taken of."""
+        return json.dumps(asdict(self), ensure_ascii=False, sort_keys=True, separators=(",", ":"), default=str)
+
+    @property
+    def sha256(self) -> str:
+        """The hash a release names."""
+        return hashlib.sha256(self.to_json().encode()).hexdigest()
+
+
+def judge(candidate: DataFrame, dataset: Dataset, silver_version: int) -> Verdict:
+    """The verdict over a candidate: one row a key, contract columns, deleted rows left out.
+
+    A rule that cannot be judged (its SQL or its expectation fails) counts as failed and carries the error.
+    Samples are fetched afterwards, of failed rules only: asking Great Expectations for them costs it a job a rule.
+    """
+    started = time.monotonic()
+    spark = candidate.sparkSession
+    rules = gate_rules(dataset)
+    candidate.createOrReplaceTempView(_VIEW)
+    rows, outcomes = _validate(candidate, rules)
+    results = []
+    for rule, (success, observed, error) in zip(rules, outcomes, strict=True):
+        samples: tuple[dict[str, Any], ...] = ()
+        if not success and rule.samples and error is None:
+            found = spark.sql(rule.samples.format(batch=_VIEW)).collect()
+            samples = tuple(row.asDict(recursive=True) for row in found)
+        results.append(
+            Result(rule.name, rule.severity, success, rule.expectation, observed, samples, error, rule.description)
+        )
+    spark.catalog.dropTempView(_VIEW)
+    return Verdict(
+        dataset=dataset.id,
+        contract_version=dataset.version,
+        contract_sha256=dataset.hash,
+        suite_sha256=hashlib.sha256(json.dumps(suite(dataset), sort_keys=True, default=str).encode()).hexdigest(),
+        silver_version=silver_version,
+        rows=rows,
+        passed=all(r.success for r in results if r.severity == "critical"),
+        results=tuple(results),
+        judged_at=datetime.now(UTC).isoformat(timespec="milliseconds"),
+        seconds=round(time.monotonic() - started, 3),
+        versions={"great_expectations": _gx().__version__, "spark": spark.version},
+    )
+
+
+def _gx() -> Any:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import great_expectations as gx
+
+        import quality.expectations  # noqa: F401 - registers expect_query_value
+    logging.getLogger("great_expectations").setLevel(logging.ERROR)
+    return gx
+
+
+def _validate(candidate: DataFrame, rules: tuple[GateRule, ...]) -> tuple[int, list[tuple[bool, Any, str | None]]]:
+    """The row count, and for each rule whether it held, what was observed and why it could not be judged."""
+    gx = _gx()
+    from great_expectations.expectations.expectation_configuration import ExpectationConfiguration
+
+    context = gx.get_context(mode="ephemeral")
+    context.variables.progress_bars = {"globally": False}
+    asset = context.data_sources.add_spark("suibus", persist=False).add_dataframe_asset("candidate")
+    batch = asset.add_batch_definition_whole_dataframe("whole").get_batch({"dataframe": candidate})
+    outcomes: list[tuple[bool, Any, str | None]] = [(False, None, "not judged")] * len(rules)
+    configs = [{"type": "expect_table_row_count_to_be_between", "kwargs": {"min_value": 0}, "meta": {"index": -1}}]
+    configs += [{**rule.config(), "meta": {"index": i}} for i, rule in enumerate(rules)]
+    expectations = []
+    for config in configs:
+        try:
+            expectations.append(ExpectationConfiguration(**config).to_domain_obj())
+        except Exception as error:  # a wrong name or argument in the contract's own expectation
+            outcomes[config["meta"]["index"]] = (False, None, _first_line(error))
+    result = batch.validate(
+        gx.ExpectationSuite(name="candidate", expectations=expectations),
+        result_format={"result_format": "BASIC", "partial_unexpected_count": 0},
+    )
+    rows = 0
+    for item in result.results:
+        index = item.expectation_config.meta["index"]
+        found = item.result
+        observed = found.get("observed_value", found.get("unexpected_count"))
+        if index == -1:
+            rows = int(observed)
+        else:
+            outcomes[index] = (bool(item.success), observed, _exception(item.exception_info))
+    return rows, outcomes
+
+
+def _exception(info: Any) -> str | None:
+    if not info:
+        return None
+    nested = [info] if "raised_exception" in info else list(info.values())
+    raised = [i for i in nested if i.get("raised_exception")]
+    return _first_line(raised[0].get("exception_message")) if raised else None
+
+
+def _first_line(error: Any) -> str:
+    return str(error).strip().splitlines()[0][:500] if str(error).strip() else repr(error)

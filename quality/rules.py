@@ -1,0 +1,300 @@
+"""A contract's rules as data: row rules for the door, a Great Expectations suite for the gate.
+
+A rule is a *row rule* when one row alone decides it, it allows no exception and it is critical: a library rule
+on a column, a limit of `logicalTypeOptions`, or a sql rule of the form ``SELECT COUNT(*) FROM ${object} WHERE
+<bad>`` that must be 0. Rows that break one go to quarantine. Every rule, row rules included, is judged again at
+the gate, since a contract may have changed after its rows were merged.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import date, datetime
+from decimal import Decimal
+from typing import Any
+
+from schemas.dataset import Dataset, Field, Rule, Severity
+
+SAMPLES = 20  # rows shown of each failed rule
+_COUNT_WHERE = re.compile(
+    r"^\s*SELECT\s+COUNT\s*\(\s*(?:\*|1)\s*\)\s+FROM\s+\$?\{(?:object|table|model|schema)\}\s+WHERE\s+(.+)$",
+    re.IGNORECASE | re.DOTALL,
+)
+_NOT_ONE_ROW = re.compile(
+    r"\b(select|over|group\s+by|having|order\s+by|limit|union|intersect|except|join)\b", re.IGNORECASE
+)
+_TEXT = re.compile(r"'(?:[^'\\]|\\.|'')*'")
+_OBJECT = re.compile(r"\$?\{(?:object|table|model|schema)\}")
+_PROPERTY = re.compile(r"\$?\{(?:property|column|field)\}")
+
+
+@dataclass(frozen=True)
+class RowRule:
+    """A rule one row decides: `broken` is the Spark SQL condition that is true for a bad row."""
+
+    name: str
+    column: str | None
+    broken: str
+    en: str
+    zh: str
+    native: tuple[str, dict[str, Any]] | None = None  # Great Expectations' own name for it, where there is one
+
+
+@dataclass(frozen=True)
+class GateRule:
+    """A rule the gate judges: a Great Expectations configuration, and the query that shows rows that fail it.
+
+    In the SQL texts ``{batch}`` stands for the candidate and literal braces are doubled.
+    """
+
+    name: str
+    severity: Severity
+    column: str | None
+    expectation: str
+    kwargs: dict[str, Any]
+    samples: str | None
+    description: str
+
+    def config(self) -> dict[str, Any]:
+        """The expectation as it stands in a Great Expectations suite file."""
+        meta = {"rule": self.name, "description": self.description}
+        return {"type": self.expectation, "kwargs": self.kwargs, "severity": self.severity, "meta": meta}
+
+
+def row_rules(dataset: Dataset) -> tuple[RowRule, ...]:
+    """The rules every arriving row is held against, in the contract's order."""
+    rules = [rule for field in dataset.table_fields for rule in _limit_rules(field)]
+    for rule in dataset.rules:
+        if (broken := row_condition(rule, dataset)) and rule.severity == "critical" and _allows_none(rule):
+            rules.append(RowRule(rule.name, rule.column, broken, *_reason(rule)))
+    return tuple(rules)
+
+
+def gate_rules(dataset: Dataset) -> tuple[GateRule, ...]:
+    """Everything the gate judges of a candidate version."""
+    rules = list(_derived_rules(dataset))
+    rules += [_gate_rule(rule, dataset) for rule in dataset.rules]
+    return tuple(rules)
+
+
+def suite(dataset: Dataset) -> dict[str, Any]:
+    """The derived Great Expectations suite, as its own file format has it."""
+    return {"name": dataset.id, "expectations": [rule.config() for rule in gate_rules(dataset)]}
+
+
+def sql_literal(value: Any) -> str:
+    """A Python value as a Spark SQL literal of the same value."""
+    if value is None:
+        return "NULL"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, int):
+        return str(value)
+    if isinstance(value, float):
+        return f"{value!r}D" if math.isfinite(value) else f"double('{value}')"
+    if isinstance(value, Decimal):
+        return f"{value:f}BD"
+    if isinstance(value, datetime):
+        return f"TIMESTAMP'{value.isoformat(sep=' ')}'"
+    if isinstance(value, date):
+        return f"DATE'{value.isoformat()}'"
+    text = str(value).replace("\\", "\\\\").replace("'", "\\'").replace("\n", "\\n")
+    return f"'{text}'"
+
+
+def row_condition(rule: Rule, dataset: Dataset) -> str | None:
+    """The condition that is true for a row that counts against the rule; None if one row cannot tell."""
+    column = f"`{rule.column}`" if rule.column else ""
+    if rule.type == "sql" and rule.query and (match := _COUNT_WHERE.match(rule.query)):
+        condition = _PROPERTY.sub(lambda _: column, match[1].strip())
+        return None if _NOT_ONE_ROW.search(_TEXT.sub("''", condition)) else f"({condition})"
+    if rule.type != "library" or not rule.column:
+        return None
+    if rule.metric == "nullValues":
+        return f"{column} IS NULL"
+    if rule.metric == "missingValues":
+        missing = rule.arguments["missingValues"]
+        parts = [f"{column} IS NULL"] if None in missing else []
+        if values := [v for v in missing if v is not None]:
+            parts.append(f"coalesce({column} IN ({_list(values, dataset.field(rule.column))}), false)")
+        return f"({' OR '.join(parts)})"
+    if rule.metric == "invalidValues":
+        parts = []
+        if valid := rule.arguments.get("validValues"):
+            parts.append(f"{column} NOT IN ({_list(valid, dataset.field(rule.column))})")
+        if pattern := rule.arguments.get("pattern"):
+            parts.append(f"NOT ({column} RLIKE {sql_literal(pattern)})")
+        return f"({' OR '.join(parts)})"
+    return None
+
+
+def _list(values: list[Any], field: Field) -> str:
+    if field.kind in ("string", "bytes"):
+        return ", ".join(sql_literal(str(v)) for v in values)
+    return ", ".join(sql_literal(v) for v in values)
+
+
+def _allows_none(rule: Rule) -> bool:
+    limits = {"mustBe": 0, "mustBeLessOrEqualTo": 0} | ({"mustBeLessThan": 1} if rule.unit == "rows" else {})
+    return rule.operator in limits and rule.threshold == limits[rule.operator]
+
+
+def _reason(rule: Rule) -> tuple[str, str]:
+    if rule.description:  # bilingual by convention: English first, Chinese from its first Chinese character on
+        start = re.search(r"[\u3400-\u9fff]", rule.description)
+        if start and start.start():
+            return rule.description[: start.start()].strip(), rule.description[start.start() :].strip()
+        return rule.description, rule.description
+    return f"rule {rule.name} is broken", f"不满足规则 {rule.name}"
+
+
+def _limit_rules(field: Field) -> Iterator[RowRule]:
+    """The rules of a column's own type and limits; the node checks them too, but a node can be passed by."""
+    name, limits = f"`{field.name}`", field.limits
+    size = f"size({name})" if field.kind == "array" else f"char_length({name})"
+    between, lengths = "expect_column_values_to_be_between", "expect_column_value_lengths_to_be_between"
+    checks: list[tuple[str, Any, str, str, str, str, dict[str, Any]]] = [
+        ("minimum", limits.minimum, f"{name} < {{}}", "below", "小于", between, {"min_value": limits.minimum}),
+        ("maximum", limits.maximum, f"{name} > {{}}", "above", "大于", between, {"max_value": limits.maximum}),
+        ("exclusive_minimum", limits.exclusive_minimum, f"{name} <= {{}}", "not above", "不大于", between,
+         {"min_value": limits.exclusive_minimum, "strict_min": True}),
+        ("exclusive_maximum", limits.exclusive_maximum, f"{name} >= {{}}", "not below", "不小于", between,
+         {"max_value": limits.exclusive_maximum, "strict_max": True}),
+        ("multiple_of", limits.multiple_of, f"{name} % {{}} <> 0", "not a multiple of", "不是其整数倍：", "", {}),
+        ("min_length", limits.min_length, f"{size} < {{}}", "shorter than", "长度小于", lengths,
+         {"min_value": limits.min_length}),
+        ("max_length", limits.max_length, f"{size} > {{}}", "longer than", "长度大于", lengths,
+         {"max_value": limits.max_length}),
+        ("pattern", limits.pattern, f"NOT ({name} RLIKE {{}})", "not of the pattern", "不符合格式",
+         "expect_column_values_to_match_regex", {"regex": limits.pattern}),
+    ]  # fmt: skip
+    if field.kind in ("float", "double"):
+        broken = f"(isnan({name}) OR abs({name}) = double('infinity'))"
+        yield RowRule(
+            f"{field.name}_finite", field.name, broken, f"{field.name} is not a finite number", f"{field.name} 不是有限数值"
+        )
+    for kind, limit, template, en, zh, expectation, kwargs in checks:
+        if limit is None:
+            continue
+        exact = field.kind == "string" or (field.kind in ("int", "long") and isinstance(limit, int))
+        native = (expectation, {"column": field.name, **kwargs}) if expectation and exact else None
+        yield RowRule(
+            f"{field.name}_{kind}",
+            field.name,
+            template.format(sql_literal(limit)),
+            f"{field.name} is {en} {limit}",
+            f"{field.name} {zh} {limit}",
+            native,
+        )
+
+
+def _derived_rules(dataset: Dataset) -> Iterator[GateRule]:
+    key = list(dataset.key)
+    columns = ", ".join(f"`{c}`" for c in key)
+    unique = (
+        ("expect_column_values_to_be_unique", {"column": key[0]})
+        if len(key) == 1
+        else ("expect_compound_columns_to_be_unique", {"column_list": key})
+    )
+    yield GateRule("key_is_unique", "critical", key[0], *unique, _repeats(columns), "One row a key. 一个主键一行。")
+    for field in dataset.table_fields:
+        if field.required:
+            yield GateRule(
+                f"{field.name}_is_given", "critical", field.name, "expect_column_values_to_not_be_null",
+                {"column": field.name}, _rows(dataset, f"`{field.name}` IS NULL"), "Required. 必填。",
+            )  # fmt: skip
+        for rule in _limit_rules(field):
+            says = f"Never: {rule.en}. 不得：{rule.zh}。"
+            if rule.native:
+                samples = _rows(dataset, rule.broken)
+                yield GateRule(rule.name, "critical", rule.column, *rule.native, samples, says)
+            else:
+                yield _none_may(rule.name, "critical", rule.column, rule.broken, says, dataset)
+
+
+def _repeats(columns: str) -> str:
+    return f"SELECT {columns}, count(*) AS rows FROM {{batch}} GROUP BY {columns} HAVING count(*) > 1 LIMIT {SAMPLES}"
+
+
+def _rows(dataset: Dataset, condition: str) -> str:
+    columns = ", ".join(f"`{f.name}`" for f in dataset.table_fields)
+    return f"SELECT {columns} FROM {{batch}} WHERE {_braces(condition)} LIMIT {SAMPLES}"
+
+
+def _braces(sql: str) -> str:
+    return sql.replace("{", "{{").replace("}", "}}")
+
+
+def _none_may(
+    name: str, severity: Severity, column: str | None, broken: str, description: str, dataset: Dataset
+) -> GateRule:
+    query = f"SELECT * FROM {{batch}} WHERE {_braces(broken)}"
+    kwargs = {"unexpected_rows_query": query}
+    return GateRule(
+        name, severity, column, "unexpected_rows_expectation", kwargs, _rows(dataset, broken), description
+    )
+
+
+def _gate_rule(rule: Rule, dataset: Dataset) -> GateRule:
+    """Great Expectations' own expectation where it has one for exactly this; a query and its value otherwise."""
+    if rule.type == "greatExpectations" and rule.expectation:
+        kind, kwargs = str(rule.expectation["type"]), dict(rule.expectation["kwargs"])
+        return GateRule(rule.name, rule.severity, rule.column, kind, kwargs, None, rule.description)
+    broken = row_condition(rule, dataset)
+    samples = _rows(dataset, broken) if broken else None
+    native: tuple[str, dict[str, Any]] | None = None
+    if _allows_none(rule):
+        if rule.metric == "nullValues":
+            native = ("expect_column_values_to_not_be_null", {"column": rule.column})
+        elif rule.metric == "invalidValues" and set(rule.arguments) == {"validValues"}:
+            values = rule.arguments["validValues"]
+            native = ("expect_column_values_to_be_in_set", {"column": rule.column, "value_set": list(values)})
+        elif rule.metric == "invalidValues" and set(rule.arguments) == {"pattern"}:
+            regex = rule.arguments["pattern"]
+            native = ("expect_column_values_to_match_regex", {"column": rule.column, "regex": regex})
+        elif rule.metric == "missingValues" and None not in rule.arguments["missingValues"]:
+            values = rule.arguments["missingValues"]
+            native = ("expect_column_values_to_not_be_in_set", {"column": rule.column, "value_set": list(values)})
+        elif rule.metric == "duplicateValues":
+            names = list(rule.arguments.get("properties") or [rule.column])
+            samples = _repeats(", ".join(f"`{n}`" for n in names))
+            native = (
+                ("expect_compound_columns_to_be_unique", {"column_list": names})
+                if len(names) > 1
+                else ("expect_column_values_to_be_unique", {"column": names[0]})
+            )
+        elif broken:
+            return _none_may(rule.name, rule.severity, rule.column, broken, rule.description, dataset)
+    if rule.metric == "rowCount" and rule.operator in ("mustBe", "mustBeBetween"):
+        native = (
+            ("expect_table_row_count_to_equal", {"value": rule.threshold})
+            if rule.operator == "mustBe"
+            else (
+                "expect_table_row_count_to_be_between",
+                {"min_value": rule.threshold[0], "max_value": rule.threshold[1]},
+            )
+        )
+    if native is None:
+        query, operator = _value_query(rule, dataset, broken), rule.operator
+        native = ("expect_query_value", {"query": query, "operator": operator, "threshold": rule.threshold})
+    return GateRule(rule.name, rule.severity, rule.column, *native, samples, rule.description)
+
+
+def _value_query(rule: Rule, dataset: Dataset, broken: str | None) -> str:
+    """The query whose one value the rule compares, ``{batch}`` for the candidate."""
+    if rule.type == "sql" and rule.query:
+        parts = _OBJECT.split(_PROPERTY.sub(lambda _: f"`{rule.column}`", rule.query))
+        return "{batch}".join(_braces(part) for part in parts)
+    if rule.metric == "rowCount":
+        return "SELECT count(*) FROM {batch}"
+    if rule.metric == "duplicateValues":
+        columns = [f"`{n}`" for n in rule.arguments.get("properties") or [rule.column]]
+        count = f"count(*) - count(DISTINCT struct({', '.join(columns)}))"
+    else:
+        count = f"count_if({_braces(str(broken))})"
+    if rule.unit == "percent":
+        return f"SELECT coalesce(100.0D * ({count}) / nullif(count(*), 0), 0.0D) FROM {{batch}}"
+    return f"SELECT {count} FROM {{batch}}"
