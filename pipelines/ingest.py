@@ -1,0 +1,315 @@
+"""From the topics to bronze: every record exactly once, the ones that break a row rule marked as quarantined.
+
+One streaming query serves all datasets and districts. A batch costs one append commit a dataset; nothing is
+read back and nothing is merged here. Quarantine is a partition of bronze rather than a table beside it, so one
+commit decides a record's fate and no crash can put it in both places or in neither.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections import defaultdict
+from dataclasses import dataclass
+from typing import Any
+
+from pyspark.errors import AnalysisException
+from pyspark.sql import Column, DataFrame
+from pyspark.sql import functions as F
+from pyspark.sql.avro.functions import from_avro
+
+from pipelines.tables import ENVELOPE, REASON, Lake, bronze_schema, sequence_type, spark_type
+from quality.rules import row_rules
+from schemas.avro import FRAME, MAGIC, avro_schema
+from schemas.dataset import UP_PREFIX, Dataset, parse_topic
+from schemas.registry import Registry
+from schemas.store import ContractStore
+
+log = logging.getLogger(__name__)
+BATCH = 400_000  # records a micro-batch at most: bounds memory, and what a killed batch has to do again
+
+
+@dataclass(frozen=True)
+class IngestInfo:
+    """What one run of the query took in."""
+
+    batches: int
+    records: int
+    datasets: frozenset[str]
+
+
+def ingest_available(
+    lake: Lake, store: ContractStore, bootstrap_servers: str, registry: Registry | None = None
+) -> IngestInfo:
+    """Append everything published so far to bronze, and stop.
+
+    Killed anywhere and run again, each record is in bronze once: Spark replays the same offsets under the same
+    batch number, and Delta drops a batch that a table already has. A topic that was deleted or has lost records
+    raises, since going on would skip them in silence.
+    """
+    touched: set[str] = set()
+
+    def batch(frame: DataFrame, number: int) -> None:
+        touched.update(ingest_batch(frame, number, lake, store, registry))
+
+    query = (
+        lake.spark.readStream.format("kafka")
+        .option("kafka.bootstrap.servers", bootstrap_servers)
+        .option("kafka.isolation.level", "read_committed")
+        .option("subscribePattern", UP_PREFIX.replace(".", r"\.") + ".*")
+        .option("startingOffsets", "earliest")
+        .option("failOnDataLoss", "true")
+        .option("includeHeaders", "true")
+        .option("maxOffsetsPerTrigger", BATCH)
+        .load()
+        .writeStream.foreachBatch(batch)
+        .option("checkpointLocation", lake.checkpoint)
+        .trigger(availableNow=True)
+        .start()
+    )
+    try:
+        query.awaitTermination()
+    finally:
+        query.stop()
+    progress = [p for p in query.recentProgress if p["numInputRows"]]
+    return IngestInfo(len(progress), sum(p["numInputRows"] for p in progress), frozenset(touched))
+
+
+def ingest_batch(
+    frame: DataFrame, number: int, lake: Lake, store: ContractStore, registry: Registry | None = None
+) -> set[str]:
+    """Append one micro-batch, a commit a dataset; the ids of the datasets that had records in it."""
+    spark: Any = frame.sparkSession
+    application = "ingest:" + spark.sparkContext.getLocalProperty("sql.streaming.queryId")
+    claimed: dict[str, list[str]] = defaultdict(list)
+    for topic in _topics_of_batch(lake, number):
+        claimed[parse_topic(topic)[1]].append(topic)
+    if len(claimed) > 1:
+        frame = frame.persist()  # else Kafka would be read once a dataset
+    try:
+        for dataset_id, topics in sorted(claimed.items()):
+            versions = store.versions(dataset_id)
+            records = frame.where(F.col("topic").isin(topics))
+            if versions:
+                path, rows = lake.bronze(versions[-1]), change_log(records, versions[-1], store, registry)
+            else:
+                path, rows = lake.unclaimed(), _all_quarantined(records, *_no_contract(dataset_id))
+            (
+                rows.coalesce(spark.sparkContext.defaultParallelism)
+                .write.format("delta")
+                .mode("append")
+                .option("txnAppId", application)
+                .option("txnVersion", number)
+                .save(path)
+            )
+    finally:
+        frame.unpersist()
+    return set(claimed)
+
+
+def change_log(
+    records: DataFrame, dataset: Dataset, store: ContractStore, registry: Registry | None = None
+) -> DataFrame:
+    """Kafka records of one dataset as bronze rows: decoded once, held against every row rule in one pass."""
+    try:
+        rows = _checked(_decoded(records, dataset, store, registry), dataset)
+        _ = rows.schema  # analysed here, so that a rule with broken SQL stops its own dataset only
+    except AnalysisException as error:
+        reason = str(error).splitlines()[0]
+        log.error("dataset=%s: its rules cannot be run: %s", dataset.id, reason)
+        en = f"The contract's rules cannot be run: {reason}"
+        zh = f"契约中的规则无法执行：{reason}"
+        rows = _all_quarantined(records, "contract", en, zh)
+    columns = [
+        F.col(f.name) if f.name in rows.columns else F.lit(None).cast(f.dataType).alias(f.name)
+        for f in bronze_schema(dataset).fields
+    ]
+    return rows.select(columns)
+
+
+def _decoded(
+    records: DataFrame, dataset: Dataset, store: ContractStore, registry: Registry | None
+) -> DataFrame:
+    """Envelope, key, and the record as one struct `_record`, null where it could not be decoded.
+
+    `from_avro` with the wrong writer schema returns wrong values and no error, so the frame is checked first and
+    each writer schema decodes only its own records.
+    """
+    reader = json.dumps(avro_schema(dataset))
+    value = F.col("value")
+    single = F.substring(value, 1, 2) == F.lit(bytearray(MAGIC))
+    fingerprint = F.lower(F.hex(F.substring(value, 3, FRAME - len(MAGIC))))
+    writer: Column = F.when(single, fingerprint)
+    record: Column = F.lit(None)
+    body = F.expr(f"substring(value, {FRAME + 1})")
+    for known, schema in store.writer_schemas(dataset.id).items():
+        decoded = from_avro(body, json.dumps(schema), {"avroSchema": reader, "mode": "PERMISSIVE"})
+        record = F.when(writer == known.hex(), decoded).otherwise(record)
+    if registry:
+        confluent = (F.substring(value, 1, 1) == F.lit(bytearray(1))) & (F.length(value) > 5)
+        number = F.when(confluent, F.conv(F.hex(F.substring(value, 2, 4)), 16, 10).cast("long"))
+        writer = F.coalesce(writer, F.concat(F.lit("registry:"), number.cast("string")))
+        for known_id in [r[0] for r in records.select(number).distinct().collect() if r[0] is not None]:
+            if (text := registry.schema(known_id)) is not None:
+                decoded = from_avro(F.expr("substring(value, 6)"), text, {"avroSchema": reader, "mode": "PERMISSIVE"})
+                record = F.when(number == known_id, decoded).otherwise(record)
+    header = F.expr("element_at(filter(headers, h -> h.key = 'sequence'), 1).value").cast("string")
+    kinds = {"date": "INT", "timestamp": "BIGINT"}
+    parts = [(n, dataset.field(n).kind) for n in dataset.key]
+    key_ddl = ", ".join(f"`{n}` {kinds.get(k, 'STRING' if k == 'string' else k)}" for n, k in parts)
+    return records.select(
+        *_envelope(),
+        writer.alias("_writer"),
+        F.when(value.isNotNull(), value).alias("_value"),
+        header.alias("_header"),
+        F.from_json(F.col("key").cast("string"), key_ddl).alias("_keys"),
+        record.alias("_record"),
+    )
+
+
+def _envelope() -> list[Column]:
+    return [
+        F.col("topic").alias("_topic"),
+        F.col("partition").alias("_partition"),
+        F.col("offset").alias("_offset"),
+        F.col("timestamp").alias("_timestamp"),
+        F.split("topic", r"\.")[2].alias("_district"),
+        F.col("key").cast("string").alias("_key"),
+        F.col("value").isNull().alias("_deleted"),
+    ]
+
+
+def _checked(rows: DataFrame, dataset: Dataset) -> DataFrame:
+    """Columns out of the record (keys out of the key for a delete), sequence, and every reason against the row."""
+    columns = []
+    for field in dataset.table_fields:
+        column = F.col(f"_record.{field.name}")
+        if field.name in dataset.key:
+            column = F.when(F.col("_deleted"), _from_key(field.name, dataset)).otherwise(column)
+        columns.append(column.cast(spark_type(field)).alias(field.name))
+    flat = rows.select("*", *columns)
+    sequence = _sequence(dataset)
+    flat = flat.withColumn("_sequence", sequence.cast(sequence_type(dataset)))
+    checked = flat.withColumn("_reasons", _reasons(dataset))
+    broken = F.size("_reasons") > 0
+    return checked.withColumns(
+        {
+            "_quarantined": broken,
+            "_reasons": F.when(broken, F.col("_reasons")),
+            "_value": F.when(broken, F.col("_value")),
+        }
+    )
+
+
+def _from_key(name: str, dataset: Dataset) -> Column:
+    part = F.col(f"_keys.{name}")
+    kind = dataset.field(name).kind
+    if kind == "date":
+        return F.date_from_unix_date(part)
+    return F.timestamp_micros(part) if kind == "timestamp" else part
+
+
+def _sequence(dataset: Dataset) -> Column:
+    if dataset.sequence is None:
+        return F.col("_timestamp")
+    kind = dataset.field(dataset.sequence).kind
+    header: Column = F.col("_header")
+    if kind == "date":
+        header = F.date_from_unix_date(header.try_cast("int"))
+    elif kind == "timestamp":
+        header = F.timestamp_micros(header.try_cast("long"))
+    elif kind in ("int", "long"):
+        header = header.try_cast(kind if kind == "int" else "bigint")
+    return F.when(F.col("_deleted"), header).otherwise(F.col(dataset.sequence))
+
+
+def _reasons(dataset: Dataset) -> Column:
+    """An array of every reason that holds, empty for a good row."""
+    upsert = ~F.col("_deleted")
+    decoded = F.col("_record").isNotNull() & F.col(f"_record.{dataset.key[0]}").isNotNull()
+    writer = F.col("_writer")
+    known_writer = F.col("_record").isNotNull()
+    same_key = F.lit(True)
+    for name in dataset.key:
+        same_key = same_key & F.col(name).eqNullSafe(_from_key(name, dataset))
+    key_given = F.lit(True)
+    for name in dataset.key:
+        key_given = key_given & F.col(f"_keys.{name}").isNotNull()
+    reasons = [
+        _reason(
+            upsert & writer.isNull(), "framing", None, F.hex(F.substring("_value", 1, 2)),
+            "The value is neither Avro single-object encoding nor a registry's frame.",
+            "记录值既不是 Avro 单对象编码，也不是注册中心格式。",
+        ),
+        _reason(
+            upsert & writer.isNotNull() & ~known_writer, "schema", None, writer,
+            "The schema that wrote the record is not registered for this dataset.",
+            "写入该记录的模式未在此数据集登记。",
+        ),
+        _reason(
+            upsert & known_writer & ~decoded, "malformed", None, F.length("_value").cast("string"),
+            "The bytes do not hold a record of their schema.", "字节内容与其模式不符，无法解码。",
+        ),
+        _reason(
+            ~key_given | (upsert & decoded & ~same_key), "key", ",".join(dataset.key), F.col("_key"),
+            "The key is missing or is not the record's key.", "缺少主键，或键与记录不一致。",
+        ),
+        _reason(
+            F.col("_sequence").isNull() & (~upsert | decoded), "sequence", dataset.sequence, F.col("_header"),
+            "A delete must carry its sequence in the header 'sequence'.", "删除记录必须在消息头 sequence 中携带版本序列。",
+        ),
+    ]  # fmt: skip
+    if dataset.district:
+        reasons.append(
+            _reason(
+                upsert & decoded & (F.col(dataset.district) != F.col("_district")), "district", dataset.district,
+                F.col(dataset.district), "The record claims another district than its topic's.",
+                "记录声明的区与其主题所属的区不一致。",
+            )  # fmt: skip
+        )
+    for rule in row_rules(dataset):
+        found = F.col(rule.column).cast("string") if rule.column else F.lit(None)
+        reasons.append(_reason(upsert & decoded & F.expr(rule.broken), rule.name, rule.column, found, rule.en, rule.zh))
+    return F.filter(F.array(*reasons), lambda r: r.isNotNull())
+
+
+def _reason(holds: Column, rule: str, column: str | None, found: Column, en: str, zh: str) -> Column:
+    parts = [F.lit(rule), F.lit(column), found, F.lit(en), F.lit(zh)]
+    named = [p.cast("string").alias(f.name) for p, f in zip(parts, REASON.fields, strict=True)]
+    return F.when(F.coalesce(holds, F.lit(False)), F.struct(*named))
+
+
+def _no_contract(dataset_id: str) -> tuple[str, str, str]:
+    return "unclaimed", f"No contract is registered for {dataset_id}.", f"没有为 {dataset_id} 登记数据契约。"
+
+
+def _all_quarantined(records: DataFrame, rule: str, en: str, zh: str) -> DataFrame:
+    reason = _reason(F.lit(True), rule, None, F.lit(None), en, zh)
+    columns = {
+        "_quarantined": F.lit(True), "_writer": F.lit(None), "_reasons": F.array(reason), "_value": F.col("value"),
+    }  # fmt: skip
+    return records.select(*_envelope(), *(c.alias(n) for n, c in columns.items())).select(
+        *(F.col(f.name).cast(f.dataType) for f in ENVELOPE)
+    )
+
+
+def _topics_of_batch(lake: Lake, number: int) -> list[str]:
+    """The topics with records in a batch, from the query's own offset log: no job, and no guess.
+
+    Line three of each file in <checkpoint>/offsets is the end offset of every partition, as JSON.
+    """
+    ends = _offset_log(lake, number)
+    starts = _offset_log(lake, number - 1) if number else {}
+    return sorted(t for t, parts in ends.items() if any(int(starts.get(t, {}).get(p, 0)) < o for p, o in parts.items()))
+
+
+def _offset_log(lake: Lake, number: int) -> dict[str, dict[str, int]]:
+    spark: Any = lake.spark
+    path = spark._jvm.org.apache.hadoop.fs.Path(f"{lake.checkpoint}/offsets/{number}")
+    stream = path.getFileSystem(spark._jsc.hadoopConfiguration()).open(path)
+    try:
+        text = spark._jvm.org.apache.commons.io.IOUtils.toString(stream, "UTF-8")
+    finally:
+        stream.close()
+    found: dict[str, dict[str, int]] = json.loads(text.splitlines()[2])
+    return found

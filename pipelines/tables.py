@@ -1,0 +1,235 @@
+"""The lake: where its tables are, what they look like, and what a table says of itself.
+
+    <lake>/bronze/<dataset>.vN   the change log: every record that arrived, in order, the quarantined ones marked
+           silver/<dataset>.vN   one row a key, deleted ones kept as tombstones
+           releases              one row a judged candidate: the pointer, or the hold, with its verdict
+           account               one row a merge and district: where every record went
+           unclaimed             records of topics that no contract claims
+           checkpoints/ingest    the streaming query's own
+
+Columns that begin with _ are Suibus's; a contract's columns cannot.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from delta.tables import DeltaTable
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import types as T
+
+from schemas.dataset import Dataset, Field
+
+_SCALARS: dict[str, T.DataType] = {
+    "string": T.StringType(),
+    "boolean": T.BooleanType(),
+    "int": T.IntegerType(),
+    "long": T.LongType(),
+    "float": T.FloatType(),
+    "double": T.DoubleType(),
+    "date": T.DateType(),
+    "timestamp": T.TimestampType(),
+    "bytes": T.BinaryType(),
+}
+REASON = T.StructType(
+    [T.StructField(name, T.StringType()) for name in ("rule", "column", "found", "reason", "reason_zh")]
+)
+EVENT = ("_topic", "_partition", "_offset")  # what identifies one record for ever
+ORDER = ("_sequence", "_offset", "_topic", "_partition")  # what decides between two versions of a key
+FATES = ("inserted", "updated", "deleted", "unchanged", "superseded", "duplicate", "quarantined")
+
+
+def spark_type(field: Field) -> T.DataType:
+    """The Spark type a column has in every table."""
+    if field.kind == "decimal":
+        return T.DecimalType(field.precision, field.scale)
+    if field.kind == "array" and field.item:
+        return T.ArrayType(spark_type(field.item), containsNull=not field.item.required)
+    if field.kind == "record":
+        return T.StructType([T.StructField(f.name, spark_type(f), not f.required) for f in field.fields])
+    return _SCALARS[field.kind]
+
+
+def spark_schema(dataset: Dataset) -> T.StructType:
+    """The columns a department sees: keys, sequence and district first, then the contract's order."""
+    return T.StructType(
+        [
+            T.StructField(f.name, spark_type(f), not f.required, {"comment": f.title or f.description})
+            for f in dataset.table_fields
+        ]
+    )
+
+
+def ddl(dataset: Dataset) -> str:
+    """The shared table as a CREATE TABLE statement, for people and other engines."""
+    columns = []
+    for field, column in zip(dataset.table_fields, spark_schema(dataset), strict=True):
+        null = "" if column.nullable else " NOT NULL"
+        comment = f" COMMENT '{field.title.replace(chr(39), chr(39) * 2)}'" if field.title else ""
+        columns.append(f"  {field.name} {column.dataType.simpleString().upper()}{null}{comment}")
+    columns.append(f"  PRIMARY KEY ({', '.join(dataset.key)})")
+    return f"CREATE TABLE {dataset.name} (\n" + ",\n".join(columns) + "\n) USING DELTA"
+
+
+def sequence_type(dataset: Dataset) -> T.DataType:
+    """The type versions of a key are ordered by; the record's Kafka timestamp where the contract names no column."""
+    return spark_type(dataset.field(dataset.sequence)) if dataset.sequence else T.TimestampType()
+
+
+def _nullable(fields: list[T.StructField]) -> list[T.StructField]:
+    return [T.StructField(f.name, f.dataType, True, f.metadata) for f in fields]
+
+
+ENVELOPE = [
+    T.StructField("_quarantined", T.BooleanType()),
+    T.StructField("_topic", T.StringType()),
+    T.StructField("_partition", T.IntegerType()),
+    T.StructField("_offset", T.LongType()),
+    T.StructField("_timestamp", T.TimestampType()),
+    T.StructField("_district", T.StringType()),
+    T.StructField("_key", T.StringType()),
+    T.StructField("_deleted", T.BooleanType()),
+    T.StructField("_writer", T.StringType()),
+    T.StructField("_reasons", T.ArrayType(REASON)),
+    T.StructField("_value", T.BinaryType()),  # kept of quarantined records only
+]
+
+
+def bronze_schema(dataset: Dataset) -> T.StructType:
+    """Envelope, sequence, then the record's columns, all nullable: a quarantined record may lack any."""
+    sequence = T.StructField("_sequence", sequence_type(dataset))
+    return T.StructType([*ENVELOPE, sequence, *_nullable(spark_schema(dataset).fields)])
+
+
+def silver_schema(dataset: Dataset) -> T.StructType:
+    """Keys first (Delta keeps statistics of the first 32 columns), what orders and explains a row, then the rest."""
+    columns = {f.name: f for f in _nullable(spark_schema(dataset).fields)}
+    first = [columns.pop(name) for name in dataset.key]
+    state = [
+        T.StructField("_deleted", T.BooleanType()),
+        T.StructField("_bronze", T.LongType()),  # the bronze version whose merge last touched the row
+        T.StructField("_fate", T.StringType()),  # what that merge did to it
+        T.StructField("_replaced", T.StringType()),  # the district whose version it then replaced, if another's
+        T.StructField("_district", T.StringType()),
+        T.StructField("_sequence", sequence_type(dataset)),
+        T.StructField("_offset", T.LongType()),
+        T.StructField("_topic", T.StringType()),
+        T.StructField("_partition", T.IntegerType()),
+    ]
+    return T.StructType([*first, *state, *columns.values()])
+
+
+RELEASE = T.StructType(
+    [
+        T.StructField("dataset", T.StringType()),  # <dataset>.vN
+        T.StructField("release", T.LongType()),  # 1, 2, 3 … of the dataset, held ones counted
+        T.StructField("status", T.StringType()),  # released or held
+        T.StructField("silver_version", T.LongType()),
+        T.StructField("rows", T.LongType()),
+        T.StructField("contract_version", T.StringType()),
+        T.StructField("contract_sha256", T.StringType()),
+        T.StructField("verdict_sha256", T.StringType()),
+        T.StructField("failed", T.ArrayType(T.StringType())),  # critical rules that failed
+        T.StructField("warnings", T.ArrayType(T.StringType())),
+        T.StructField("decided_at", T.TimestampType()),
+        T.StructField("verdict", T.StringType()),  # canonical JSON
+    ]
+)
+ACCOUNT = T.StructType(
+    [
+        T.StructField("dataset", T.StringType()),
+        T.StructField("district", T.StringType()),
+        T.StructField("bronze_from", T.LongType()),  # first and last bronze version of the merge
+        T.StructField("bronze_to", T.LongType()),
+        T.StructField("silver_version", T.LongType()),
+        T.StructField("received", T.LongType()),
+        *(T.StructField(fate, T.LongType()) for fate in FATES),
+        T.StructField("lost_to_other_district", T.LongType()),  # of the superseded
+        T.StructField("took_from_other_district", T.LongType()),  # of those merged
+        T.StructField("at", T.TimestampType()),
+    ]
+)
+_KEEP = {  # a release may name a version for years, so nothing ages out by itself
+    "delta.logRetentionDuration": "interval 3650 days",
+    "delta.deletedFileRetentionDuration": "interval 3650 days",
+}
+
+
+class Lake:
+    """The tables under one root, a path or URL that Spark can write to."""
+
+    def __init__(self, spark: SparkSession, root: str) -> None:
+        self.spark = spark
+        self.root = root.rstrip("/")
+        self._ensured: dict[str, str] = {}
+
+    @property
+    def checkpoint(self) -> str:
+        """The ingest query's checkpoint."""
+        return f"{self.root}/checkpoints/ingest"
+
+    def bronze(self, dataset: Dataset) -> str:
+        """The path of the dataset's change log, made or widened if need be."""
+        properties = {"delta.enableChangeDataFeed": "true", "delta.appendOnly": "true", **_KEEP}
+        return self.ensure(f"bronze/{dataset.id}", bronze_schema(dataset), properties, ("_quarantined",))
+
+    def silver(self, dataset: Dataset) -> str:
+        """The path of the dataset's merged table, made or widened if need be."""
+        properties = {"delta.enableDeletionVectors": "true", **_KEEP}
+        return self.ensure(f"silver/{dataset.id}", silver_schema(dataset), properties)
+
+    def releases(self) -> str:
+        """The path of the release records."""
+        return self.ensure("releases", RELEASE, {"delta.appendOnly": "true", **_KEEP})
+
+    def account(self) -> str:
+        """The path of the account."""
+        return self.ensure("account", ACCOUNT, {"delta.appendOnly": "true", **_KEEP})
+
+    def unclaimed(self) -> str:
+        """The path of records that no contract claims."""
+        return self.ensure("unclaimed", T.StructType(ENVELOPE), {"delta.appendOnly": "true", **_KEEP})
+
+    def ensure(
+        self, name: str, schema: T.StructType, properties: dict[str, str], partitions: tuple[str, ...] = ()
+    ) -> str:
+        """Make the table if there is none, add the columns it lacks; the same again changes nothing."""
+        path = f"{self.root}/{name}"
+        wanted = schema.json()
+        if self._ensured.get(path) == wanted:
+            return path
+        if not DeltaTable.isDeltaTable(self.spark, path):
+            builder = DeltaTable.createIfNotExists(self.spark).location(path).addColumns(schema)
+            for key, value in properties.items():
+                builder = builder.property(key, value)
+            builder.partitionedBy(*partitions).execute() if partitions else builder.execute()
+        else:
+            there = set(self.spark.read.format("delta").load(path).columns)
+            missing = [f for f in schema.fields if f.name not in there]
+            if missing:
+                columns = ", ".join(f"`{f.name}` {f.dataType.simpleString()}" for f in missing)
+                self.spark.sql(f"ALTER TABLE delta.`{path}` ADD COLUMNS ({columns})")
+        self._ensured[path] = wanted
+        return path
+
+    def read(self, path: str, version: int | None = None) -> DataFrame:
+        """A table as of a version, or as it is now."""
+        reader = self.spark.read.format("delta")
+        return (reader if version is None else reader.option("versionAsOf", version)).load(path)
+
+    def version(self, path: str) -> int:
+        """The newest version of a table."""
+        return int(self._snapshot(path).version())
+
+    def transaction(self, path: str, app_id: str) -> int:
+        """The last transaction version an application committed to a table, -1 if none.
+
+        This is where the state of a hop lives: what is committed with the rows cannot disagree with them.
+        """
+        found = self._snapshot(path).transactions().get(app_id)
+        return int(found.get()) if found.isDefined() else -1
+
+    def _snapshot(self, path: str) -> Any:
+        spark: Any = self.spark
+        log = spark._jvm.org.apache.spark.sql.delta.DeltaLog
+        return log.forTableWithSnapshot(spark._jsparkSession, path)._2()
