@@ -1,0 +1,81 @@
+"""From silver to a released version: the gate judges the candidate, and a pointer says which version is shared."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from pyspark.sql import DataFrame
+from pyspark.sql import functions as F
+
+from pipelines.merge import APPLICATION as MERGE
+from pipelines.tables import RELEASE, Lake
+from quality.gate import Verdict, judge
+from schemas.dataset import Dataset
+
+
+@dataclass(frozen=True)
+class ReleaseInfo:
+    """One decision: the verdict, and whether the candidate was released or held."""
+
+    dataset: str
+    release: int
+    status: str  # released or held
+    verdict: Verdict
+
+
+def release_version(dataset: Dataset, lake: Lake) -> ReleaseInfo | None:
+    """Judge silver's newest version and record the decision; None if that version was judged under this contract.
+
+    A held candidate changes nothing for departments: the last released version stays in force. Killed before the
+    record is written, the next run judges again.
+    """
+    silver, path = lake.silver(dataset), lake.releases()
+    if lake.transaction(silver, MERGE) < 0:
+        return None  # nothing was ever merged
+    version = lake.version(silver)
+    last = _last(lake, path, dataset)
+    if last and last["contract_sha256"] == dataset.hash and _same_content(lake, dataset, last["silver_version"], version):
+        return None
+    verdict = judge(shared_rows(lake, dataset, version), dataset, version)
+    number = (last["release"] if last else 0) + 1
+    status = "released" if verdict.passed else "held"
+    failed = [r.rule for r in verdict.failures if r.severity == "critical"]
+    warned = [r.rule for r in verdict.failures if r.severity != "critical"]
+    record = (
+        dataset.id, number, status, version, verdict.rows, dataset.version, dataset.hash, verdict.sha256,
+        failed, warned, datetime.now(UTC), verdict.to_json(),
+    )  # fmt: skip
+    (
+        lake.spark.createDataFrame([record], RELEASE)
+        .coalesce(1)
+        .write.format("delta")
+        .mode("append")
+        .option("txnAppId", f"release:{dataset.id}")
+        .option("txnVersion", number)
+        .save(path)
+    )
+    return ReleaseInfo(dataset.id, number, status, verdict)
+
+
+def shared_rows(lake: Lake, dataset: Dataset, version: int) -> DataFrame:
+    """A silver version as departments see it: the contract's columns, deleted rows left out."""
+    silver = lake.read(lake.silver(dataset), version)
+    names = [f.name for f in dataset.table_fields]
+    present = [F.col(n) if n in silver.columns else F.lit(None).alias(n) for n in names]
+    return silver.where("NOT _deleted").select(*present)
+
+
+def _last(lake: Lake, path: str, dataset: Dataset) -> dict[str, Any] | None:
+    columns = ("release", "status", "silver_version", "contract_sha256")
+    rows = lake.read(path).where(F.col("dataset") == dataset.id).orderBy(F.desc("release")).select(*columns).head(1)
+    return rows[0].asDict() if rows else None
+
+
+def _same_content(lake: Lake, dataset: Dataset, judged: int, version: int) -> bool:
+    """Whether the merges since the judged version changed no row: nothing new to judge."""
+    if judged == version:
+        return True
+    later = lake.read(lake.account()).where((F.col("dataset") == dataset.id) & (F.col("silver_version") > judged))
+    return later.where("inserted + updated + deleted > 0").isEmpty()

@@ -1,0 +1,73 @@
+"""What a department sees: released versions under plain dataset names, and nothing else."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+from pyspark.errors import AnalysisException, ParseException
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
+
+from pipelines.release import shared_rows
+from pipelines.tables import Lake
+from schemas.dataset import Dataset
+from schemas.errors import InputError
+from schemas.store import ContractStore
+
+
+def query(sql: str, lake: Lake, store: ContractStore, department: str | None = None) -> DataFrame:
+    """The result of a SELECT over the released versions; `department` None is the city itself.
+
+    The query runs in a session of its own, whose only tables are the datasets this reader may see.
+    """
+    session = lake.spark.newSession()
+    visible = visible_datasets(store, department)
+    mine = Lake(session, lake.root)
+    newest = released_versions(mine)
+    for name, dataset in visible.items():
+        if re.search(rf"(?<![\w.]){re.escape(name)}(?!\w)", sql, re.IGNORECASE) and dataset.id in newest:
+            release = newest[dataset.id]
+            as_released = next(
+                (d for d in store.versions(dataset.id) if d.hash == release["contract_sha256"]), dataset
+            )
+            shared_rows(mine, as_released, release["silver_version"]).createOrReplaceTempView(name)
+    try:
+        return session.sql(sql)
+    except (AnalysisException, ParseException) as error:
+        raise _explain(error, session, visible, newest) from error
+
+
+def visible_datasets(store: ContractStore, department: str | None) -> dict[str, Dataset]:
+    """The datasets a reader may name, each by its plain name: the newest major stands for it.
+
+    This is the seam for grants. Today a department sees every dataset whose sharing class is not `none`.
+    """
+    found: dict[str, Dataset] = {}
+    for dataset in sorted(store.datasets().values(), key=lambda d: d.major):
+        if department is None or dataset.sharing != "none":
+            found[dataset.name] = dataset
+    return found
+
+
+def released_versions(lake: Lake) -> dict[str, dict[str, object]]:
+    """The last released (not held) record of each dataset, by dataset id."""
+    released = lake.read(lake.releases()).where("status = 'released'")
+    columns = F.struct("release", "silver_version", "contract_sha256", "rows", "decided_at")
+    rows = released.groupBy("dataset").agg(F.max_by(columns, "release").alias("last")).collect()
+    return {row["dataset"]: row["last"].asDict() for row in rows}
+
+
+def _explain(
+    error: Exception, session: SparkSession, visible: Mapping[str, Dataset], newest: Mapping[str, object]
+) -> InputError:
+    first = str(error).splitlines()[0]
+    released = sorted(n for n, d in visible.items() if d.id in newest)
+    waiting = sorted(n for n, d in visible.items() if d.id not in newest)
+    named = ", ".join(released) or "none / 无"
+    en = f"The query cannot be run: {first} Released datasets: {named}."
+    zh = f"查询无法执行：{first} 已发布的数据集：{named}。"
+    if waiting:
+        en += f" Not yet released: {', '.join(waiting)}."
+        zh += f" 尚未发布：{'、'.join(waiting)}。"
+    return InputError(en, zh)
