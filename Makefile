@@ -8,6 +8,7 @@ STAMPS := .venv/stamps
 .DELETE_ON_ERROR:
 
 setup: $(STAMPS)/jars
+	@echo "Suibus is set up. Next: make demo · 穗数通已就绪,下一步:make demo"
 
 $(STAMPS)/packages: requirements.lock pyproject.toml
 	@test -n "$(PYTHON)" && "$(PYTHON)" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 13))' \
@@ -21,8 +22,9 @@ $(STAMPS)/packages: requirements.lock pyproject.toml
 	$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-deps --no-build-isolation -e .
 	@mkdir -p $(STAMPS) && touch $@
 
-$(STAMPS)/jars: $(STAMPS)/packages infra/jars.py
+$(STAMPS)/jars: $(STAMPS)/packages infra/jars.py infra/spark.py
 	$(BIN)/python -m infra.jars
+	$(BIN)/python -m infra.spark
 	@touch $@
 
 demo: setup

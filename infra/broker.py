@@ -27,7 +27,7 @@ from infra.jars import Say, find_java, jars, jvm_env, quiet
 from schemas.errors import StateError, UnavailableError
 
 MAX_MESSAGE_BYTES = 8 * 1024 * 1024
-START_SECONDS = 90
+START_SECONDS = 90  # on a machine under full load
 
 # Paths in it are relative to <home>/kafka: a comma or a Chinese character in the home would not survive
 # Kafka's own reading of this file.
@@ -53,6 +53,9 @@ share.coordinator.state.topic.min.isr=1
 offsets.topic.num.partitions=4
 transaction.state.log.num.partitions=4
 group.initial.rebalance.delay.ms=0
+# After a kill the node may register again once its old session is over: 4 seconds, not 9.
+broker.session.timeout.ms=4000
+broker.heartbeat.interval.ms=1000
 # Two weeks unless a topic says otherwise: bronze holds every record from the first run of ingest on.
 log.retention.hours=336
 message.max.bytes={max_message_bytes}
@@ -111,8 +114,18 @@ class Broker:
             )
         return f"127.0.0.1:{state.port}"
 
+    @property
+    def address(self) -> str:
+        """Where the broker is or will be: its ports are chosen and kept on the first call."""
+        with self._lock():
+            state = self._read()
+            if state is None:
+                state = self._choose_ports(None, quiet)
+                self._write(state)
+            return f"127.0.0.1:{state.port}"
+
     def running(self) -> bool:
-        """Whether the broker's process lives; a file left by a killed broker or an earlier boot does not count."""
+        """Whether the broker's process lives; what a killed broker or an earlier boot left does not count."""
         state = self._read()
         return state is not None and _alive(state)
 
@@ -150,14 +163,17 @@ class Broker:
         self._write(replace(state, pid=None, born=None))
 
     def _choose_ports(self, state: _State | None, say: Say) -> _State:
-        if state is not None and _free(state.port) and _free(state.controller_port):
-            return state
+        until = time.monotonic() + 2  # a broker just killed may hold its ports a moment longer
+        while state is not None and time.monotonic() < until:
+            if _free(state.port) and _free(state.controller_port):
+                return state
+            time.sleep(0.05)
         with closing(_listen(0)) as one, closing(_listen(0)) as two:
             chosen = _State(one.getsockname()[1], two.getsockname()[1])
         if state is not None:
             say(
-                f"Port {state.port} or {state.controller_port} is taken by another program; the broker moves to "
-                f"127.0.0.1:{chosen.port}.",
+                f"Port {state.port} or {state.controller_port} is taken by another program; the broker moves "
+                f"to 127.0.0.1:{chosen.port}.",
                 f"端口 {state.port} 或 {state.controller_port} 已被其他程序占用,消息代理改用 "
                 f"127.0.0.1:{chosen.port}。",
             )
@@ -185,9 +201,9 @@ class Broker:
             self._format(java_command)
         # The shell puts the broker into the background and ends: the broker is nobody's child, so it outlives
         # us and leaves no zombie.
+        in_background = ["sh", "-c", 'nohup "$@" >>broker.out 2>&1 </dev/null & echo $!', "sh"]
         launched = subprocess.run(
-            ["sh", "-c", 'nohup "$@" >>broker.out 2>&1 </dev/null & echo $!', "sh", *java_command]
-            + ["kafka.Kafka", "server.properties"],
+            [*in_background, *java_command, "kafka.Kafka", "server.properties"],
             cwd=self.folder,
             env=jvm_env(),
             start_new_session=True,
@@ -229,12 +245,13 @@ class Broker:
         raise self._failed(f"gave no answer in {START_SECONDS} seconds", f"{START_SECONDS} 秒内没有应答")
 
     def _failed(self, en: str, zh: str) -> UnavailableError:
-        tails = [_tail(self.folder / name) for name in ("broker.log", "broker.out")]
-        shown = "\n".join(tail for tail in tails if tail)
+        ends = [tail(self.folder / name) for name in ("broker.log", "broker.out")]
+        shown = "\n".join(end for end in ends if end)
         return UnavailableError(
             f"The embedded broker {en}. Its files are in {self.folder}; the end of its log:\n{shown}\n"
             "Remove what the log names and run the same command again.",
-            f"内置消息代理{zh}。其文件位于 {self.folder},日志末尾见英文。请排除日志所述原因后重新执行同一命令。",
+            f"内置消息代理{zh}。其文件位于 {self.folder},日志末尾见英文。"
+            "请排除日志所述原因后重新执行同一命令。",
         )
 
     def _read(self) -> _State | None:
@@ -244,7 +261,7 @@ class Broker:
             return None
         except (ValueError, TypeError) as error:
             raise StateError(
-                f"{self._state_file} cannot be read ({error}). Remove it; the broker's records are elsewhere.",
+                f"{self._state_file} cannot be read ({error}). Remove it; no record is in it.",
                 f"{self._state_file} 无法读取({error})。请删除该文件;消息代理的数据不在其中。",
             ) from error
 
@@ -289,7 +306,8 @@ def _answers(port: int) -> bool:
         if probe.connect_ex(("127.0.0.1", port)):
             return False
     try:
-        with closing(KafkaAdminClient(bootstrap_servers=f"127.0.0.1:{port}", bootstrap_timeout_ms=3000)) as admin:
+        admin = KafkaAdminClient(bootstrap_servers=f"127.0.0.1:{port}", bootstrap_timeout_ms=3000)
+        with closing(admin):
             return bool(admin.describe_cluster()["brokers"])
     except KafkaError:
         return False
@@ -297,7 +315,8 @@ def _answers(port: int) -> bool:
 
 def _listen(port: int) -> socket.socket:
     opened = socket.socket()
-    opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as Kafka does: a closing connection is no bar
+    # As Kafka does: a connection that is still closing is no bar.
+    opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         opened.bind(("127.0.0.1", port))
         opened.listen(1)
@@ -315,5 +334,7 @@ def _free(port: int) -> bool:
     return True
 
 
-def _tail(path: Path, lines: int = 15) -> str:
-    return "\n".join(path.read_text("utf-8", errors="replace").splitlines()[-lines:]) if path.is_file() else ""
+def tail(path: Path, lines: int = 15) -> str:
+    """The last lines of a log, nothing where there is none."""
+    text = path.read_text("utf-8", errors="replace") if path.is_file() else ""
+    return "\n".join(text.splitlines()[-lines:])

@@ -44,6 +44,12 @@ def quiet(_en: str, _zh: str) -> None:
     """Say nothing."""
 
 
+def print_line(en: str, _zh: str) -> None:
+    """Say it as a line on standard output, where a setup shows its progress."""
+    sys.stdout.write(en + "\n")
+    sys.stdout.flush()
+
+
 @dataclass(frozen=True)
 class Java:
     """A Java that was found: its program, its major version, and whether Spark's vector module is in it."""
@@ -214,13 +220,8 @@ def jvm_env(**more: str) -> dict[str, str]:
 
 def main() -> None:
     """Resolve both sets side by side, with a line for each step."""
-
-    def say(en: str, _zh: str) -> None:
-        sys.stdout.write(en + "\n")
-        sys.stdout.flush()
-
     with ThreadPoolExecutor() as pool:
-        for found in [pool.submit(jars, name, say) for name in COORDINATES]:
+        for found in [pool.submit(jars, name, print_line) for name in COORDINATES]:
             try:
                 found.result()
             except UnavailableError as error:

@@ -19,7 +19,7 @@ class Settings(BaseSettings):
 
     home: Path = Field(Path(".suibus"), description="folder that holds all state")
     contracts: str = Field("", description="folders of contracts beyond the built-in ones, joined with ':'")
-    bootstrap_servers: str | None = Field(None, description="an outside Kafka, host:port; unset: the embedded")
+    bootstrap_servers: str | None = Field(None, description="outside Kafka, host:port; unset: embedded")
     spark_master: str = Field("local[*]", description="Spark master")
     spark_memory: str = Field("2g", description="memory of the Spark driver, such as 2g")
     lake: str | None = Field(None, description="path or URL of the lake; unset: <home>/lake")
@@ -39,8 +39,9 @@ class Settings(BaseSettings):
 
     @property
     def lake_path(self) -> str:
-        """Where the tables are, as Spark takes it."""
-        return self.lake or str(self.home / "lake")
+        """Where the tables are, as Spark takes it: a URL as it is, a path in full."""
+        lake = self.lake or str(self.home / "lake")
+        return lake if "://" in lake else str(Path(lake).expanduser().absolute())
 
 
 def read_settings() -> Settings:

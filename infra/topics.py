@@ -58,11 +58,12 @@ def end_offsets(bootstrap: str, topics: Iterable[str]) -> dict[str, dict[int, in
             if topic["error_code"]:
                 raise _unknown(topic["name"])
             partitions[topic["name"]] = sorted(part["partition_index"] for part in topic["partitions"])
-        wanted = {TopicPartition(name, part): OffsetSpec.LATEST for name in names for part in partitions[name]}
-        found = admin.list_partition_offsets(wanted, timeout_ms=ANSWER_MS)
-        return {
-            name: {part: found[TopicPartition(name, part)].offset for part in partitions[name]} for name in names
-        }
+        every = [TopicPartition(name, part) for name in names for part in partitions[name]]
+        found = admin.list_partition_offsets(dict.fromkeys(every, OffsetSpec.LATEST), timeout_ms=ANSWER_MS)
+        ends: dict[str, dict[int, int]] = {name: {} for name in names}
+        for at in every:
+            ends[at.topic][at.partition] = found[at].offset
+        return ends
 
 
 def _unknown(name: str) -> InputError:
@@ -95,10 +96,10 @@ def _admin(bootstrap: str) -> Iterator[KafkaAdminClient]:
                 f"Kafka({bootstrap})拒绝了请求:{error}。请更正主题设置后重试。",
             ) from error
         raise UnavailableError(
-            f"Kafka at {bootstrap} gave no answer ({type(error).__name__}). Nothing was lost. Start the embedded "
-            "broker with: suibus up, or check SUIBUS_BOOTSTRAP_SERVERS and the network; then try again.",
-            f"Kafka({bootstrap})没有应答({type(error).__name__})。数据没有丢失。请用 suibus up 启动内置消息代理,"
-            "或检查 SUIBUS_BOOTSTRAP_SERVERS 与网络,然后重试。",
+            f"Kafka at {bootstrap} gave no answer ({type(error).__name__}). Nothing was lost. Start the "
+            "embedded broker with: suibus up, or check SUIBUS_BOOTSTRAP_SERVERS and the network; try again.",
+            f"Kafka({bootstrap})没有应答({type(error).__name__})。数据没有丢失。"
+            "请用 suibus up 启动内置消息代理,或检查 SUIBUS_BOOTSTRAP_SERVERS 与网络,然后重试。",
         ) from error
     finally:
         if admin is not None:

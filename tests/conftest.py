@@ -1,0 +1,42 @@
+"""What tests share: settings with their own home, one embedded broker, one Spark session for all."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import pytest
+
+from infra.broker import Broker
+from infra.settings import Settings
+
+# A developer's own settings must not reach the tests; where the jars lie is a matter of the machine.
+for _name in [name for name in os.environ if name.startswith("SUIBUS_")]:
+    if _name not in ("SUIBUS_JARS", "SUIBUS_IVY_SETTINGS"):
+        del os.environ[_name]
+
+
+@pytest.fixture(scope="session")
+def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
+    """Settings whose home, lake included, is a temporary folder; two threads and little memory for Spark."""
+    return Settings(home=tmp_path_factory.mktemp("home"), spark_master="local[2]", spark_memory="1g")
+
+
+@pytest.fixture(scope="session")
+def broker(settings: Settings) -> Iterator[Broker]:
+    """One running embedded broker; a test makes topics of its own and stops nothing."""
+    embedded = Broker(settings.home)
+    embedded.start()
+    yield embedded
+    embedded.stop()
+
+
+@pytest.fixture(scope="session")
+def spark(settings: Settings) -> Iterator[object]:
+    """One Spark session; a test puts its tables into a folder of its own."""
+    from infra.spark import spark_session  # unit tests need no Spark
+
+    session = spark_session(settings, "suibus-tests")
+    session.conf.set("spark.sql.shuffle.partitions", "2")
+    yield session
+    session.stop()

@@ -1,0 +1,156 @@
+import json
+import os
+import signal
+import socket
+import threading
+
+import pytest
+from kafka import KafkaConsumer, KafkaProducer
+
+from infra.broker import Broker
+from infra.topics import end_offsets, ensure_topics
+from schemas.errors import InputError, UnavailableError
+
+
+@pytest.fixture
+def embedded(tmp_path):
+    """A broker of this test alone, its home named with a space, a comma and Chinese."""
+    made = Broker(tmp_path / "穗 数, 通")
+    yield made
+    made.stop()
+
+
+def _publish(bootstrap, topic, *values):
+    producer = KafkaProducer(bootstrap_servers=bootstrap, acks="all")
+    for value in values:
+        producer.send(topic, value=value).get(timeout=30)
+    producer.close()
+
+
+def _records(bootstrap, topic, count):
+    consumer = KafkaConsumer(
+        topic, bootstrap_servers=bootstrap, auto_offset_reset="earliest", consumer_timeout_ms=30_000
+    )
+    found = [next(consumer).value for _ in range(count)]
+    consumer.close()
+    return found
+
+
+def _pid(broker):
+    return json.loads(broker._state_file.read_text("utf-8"))["pid"]
+
+
+def test_started_broker_answers_and_starting_again_changes_nothing(embedded):
+    address = embedded.start()
+    pid = _pid(embedded)
+    assert embedded.running()
+    assert embedded.start() == address == embedded.bootstrap
+    assert _pid(embedded) == pid
+
+
+def test_two_starts_at_once_make_one_broker(embedded):
+    addresses = []
+    threads = [
+        threading.Thread(target=lambda: addresses.append(Broker(embedded.folder.parent).start()))
+        for _ in range(2)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert addresses == [embedded.bootstrap] * 2
+
+
+def test_restarted_broker_has_its_topics_and_records_on_the_same_port(embedded):
+    address = embedded.start()
+    ensure_topics(address, ["gz.up.440106.kept.v1"])
+    _publish(address, "gz.up.440106.kept.v1", b"one", b"two")
+    embedded.stop()
+    assert not embedded.running()
+    assert embedded.start() == address
+    assert _records(address, "gz.up.440106.kept.v1", 2) == [b"one", b"two"]
+
+
+def test_killed_broker_is_recognised_and_starts_again_with_every_acknowledged_record(embedded):
+    address = embedded.start()
+    ensure_topics(address, ["t"])
+    _publish(address, "t", *(str(n).encode() for n in range(200)))
+    os.kill(_pid(embedded), signal.SIGKILL)
+    while embedded.running():
+        pass
+    assert embedded.start() == address
+    assert end_offsets(address, ["t"]) == {"t": {0: 200}}
+
+
+def test_state_left_by_an_earlier_boot_is_no_running_broker(embedded):
+    embedded.start()
+    embedded.stop()
+    state = json.loads(embedded._state_file.read_text("utf-8"))
+    # The pid now belongs to somebody else: to this test.
+    embedded._state_file.write_text(json.dumps({**state, "pid": os.getpid(), "born": "another boot 1"}))
+    assert not embedded.running()
+    embedded.stop()  # must not end this test
+
+
+def test_two_brokers_run_beside_each_other_and_share_nothing(embedded, broker):
+    ensure_topics(embedded.start(), ["only.here"])
+    assert embedded.bootstrap != broker.bootstrap
+    with pytest.raises(InputError, match=r"only\.here"):
+        end_offsets(broker.bootstrap, ["only.here"])
+
+
+def test_foreign_program_on_the_port_makes_the_broker_move_and_say_so(embedded):
+    address = embedded.start()
+    ensure_topics(address, ["kept"])
+    embedded.stop()
+    said = []
+    with socket.socket() as foreign:
+        foreign.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        foreign.bind(("127.0.0.1", int(address.split(":")[1])))
+        foreign.listen()
+        moved = embedded.start(lambda en, zh: said.append((en, zh)))
+    assert moved != address
+    assert len(said) == 1
+    assert moved in said[0][0]
+    assert end_offsets(moved, ["kept"]) == {"kept": {0: 0}}
+
+
+def test_stopped_broker_has_no_address_and_stopping_again_is_allowed(embedded):
+    embedded.start()
+    embedded.stop()
+    embedded.stop()
+    with pytest.raises(UnavailableError, match="suibus up"):
+        _ = embedded.bootstrap
+
+
+def test_broker_that_ends_while_starting_shows_the_end_of_its_log(embedded):
+    embedded.start()
+    embedded.stop()
+    (embedded.folder / "data" / "meta.properties").write_text("cluster.id=other\nnode.id=7\nversion=1\n")
+    with pytest.raises(UnavailableError, match="node id 7"):
+        embedded.start()
+    assert not embedded.running()
+
+
+def test_topics_are_made_once_with_the_partitions_asked_for(broker):
+    assert ensure_topics(broker.bootstrap, ["b.topic", "a.topic"], partitions=2) == ["a.topic", "b.topic"]
+    assert ensure_topics(broker.bootstrap, ["a.topic", "b.topic", "c.topic"]) == ["c.topic"]
+    assert end_offsets(broker.bootstrap, ["a.topic", "c.topic"]) == {
+        "a.topic": {0: 0, 1: 0},
+        "c.topic": {0: 0},
+    }
+
+
+def test_topic_that_kafka_refuses_is_an_input_error(broker):
+    with pytest.raises(InputError):
+        ensure_topics(broker.bootstrap, ["not a topic"])
+    with pytest.raises(InputError):
+        ensure_topics(broker.bootstrap, ["too.many.replicas"], replication=3)
+
+
+def test_absent_broker_is_unavailable_with_its_address():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{probe.getsockname()[1]}"
+    with pytest.raises(UnavailableError, match=address):
+        ensure_topics(address, ["t"])

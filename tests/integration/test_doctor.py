@@ -1,0 +1,76 @@
+import os
+import subprocess
+import sys
+
+from infra.doctor import examine
+from infra.settings import Settings
+
+
+def _named(checks):
+    return {check.name: check for check in checks}
+
+
+def test_healthy_node_is_ok_in_every_check(settings, broker):
+    checks = examine(settings)
+    assert [check for check in checks if not check.ok] == []
+    assert broker.bootstrap in _named(checks)["broker"].found
+
+
+def test_stopped_broker_has_a_remedy_in_both_languages(tmp_path):
+    check = _named(examine(Settings(home=tmp_path)))["broker"]
+    assert not check.ok
+    assert "suibus up" in check.remedy_en
+    assert "suibus up" in check.remedy_zh
+
+
+def test_examination_changes_nothing(tmp_path):
+    examine(Settings(home=tmp_path / "home"))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_missing_java_and_jars_are_told_and_raise_nothing(tmp_path, monkeypatch):
+    monkeypatch.setenv("SUIBUS_JARS", str(tmp_path / "none"))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("JAVA_HOME", raising=False)
+    checks = _named(examine(Settings(home=tmp_path)))
+    for name in ("java", "spark jars", "broker jars"):
+        assert not checks[name].ok
+        assert checks[name].remedy_en
+        assert checks[name].remedy_zh
+
+
+def test_spark_leaves_nothing_in_the_current_folder_and_ends_with_a_killed_process(tmp_path):
+    program = """
+import os, signal, sys
+from pathlib import Path
+from infra.settings import Settings
+from infra.spark import spark_session
+spark = spark_session(Settings(home=Path(sys.argv[1]), spark_memory="1g"), "killed")
+spark.range(3).write.format("delta").save(Settings(home=Path(sys.argv[1])).lake_path + "/t")
+print(spark.sparkContext._gateway.proc.pid, flush=True)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+    current = tmp_path / "current"
+    current.mkdir()
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(tmp_path / "穗 数, 通")],
+        cwd=current,
+        env={**os.environ, "LC_ALL": "C"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.stdout.strip().isdigit(), done.stderr
+    assert done.stderr == ""
+    assert list(current.iterdir()) == []
+    assert (tmp_path / "穗 数, 通" / "lake" / "t" / "_delta_log").is_dir()
+    _wait_until_gone(int(done.stdout))
+
+
+def _wait_until_gone(pid):
+    while True:  # the time limit of the test is the time limit
+        try:
+            os.kill(pid, 0)
+        except ProcessLookupError:
+            return
