@@ -53,6 +53,7 @@ class Source:
     format: str = ""
     total: int | None = None
     size: int | None = None
+    columns: tuple[str, ...] = ()  # where the source names them before its rows
 
     def fingerprint(self) -> str | None:
         """SHA-256 of the file's content and its format; None for a query: its rows may differ next time."""
@@ -108,7 +109,7 @@ def open_source(
         return _OPENERS[kind](path, dataset, encoding or "utf-8-sig", delete)
     except (LookupError, UnicodeError):
         raise InputError(
-            f"{path} cannot be read with --encoding {encoding}: name the file's own, such as utf-8 or gb18030.",
+            f"{path} cannot be read with --encoding {encoding}: name the file's own, like utf-8 or gb18030.",
             f"{path} 无法以 --encoding {encoding} 读取：请指明文件实际的编码，例如 utf-8 或 gb18030。",
         ) from None
 
@@ -292,6 +293,7 @@ def _open_csv(path: Path, dataset: Dataset, encoding: str, delete: bool) -> Sour
         path=path,
         format=f"csv {encoding}",
         size=path.stat().st_size,
+        columns=tuple(header),
     )
 
 
@@ -421,7 +423,7 @@ def _open_parquet(path: Path, dataset: Dataset, encoding: str, delete: bool) -> 
                     done += 1
                     yield Record(done, None, dict(zip(schema.names, values, strict=True)))
 
-    return Source(str(path), read, path=path, format="parquet", total=total)
+    return Source(str(path), read, path=path, format="parquet", total=total, columns=tuple(schema.names))
 
 
 def _nanoseconds(values: list[int | None], zoned: bool) -> list[Any]:
@@ -472,7 +474,15 @@ def _open_avro(path: Path, dataset: Dataset, encoding: str, delete: bool) -> Sou
                 number += 1
                 yield Record(number, None, row)
 
-    return Source(str(path), read, lambda: _place(opened), path=path, format="avro", size=path.stat().st_size)
+    return Source(
+        str(path),
+        read,
+        lambda: _place(opened),
+        path=path,
+        format="avro",
+        size=path.stat().st_size,
+        columns=tuple(names),
+    )
 
 
 _OPENERS: dict[str, Callable[[Path, Dataset, str, bool], Source]] = {
@@ -557,4 +567,4 @@ def open_query(sql: str, database: str, dataset: Dataset, *, delete: bool = Fals
             connection.close()
             engine.dispose()
 
-    return Source(f"{name}, query", read, sql=True, format="sql")
+    return Source(f"{name}, query", read, sql=True, format="sql", columns=tuple(columns))

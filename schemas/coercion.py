@@ -13,7 +13,7 @@ import json
 import math
 import re
 import struct
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from decimal import Decimal
@@ -21,6 +21,7 @@ from difflib import get_close_matches
 from typing import Any, NoReturn
 
 from schemas.dataset import Dataset, Field, Limits
+from schemas.errors import InputError
 
 INT_RANGE = {"int": (-(2**31), 2**31 - 1), "long": (-(2**63), 2**63 - 1)}
 SHOWN = 60  # characters of a value that a message shows
@@ -36,12 +37,15 @@ class Defect:
     zh: str
 
 
-class RowError(Exception):
-    """A row that cannot be taken, with every defect it has; the row was not sent."""
+class RowError(InputError):
+    """A row that cannot be taken, with every defect it has; nothing of it was sent."""
 
-    def __init__(self, defects: list[Defect]) -> None:
-        super().__init__("; ".join(d.en for d in defects))
-        self.defects = defects
+    def __init__(self, defects: Sequence[Defect]) -> None:
+        super().__init__(
+            "; ".join(f"{d.column}: {d.en} (found {d.found})" for d in defects),
+            "；".join(f"{d.column}：{d.zh}（实为 {d.found}）" for d in defects),
+        )
+        self.defects = tuple(defects)
 
 
 class ValueRefusedError(ValueError):

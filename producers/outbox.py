@@ -1,0 +1,430 @@
+"""The node's durable outbox: what was accepted and is not yet known to be on the bus.
+
+One SQLite file a node, in WAL with synchronous=FULL; every chunk of rows is one transaction, together with
+how far its delivery has been read and with what a snapshot needs to know next time. So after a kill or a
+power cut a chunk is there whole or not at all, and publishing the same file again goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from schemas.errors import InputError, StateError, UnavailableError
+
+Mode = Literal["append", "delete", "snapshot"]
+VERSION = 1
+CHUNK = 2_000  # rows a transaction
+_SCHEMA = """
+CREATE TABLE meta (name TEXT PRIMARY KEY, value) WITHOUT ROWID;
+CREATE TABLE topics (id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE);
+-- Rows in the order of acceptance. AUTOINCREMENT: a seq is never used twice. No value: a tombstone.
+CREATE TABLE outbox (
+    seq INTEGER PRIMARY KEY AUTOINCREMENT, topic INTEGER NOT NULL, key BLOB NOT NULL, value BLOB,
+    sequence BLOB, timestamp_ms INTEGER NOT NULL
+);
+-- One publish of one source. complete: all of it was read. finished: all of it is on the bus too.
+CREATE TABLE deliveries (
+    id INTEGER PRIMARY KEY AUTOINCREMENT, dataset TEXT NOT NULL, district TEXT NOT NULL,
+    topic INTEGER NOT NULL, fingerprint TEXT, mode TEXT NOT NULL, rows_read INTEGER NOT NULL DEFAULT 0,
+    accepted INTEGER NOT NULL DEFAULT 0, rejected INTEGER NOT NULL DEFAULT 0,
+    deleted INTEGER NOT NULL DEFAULT 0, unchanged INTEGER NOT NULL DEFAULT 0,
+    rejects_size INTEGER NOT NULL DEFAULT 0, last_seq INTEGER NOT NULL DEFAULT 0,
+    complete INTEGER NOT NULL DEFAULT 0, finished INTEGER NOT NULL DEFAULT 0
+);
+CREATE INDEX latest ON deliveries (topic, id);
+-- What was last accepted for each key, kept from the first snapshot of a topic on. generation: the delivery
+-- that saw the key last.
+CREATE TABLE state (
+    topic INTEGER NOT NULL, key BLOB NOT NULL, digest BLOB NOT NULL, sequence BLOB,
+    generation INTEGER NOT NULL, PRIMARY KEY (topic, key)
+) WITHOUT ROWID;
+"""
+
+
+class Entry(NamedTuple):
+    """One row to accept: no value is a tombstone. `sequence` is the text of the row's sequence column."""
+
+    key: bytes
+    value: bytes | None
+    sequence: bytes | None = None
+
+
+class Waiting(NamedTuple):
+    """One row that waits; `sequence` is the tombstone's header."""
+
+    seq: int
+    topic: str
+    key: bytes
+    value: bytes | None
+    sequence: bytes | None
+    timestamp_ms: int
+
+
+@dataclass(frozen=True)
+class Delivery:
+    """How far one publish of one source has come; `rows_read` above zero at the start: it is resumed."""
+
+    id: int
+    topic: str
+    mode: Mode
+    rows_read: int = 0
+    accepted: int = 0
+    rejected: int = 0
+    deleted: int = 0
+    unchanged: int = 0
+    rejects_size: int = 0  # bytes of the rejects file that belong to rows_read
+    complete: bool = False
+
+
+class Outbox:
+    """The outbox file of one node, made where there is none.
+
+    StateError if it is not an outbox or was written by a newer Suibus. One thread at a time; two processes
+    may open it at once. `order` makes the sequences of the dataset at hand comparable.
+    """
+
+    def __init__(self, path: str | Path, order: Callable[[bytes], Any] = bytes) -> None:
+        self.path = Path(path)
+        self._order = order
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self._db = sqlite3.connect(self.path, timeout=60, isolation_level=None, check_same_thread=False)
+        try:
+            self._db.execute("PRAGMA journal_mode=WAL")
+            self._db.execute("PRAGMA synchronous=FULL")
+            self._open()
+        except sqlite3.DatabaseError as error:
+            self._db.close()
+            raise StateError(
+                f"{self.path} is not an outbox ({error}). Put back the file Suibus wrote, or move this away.",
+                f"{self.path} 不是发件箱（{error}）。请恢复随巴士写入的文件，或将此文件移走。",
+            ) from None
+        except BaseException:
+            self._db.close()
+            raise
+
+    def _open(self) -> None:
+        version = self._version()
+        if version == 0:
+            with self._write():
+                if self._version() == 0:  # no one else made it in between
+                    if self._db.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchone():
+                        raise sqlite3.DatabaseError("a database of another program")
+                    for statement in _SCHEMA.split(";"):
+                        self._db.execute(statement)
+                    self._set("uuid", str(uuid.uuid4()))
+                    self._db.execute(f"PRAGMA user_version={VERSION}")
+        elif version > VERSION:
+            raise StateError(
+                f"{self.path} was written by a newer Suibus (outbox version {version}, known here "
+                f"{VERSION}). Upgrade Suibus on this node.",
+                f"{self.path} 由更新版本的 Suibus 写入（发件箱版本 {version}，此处支持 {VERSION}）。"
+                "请升级本节点的 Suibus。",
+            )
+        self.uuid = str(self._get("uuid"))
+
+    def _version(self) -> int:
+        return int(self._db.execute("PRAGMA user_version").fetchone()[0])
+
+    def close(self) -> None:
+        """Close the file; what waits in it stays."""
+        self._db.close()
+
+    def __enter__(self) -> Outbox:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @contextmanager
+    def _write(self) -> Iterator[sqlite3.Connection]:
+        """One transaction: all of it or, on any error, nothing."""
+        try:
+            self._db.execute("BEGIN IMMEDIATE")
+            try:
+                yield self._db
+                self._db.execute("COMMIT")
+            except BaseException:
+                if self._db.in_transaction:
+                    self._db.execute("ROLLBACK")
+                raise
+        except sqlite3.OperationalError as error:
+            raise UnavailableError(
+                f"{self.path} cannot be written ({error}). Free the disk or wait for the other program, "
+                "then run the same command again: it goes on where it stopped.",
+                f"{self.path} 无法写入（{error}）。请释放磁盘空间或等待其他程序结束，"
+                "然后重新执行同一命令：将从中断处继续。",
+            ) from None
+
+    def _get(self, name: str) -> object:
+        row = self._db.execute("SELECT value FROM meta WHERE name=?", (name,)).fetchone()
+        return row[0] if row else None
+
+    def _set(self, name: str, value: object) -> None:
+        self._db.execute("INSERT OR REPLACE INTO meta VALUES (?,?)", (name, value))
+
+    def _topic(self, name: str) -> int:
+        self._db.execute("INSERT OR IGNORE INTO topics (name) VALUES (?)", (name,))
+        return int(self._db.execute("SELECT id FROM topics WHERE name=?", (name,)).fetchone()[0])
+
+    # --- accepting --------------------------------------------------------------------------------
+
+    def begin(self, topic: str, dataset: str, district: str, fingerprint: str | None, mode: Mode) -> Delivery:
+        """The delivery of a source: the topic's latest if it is this source's and unfinished, else a new one.
+
+        An older unfinished delivery is not taken up again once another has followed it: its first half may be
+        outdated by now.
+        """
+        names = "id, rows_read, accepted, rejected, deleted, unchanged, rejects_size, complete"
+        with self._write() as db:
+            topic_id = self._topic(topic)
+            row = db.execute(
+                f"SELECT fingerprint, mode, finished, {names} FROM deliveries "  # noqa: S608
+                "WHERE topic=? ORDER BY id DESC LIMIT 1",
+                (topic_id,),
+            ).fetchone()
+            if row and fingerprint is not None and row[:3] == (fingerprint, mode, 0):
+                found = dict(zip(names.split(", "), row[3:], strict=True))
+                return Delivery(topic=topic, mode=mode, **{**found, "complete": bool(found["complete"])})
+            cursor = db.execute(
+                "INSERT INTO deliveries (dataset, district, topic, fingerprint, mode) VALUES (?,?,?,?,?)",
+                (dataset, district, topic_id, fingerprint, mode),
+            )
+            return Delivery(int(cursor.lastrowid or 0), topic, mode)
+
+    def accept(self, topic: str, entries: Sequence[Entry]) -> None:
+        """Keep rows of no delivery, whole or not at all; where the topic has snapshot state it follows."""
+        with self._write():
+            topic_id = self._topic(topic)
+            known = self._known(topic_id, entries) if self._has_state(topic_id) else None
+            self._insert(topic_id, entries)
+            if known is not None:
+                self._follow(topic_id, entries, known)
+
+    def advance(
+        self,
+        delivery: Delivery,
+        entries: Sequence[Entry],
+        *,
+        read: int,
+        rejected: int = 0,
+        rejects_size: int = 0,
+    ) -> Delivery:
+        """Accept the next `read` rows of a delivery: its entries, counts and place, in one transaction.
+
+        In a snapshot the rows that are as they were last time are only counted. StateError if another process
+        has advanced the same delivery meanwhile; then nothing was accepted.
+        """
+        with self._write() as db:
+            topic_id = self._topic(delivery.topic)
+            send: Sequence[Entry] = entries
+            if delivery.mode == "snapshot":
+                send = self._changed(topic_id, entries, delivery.id)
+            elif self._has_state(topic_id):
+                self._follow(topic_id, entries, self._known(topic_id, entries))
+            self._insert(topic_id, send)
+            upserts = sum(e.value is not None for e in send)
+            after = replace(
+                delivery,
+                rows_read=delivery.rows_read + read,
+                accepted=delivery.accepted + upserts,
+                rejected=delivery.rejected + rejected,
+                deleted=delivery.deleted + len(send) - upserts,
+                unchanged=delivery.unchanged + len(entries) - len(send),
+                rejects_size=rejects_size or delivery.rejects_size,
+            )
+            self._save(db, delivery, after)
+        return after
+
+    def delete_gone(self, delivery: Delivery) -> Delivery:
+        """Tombstones for the next chunk of keys the snapshot did not hold; the same delivery if none is left.
+
+        Each carries the sequence last accepted for its key: its later offset decides.
+        """
+        with self._write() as db:
+            topic_id = self._topic(delivery.topic)
+            gone = [
+                Entry(key, None, sequence)
+                for key, sequence in db.execute(
+                    "SELECT key, sequence FROM state WHERE topic=? AND generation<>? LIMIT ?",
+                    (topic_id, delivery.id, CHUNK),
+                )
+            ]
+            if not gone:
+                return delivery
+            self._insert(topic_id, gone)
+            db.executemany("DELETE FROM state WHERE topic=? AND key=?", [(topic_id, e.key) for e in gone])
+            after = replace(delivery, deleted=delivery.deleted + len(gone))
+            self._save(db, delivery, after)
+        return after
+
+    def complete(self, delivery: Delivery) -> Delivery:
+        """All of the source was read; it is finished once its last row is on the bus."""
+        with self._write() as db:
+            db.execute("UPDATE deliveries SET complete=1 WHERE id=?", (delivery.id,))
+            self._finish(db)
+        return replace(delivery, complete=True)
+
+    def _save(self, db: sqlite3.Connection, before: Delivery, after: Delivery) -> None:
+        cursor = db.execute(
+            "UPDATE deliveries SET rows_read=?, accepted=?, rejected=?, deleted=?, unchanged=?, "
+            "rejects_size=?, last_seq=(SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name='outbox')"
+            " WHERE id=? AND rows_read=? AND deleted=?",
+            (
+                *(after.rows_read, after.accepted, after.rejected, after.deleted, after.unchanged),
+                *(after.rejects_size, before.id, before.rows_read, before.deleted),
+            ),
+        )
+        if cursor.rowcount != 1:
+            raise StateError(
+                "The same source is being published by another process. Let it end, or stop it and publish "
+                "again.",
+                "另一个进程正在发布同一来源。请等待其结束，或停止它后重新发布。",
+            )
+
+    def _insert(self, topic_id: int, entries: Sequence[Entry]) -> None:
+        clock = max(time.time_ns() // 1_000_000, int(str(self._get("clock") or 0)))  # never runs back
+        self._set("clock", clock)
+        self._db.executemany(
+            "INSERT INTO outbox (topic, key, value, sequence, timestamp_ms) VALUES (?,?,?,?,?)",
+            [(topic_id, k, v, None if v is not None else s, clock) for k, v, s in entries],
+        )
+
+    # --- snapshot state ---------------------------------------------------------------------------
+
+    def _has_state(self, topic_id: int) -> bool:
+        return (
+            self._db.execute("SELECT 1 FROM state WHERE topic=? LIMIT 1", (topic_id,)).fetchone() is not None
+        )
+
+    def has_state(self, topic: str) -> bool:
+        """True once a snapshot of the topic was accepted and as long as it has keys."""
+        found = self._db.execute("SELECT id FROM topics WHERE name=?", (topic,)).fetchone()
+        return found is not None and self._has_state(int(found[0]))
+
+    def sequences(self, topic: str, keys: Sequence[bytes]) -> dict[bytes, bytes | None]:
+        """The sequence last accepted for each of the keys that the topic's snapshot state holds."""
+        found = self._db.execute("SELECT id FROM topics WHERE name=?", (topic,)).fetchone()
+        if not found:
+            return {}
+        known = self._known(int(found[0]), [Entry(k, None) for k in keys])
+        return {key: sequence for key, (_, sequence) in known.items()}
+
+    def _known(self, topic_id: int, entries: Sequence[Entry]) -> dict[bytes, tuple[bytes, bytes | None]]:
+        marks = ",".join("?" * len(entries))
+        rows = self._db.execute(
+            f"SELECT key, digest, sequence FROM state WHERE topic=? AND key IN ({marks})",  # noqa: S608
+            (topic_id, *(e.key for e in entries)),
+        )
+        return {key: (digest, sequence) for key, digest, sequence in rows}
+
+    def _changed(self, topic_id: int, entries: Sequence[Entry], generation: int) -> list[Entry]:
+        """The entries that differ from what was last accepted; all of them are marked as seen."""
+        known = self._known(topic_id, entries)
+        changed: list[Entry] = []
+        for entry in entries:
+            digest = _digest(entry)
+            if (old := known.get(entry.key)) is None or old[0] != digest:
+                changed.append(entry)
+                known[entry.key] = (digest, entry.sequence)
+        self._db.executemany(
+            "INSERT OR REPLACE INTO state VALUES (?,?,?,?,?)",
+            [(topic_id, key, digest, sequence, generation) for key, (digest, sequence) in known.items()],
+        )
+        return changed
+
+    def _follow(
+        self, topic_id: int, entries: Sequence[Entry], known: dict[bytes, tuple[bytes, bytes | None]]
+    ) -> None:
+        """State after an ordinary publish or delete: what the city will hold, latest sequence first."""
+        gone: set[bytes] = set()
+        for entry in entries:
+            old = known.get(entry.key)
+            if old is not None and self._earlier(entry.sequence, old[1]):
+                continue
+            if entry.value is None:
+                known.pop(entry.key, None)
+                gone.add(entry.key)
+            else:
+                known[entry.key] = (_digest(entry), entry.sequence)
+                gone.discard(entry.key)
+        self._db.executemany("DELETE FROM state WHERE topic=? AND key=?", [(topic_id, key) for key in gone])
+        self._db.executemany(
+            "INSERT INTO state VALUES (?,?,?,?,(SELECT coalesce(max(id), 0) FROM deliveries WHERE topic=?)) "
+            "ON CONFLICT DO UPDATE SET digest=excluded.digest, sequence=excluded.sequence",
+            [(topic_id, key, digest, seq, topic_id) for key, (digest, seq) in known.items()],
+        )
+
+    def _earlier(self, a: bytes | None, b: bytes | None) -> bool:
+        return a is not None and b is not None and bool(self._order(a) < self._order(b))
+
+    # --- sending ----------------------------------------------------------------------------------
+
+    def waiting(self) -> int:
+        """How many rows wait; they leave in order, so the first and the last tell."""
+        first, last = self._db.execute(
+            "SELECT (SELECT min(seq) FROM outbox), (SELECT max(seq) FROM outbox)"
+        ).fetchone()
+        return 0 if first is None else int(last) - int(first) + 1
+
+    def head(self, rows: int, size: int) -> list[Waiting]:
+        """The next rows to send, at most so many and about so many bytes."""
+        found: list[Waiting] = []
+        cursor = self._db.execute(
+            "SELECT seq, name, key, value, sequence, timestamp_ms FROM outbox JOIN topics ON topics.id=topic "
+            "ORDER BY seq LIMIT ?",
+            (rows,),
+        )
+        for row in cursor:
+            found.append(Waiting(*row))
+            size -= len(row[2]) + len(row[3] or b"")
+            if size <= 0:
+                break
+        cursor.close()
+        return found
+
+    @property
+    def attempt(self) -> str | None:
+        """The name of the transaction whose end is not known yet."""
+        value = self._get("attempt")
+        return None if value is None else str(value)
+
+    def begin_attempt(self) -> str:
+        """A new name for the next transaction, kept until `sent`."""
+        name = uuid.uuid4().hex
+        with self._write():
+            self._set("attempt", name)
+        return name
+
+    def sent(self, position: int) -> None:
+        """Everything below `position` is on the bus: let it go."""
+        with self._write() as db:
+            db.execute("DELETE FROM outbox WHERE seq<?", (position,))
+            self._set("attempt", None)
+            self._finish(db)
+
+    def _finish(self, db: sqlite3.Connection) -> None:
+        db.execute(
+            "UPDATE deliveries SET finished=1 WHERE finished=0 AND complete=1 "
+            "AND NOT EXISTS (SELECT 1 FROM outbox WHERE seq<=last_seq)"
+        )
+
+
+def _digest(entry: Entry) -> bytes:
+    return blake2b(entry.value or b"", digest_size=16).digest()
+
+
+def refuse_empty_snapshot(name: str) -> InputError:
+    """The error for a snapshot without rows."""
+    return InputError(
+        f"{name}: a snapshot without rows would delete everything published so far, so it is refused. "
+        "To delete, publish the keys with --delete.",
+        f"{name}：没有任何行的全量快照会删除此前发布的全部数据，因此拒绝。如需删除，请用 --delete 发布主键。",
+    )

@@ -1,0 +1,275 @@
+"""From the outbox to the bus: in order, and each row once, however often the sender is killed.
+
+Rows go in Kafka transactions. Each transaction also commits, for the consumer group of this outbox, the
+position behind its last row and the transaction's own name, which the outbox wrote down first. After a kill,
+`init_transactions` ends what was open, and the committed name tells whether the last transaction reached the
+bus: if so its rows leave the outbox unsent, else they are sent again. An outbox put back from an old backup
+knows another name, so none of its rows is taken for sent.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import kafka.errors as kafka_errors
+from kafka import KafkaAdminClient, KafkaProducer
+from kafka.structs import OffsetAndMetadata, TopicPartition
+
+from producers.outbox import Outbox, Waiting
+from schemas.errors import SuibusError, UnavailableError
+
+ROWS, BYTES = 5_000, 8 << 20  # of one transaction, the limit that is reached first
+PAUSE = 0.3  # seconds between two attempts
+LARGEST = 1_000_000  # bytes of key and value that a broker takes with its default message.max.bytes
+
+# Failures that no waiting mends.
+_FINAL = (
+    kafka_errors.AuthorizationError,
+    kafka_errors.SaslAuthenticationFailedError,
+    kafka_errors.UnsupportedVersionError,
+    kafka_errors.MessageSizeTooLargeError,
+)
+logging.getLogger("kafka").addHandler(
+    logging.NullHandler()
+)  # its reconnects are told once, by the error here
+
+
+@dataclass(frozen=True)
+class FlushInfo:
+    """What one flush did: rows on the bus now, and rows that still wait."""
+
+    sent: int
+    waiting: int
+    seconds: float
+
+
+def flush(
+    outbox_path: str | Path,
+    bootstrap_servers: str,
+    timeout: float = 30.0,
+    *,
+    district: str = "node",
+    client: Mapping[str, Any] | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> FlushInfo:
+    """Send all that waits in an outbox. Killed and run again, it sends each row once.
+
+    UnavailableError when nothing went forward for `timeout` seconds: what waits is kept. Another sender of
+    the same outbox is waited for.
+
+    `client` holds further kafka-python settings (security); `progress` is told the
+    rows sent so far.
+    """
+    start = time.monotonic()
+    with Outbox(outbox_path) as outbox:
+        sender = _Sender(outbox, bootstrap_servers, timeout, district, client or {}, progress)
+        sender.run()
+        return FlushInfo(sender.sent, outbox.waiting(), time.monotonic() - start)
+
+
+@dataclass
+class _Sender:
+    outbox: Outbox
+    servers: str
+    timeout: float
+    district: str
+    client: Mapping[str, Any]
+    progress: Callable[[int], None] | None
+    sent: int = 0
+    deadline: float = 0.0
+
+    def run(self) -> None:
+        self.deadline = time.monotonic() + self.timeout
+        with self._alone() as mine:
+            while mine and self.outbox.waiting():
+                try:
+                    self._connected()
+                except _FINAL as error:
+                    raise self._unavailable(error) from None
+                except (kafka_errors.KafkaError, _MissingTopicError, OSError, TimeoutError) as error:
+                    if time.monotonic() >= self.deadline:
+                        raise self._unavailable(error) from None
+                    time.sleep(PAUSE)
+
+    @contextmanager
+    def _alone(self) -> Iterator[bool]:
+        """Hold the outbox's lock: True once held, False if another sender has emptied it meanwhile."""
+        with Path(f"{self.outbox.path}.lock").open("a") as lock:
+            left = self.outbox.waiting()
+            while True:
+                try:
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError:
+                    now = self.outbox.waiting()
+                    if not now:
+                        yield False
+                        return
+                    if now < left:
+                        self.deadline = time.monotonic() + self.timeout
+                    left = now
+                    if time.monotonic() >= self.deadline:
+                        raise UnavailableError(
+                            f"Another process is sending {self.outbox.path} without getting on. "
+                            f"{left} rows wait; they are kept. End it, or run `suibus flush` later.",
+                            f"另一个进程正在发送 {self.outbox.path}，但没有进展。"
+                            f"有 {left} 行等待发送，均已保留。请结束该进程，或稍后执行 `suibus flush`。",
+                        ) from None
+                    time.sleep(0.1)
+            yield True
+
+    def _remaining(self) -> float:
+        return max(self.deadline - time.monotonic(), 1.0)
+
+    def _connected(self) -> None:
+        """Send until nothing waits; any error ends this connection, and the next settles what was open."""
+        wait_ms = int(min(self._remaining(), 10.0) * 1000)
+        common = {
+            **self.client,
+            "bootstrap_servers": self.servers.split(","),
+            "bootstrap_timeout_ms": wait_ms,
+        }
+        producer = KafkaProducer(
+            **common,
+            transactional_id=f"suibus.{self.district}.{self.outbox.uuid}",
+            acks="all",
+            compression_type="gzip",
+            batch_size=1 << 18,
+            linger_ms=5,
+            max_block_ms=wait_ms,
+            allow_auto_create_topics=False,
+            metrics_enabled=False,
+        )
+        try:
+            producer.init_transactions()
+            if self.outbox.attempt is not None:
+                self._settle(common)
+            while rows := self.outbox.head(ROWS, BYTES):
+                for topic in {row.topic for row in rows}:
+                    _await_topic(producer, topic)
+                name = self.outbox.begin_attempt()
+                _within(self._remaining(), partial(self._transact, producer, rows, name))
+                self._done(rows[-1].seq + 1, len(rows))
+            producer.close(timeout=5)
+        except BaseException:
+            # close() would first wait for batches nobody takes; the next connection ends the transaction.
+            producer._sender.force_close()
+            producer._sender.join(2)
+            with suppress(kafka_errors.KafkaError):
+                producer.close(timeout=0)
+            raise
+
+    def _transact(self, producer: KafkaProducer, rows: Sequence[Waiting], name: str) -> None:
+        """All rows and the position behind them, or, on any error, none."""
+        producer.begin_transaction()
+        send = producer.send
+        futures = [
+            send(
+                row.topic,
+                value=row.value,
+                key=row.key,
+                headers=None if row.sequence is None else [("sequence", row.sequence)],
+                timestamp_ms=row.timestamp_ms,
+            )
+            for row in rows
+        ]
+        place = TopicPartition(rows[0].topic, 0)
+        producer.send_offsets_to_transaction(
+            {place: OffsetAndMetadata(rows[-1].seq + 1, name, -1)}, self.group
+        )
+        producer.flush()
+        for future in futures:  # none is committed unless each is acknowledged
+            if future.failed():
+                raise future.exception
+        producer.commit_transaction()
+
+    def _settle(self, common: Mapping[str, Any]) -> None:
+        """Whether the last transaction, whose end is not known, reached the bus: then its rows are let go."""
+        admin = KafkaAdminClient(**common)
+        try:
+            found = admin.list_group_offsets({self.group: None}).get(self.group, {})
+        finally:
+            admin.close()
+        attempt = self.outbox.attempt
+        positions = [place.offset for place in found.values() if place.metadata == attempt]
+        if positions:
+            before = self.outbox.waiting()
+            self.outbox.sent(max(positions))
+            self.sent += before - self.outbox.waiting()
+
+    @property
+    def group(self) -> str:
+        return f"suibus.outbox.{self.outbox.uuid}"
+
+    def _done(self, position: int, rows: int) -> None:
+        self.outbox.sent(position)
+        self.sent += rows
+        self.deadline = time.monotonic() + self.timeout
+        if self.progress:
+            self.progress(self.sent)
+
+    def _unavailable(self, error: BaseException) -> SuibusError:
+        waiting = self.outbox.waiting()
+        why = " ".join(str(error).split())[:200] or type(error).__name__
+        topic = next(iter(self.outbox.head(1, 1))).topic if waiting else ""
+        kept = f"What was accepted is kept ({waiting} rows wait)"
+        kept_zh = f"发件箱中有 {waiting} 行等待发送，均已保留"
+        if isinstance(error, kafka_errors.AuthorizationError):
+            return UnavailableError(
+                f"The broker at {self.servers} does not let this node write {topic} ({why}). "
+                f"{kept}. Ask the city for the right, then run `suibus flush`.",
+                f"{self.servers} 的消息总线不允许本节点写入 {topic}（{why}）。{kept_zh}。请向市级申请权限，"
+                "然后执行 `suibus flush`。",
+            )
+        if isinstance(error, _MissingTopicError):
+            return UnavailableError(
+                f"Topic {topic} is not on the broker at {self.servers} after {self.timeout:g} s. "
+                f"{kept}. Check that the city's bus knows this contract, then run `suibus flush`.",
+                f"等待 {self.timeout:g} 秒后，{self.servers} 上仍没有主题 {topic}。{kept_zh}。"
+                "请确认市级总线已载入该契约，然后执行 `suibus flush`。",
+            )
+        return UnavailableError(
+            f"The broker at {self.servers} did not take anything for {self.timeout:g} s ({why}). "
+            f"{kept}. Check the network and that the bus is up, then run `suibus flush`.",
+            f"{self.servers} 的消息总线在 {self.timeout:g} 秒内没有接收任何数据（{why}）。{kept_zh}。"
+            "请检查网络和总线是否运行，然后执行 `suibus flush`。",
+        )
+
+
+class _MissingTopicError(Exception):
+    pass
+
+
+def _await_topic(producer: KafkaProducer, topic: str) -> None:
+    try:
+        producer.partitions_for(topic)
+    except kafka_errors.KafkaTimeoutError as error:
+        raise _MissingTopicError(str(error)) from None
+
+
+def _within(seconds: float, call: Callable[[], None]) -> None:
+    """The call, or TimeoutError: kafka-python waits for a commit without limit; its thread is left behind."""
+    failed: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            call()
+        except BaseException as error:  # carried to the caller's thread
+            failed.append(error)
+
+    thread = threading.Thread(target=run, daemon=True, name="suibus-transaction")
+    thread.start()
+    thread.join(seconds)
+    if thread.is_alive():
+        raise TimeoutError("the transaction was not confirmed in time")
+    if failed:
+        raise failed[0]
