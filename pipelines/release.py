@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -25,17 +26,23 @@ class ReleaseInfo:
     verdict: Verdict
 
 
-def release_version(dataset: Dataset, lake: Lake) -> ReleaseInfo | None:
+def last_records(lake: Lake) -> dict[str, dict[str, Any]]:
+    """The newest record of each dataset, released or held, by dataset id; one scan for all."""
+    columns = F.struct("release", "status", "silver_version", "contract_sha256", "rows", "failed", "decided_at")
+    newest = lake.read(lake.releases()).groupBy("dataset").agg(F.max_by(columns, "release").alias("last"))
+    return {row["dataset"]: row["last"].asDict() for row in newest.collect()}
+
+
+def release_version(dataset: Dataset, lake: Lake, last: Mapping[str, Any] | None) -> ReleaseInfo | None:
     """Judge silver's newest version and record the decision; None if that version was judged under this contract.
 
-    A held candidate changes nothing for departments: the last released version stays in force. Killed before the
-    record is written, the next run judges again.
+    `last` is the dataset's newest record, from `last_records`. A held candidate changes nothing for departments:
+    the last released version stays in force. Killed before the record is written, the next run judges again.
     """
     silver, path = lake.silver(dataset), lake.releases()
     if lake.transaction(silver, MERGE) < 0:
         return None  # nothing was ever merged
     version = lake.version(silver)
-    last = _last(lake, path, dataset)
     if last and last["contract_sha256"] == dataset.hash and _same_content(lake, dataset, last["silver_version"], version):
         return None
     verdict = judge(shared_rows(lake, dataset, version), dataset, version)
@@ -65,12 +72,6 @@ def shared_rows(lake: Lake, dataset: Dataset, version: int) -> DataFrame:
     names = [f.name for f in dataset.table_fields]
     present = [F.col(n) if n in silver.columns else F.lit(None).alias(n) for n in names]
     return silver.where("NOT _deleted").select(*present)
-
-
-def _last(lake: Lake, path: str, dataset: Dataset) -> dict[str, Any] | None:
-    columns = ("release", "status", "silver_version", "contract_sha256")
-    rows = lake.read(path).where(F.col("dataset") == dataset.id).orderBy(F.desc("release")).select(*columns).head(1)
-    return rows[0].asDict() if rows else None
 
 
 def _same_content(lake: Lake, dataset: Dataset, judged: int, version: int) -> bool:

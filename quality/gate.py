@@ -105,12 +105,12 @@ def judge(candidate: DataFrame, dataset: Dataset, silver_version: int) -> Verdic
 
 
 def _gx() -> Any:
+    logging.getLogger("great_expectations").setLevel(logging.ERROR)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         import great_expectations as gx
 
         import quality.expectations  # noqa: F401 - registers expect_query_value
-    logging.getLogger("great_expectations").setLevel(logging.ERROR)
     return gx
 
 

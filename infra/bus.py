@@ -1,0 +1,355 @@
+"""The bus of one state folder: its broker, its contracts in force, its pipeline, and the process that runs them."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from infra.broker import Broker
+from infra.settings import Settings
+from infra.topics import end_offsets, ensure_topics
+from producers.sender import flush
+from schemas.contract import SHIPPED, contract_files, load_contracts
+from schemas.dataset import Dataset, districts
+from schemas.errors import ContractError, StateError, SuibusError, UnavailableError
+from schemas.registry import Registry
+from schemas.store import ContractStore
+
+if TYPE_CHECKING:
+    from pipelines.sync import SyncInfo
+    from pipelines.tables import Lake
+
+log = logging.getLogger(__name__)
+Tell = Callable[[str, str], None]
+LOOK_EVERY = 1.0  # seconds between two looks at the topics, the contract folders and the outboxes
+
+
+class Bus:
+    """Everything a command needs of one state folder. Making one starts nothing."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.home = settings.home
+        self.broker = Broker(self.home)
+        self.store = ContractStore(self.home / "contracts")
+        self.folders: tuple[Path, ...] = (SHIPPED, *settings.contract_folders)
+        self.refused: list[ContractError] = []
+        self._lake: Lake | None = None
+
+    @property
+    def bootstrap(self) -> str:
+        """The address of Kafka: the setting, else the embedded broker's. UnavailableError if that does not run."""
+        return self.settings.bootstrap_servers or self.broker.bootstrap
+
+    @property
+    def address(self) -> str:
+        """Where Kafka is, or will be once the bus runs: a node may accept rows while it is away."""
+        return self.settings.bootstrap_servers or self.broker.address
+
+    @property
+    def registry(self) -> Registry | None:
+        """The configured schema registry, if any."""
+        return Registry(self.settings.registry_url) if self.settings.registry_url else None
+
+    def outbox(self, district: str) -> Path:
+        """The outbox of a district's node on this machine."""
+        return self.home / "nodes" / district / "outbox.sqlite"
+
+    def lake(self) -> Lake:
+        """The lake, with Spark started on first use (seconds)."""
+        if self._lake is None:
+            from infra.spark import spark_session
+            from pipelines.tables import Lake
+
+            self._lake = Lake(spark_session(self.settings, "suibus"), self.settings.lake_path)
+        return self._lake
+
+    def adopt_contracts(self, tell: Tell = lambda en, zh: None) -> list[Dataset]:
+        """Put every contract of the folders in force and make its topics; the newly registered ones.
+
+        What cannot be served is kept in `refused` and named in the status; the last good version stays in force.
+        """
+        found, self.refused = load_contracts(self.folders)
+        fresh: list[Dataset] = []
+        for dataset in found.values():
+            try:
+                if self.store.register(dataset):
+                    fresh.append(dataset)
+            except ContractError as error:
+                self.refused.append(error)
+        topics = [d.topic(code) for d in self.store.datasets().values() for code in districts()]
+        made = ensure_topics(self.bootstrap, topics, self.settings.partitions, self.settings.replication)
+        if fresh or made:
+            tell(
+                f"{len(fresh)} contracts put in force, {len(made)} topics made",
+                f"{len(fresh)} 份契约生效，新建 {len(made)} 个主题",
+            )
+        for error in self.refused:
+            tell(error.en, error.zh)
+        self._write("contracts.json", {"refused": [{"en": e.en, "zh": e.zh} for e in self.refused]})
+        return fresh
+
+    def sync(self, only: set[str] | None = None, tell: Tell = lambda en, zh: None) -> SyncInfo:
+        """One pass over the whole road; waits for another process that is in the middle of one."""
+        from pipelines.release import last_records
+        from pipelines.sync import sync
+
+        with self._exclusive("pipeline.lock", tell):
+            lake = self.lake()
+            info = sync(lake, self.store, self.bootstrap, self.registry, only, tell)
+            records = {k: v | {"decided_at": v["decided_at"]} for k, v in last_records(lake).items()}
+            self._write("pipeline.json", {"records": records, "failures": info.failures, "ended_at": _now()})
+        return info
+
+    def flush_outboxes(self) -> int:
+        """Send what waits in the outboxes of the nodes on this machine; how many records went."""
+        sent = 0
+        for path in sorted((self.home / "nodes").glob("*/outbox.sqlite")):
+            try:
+                sent += flush(path, self.bootstrap, timeout=10).sent
+            except SuibusError as error:
+                log.warning("outbox %s: %s", path, error.en)
+        return sent
+
+    def status(self) -> dict[str, Any]:
+        """What runs, what is in force, what waits: one JSON object. Starts no Spark."""
+        running = self.pid() is not None
+        try:
+            bootstrap: str | None = self.bootstrap
+        except SuibusError:
+            bootstrap = None
+        pipeline = self._read("pipeline.json")
+        ends: dict[str, dict[int, int]] = {}
+        datasets = self.store.datasets()
+        reachable = bootstrap is not None
+        if bootstrap:
+            try:
+                ends = end_offsets(bootstrap, [d.topic(c) for d in datasets.values() for c in districts()])
+            except SuibusError:
+                reachable = False
+        taken = self._taken()
+        listed = []
+        for dataset in datasets.values():
+            record = pipeline.get("records", {}).get(dataset.id)
+            waiting = sum(
+                end - int(taken.get(topic, {}).get(str(partition), 0))
+                for topic in (dataset.topic(c) for c in districts())
+                for partition, end in ends.get(topic, {}).items()
+            )
+            listed.append(
+                {
+                    "dataset": dataset.name,
+                    "version": dataset.version,
+                    "title": dataset.title,
+                    "sharing": dataset.sharing,
+                    "offsets_waiting": waiting if reachable else None,
+                    "last_decision": record,
+                    "failure": pipeline.get("failures", {}).get(dataset.id),
+                }
+            )
+        return {
+            "home": str(self.home),
+            "bootstrap_servers": bootstrap,
+            "broker_reachable": reachable,
+            "running": running,
+            "pipeline": bool(running and self._read("up.json").get("pipeline")),
+            "lake": self.settings.lake_path,
+            "contract_folders": [str(f) for f in self.folders],
+            "refused_contracts": self._read("contracts.json").get("refused", []),
+            "last_pass": pipeline.get("ended_at"),
+            "datasets": listed,
+        }
+
+    def _taken(self) -> dict[str, dict[str, int]]:
+        """The end offsets of the last batch in bronze, by topic and partition, where the lake is a local folder."""
+        folder = Path(self.settings.lake_path) / "checkpoints" / "ingest"
+        done = [int(p.name) for p in (folder / "commits").glob("*") if p.name.isdigit()]
+        if not done:
+            return {}
+        text = (folder / "offsets" / str(max(done))).read_text("utf-8")
+        taken: dict[str, dict[str, int]] = json.loads(text.splitlines()[2])
+        return taken
+
+    # the running process
+
+    def pid(self) -> int | None:
+        """The process that runs this bus, if one does: it holds a lock that ends with it, however it ends."""
+        lock = self.home / "run" / "up.lock"
+        if not lock.exists():
+            return None
+        with lock.open() as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return int(lock.read_text() or 0) or None
+        return None
+
+    def run(self, services_only: bool, tell: Tell) -> None:
+        """Run the bus until told to stop (SIGTERM or Ctrl-C); the pass that runs then is finished first."""
+        stop = threading.Event()
+        for name in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(name, lambda *_: stop.set())
+        with self._only_one():
+            try:
+                if not self.settings.bootstrap_servers:
+                    address = self.broker.start()
+                    tell(f"Kafka answers at {address}", f"Kafka 已就绪：{address}")
+                fresh = {d.id for d in self.adopt_contracts(tell)}
+                if not services_only:
+                    self.lake()
+                    tell("Spark is ready; the pipeline runs", "Spark 已就绪，流水线运行中")
+                self._write("up.json", {"pid": os.getpid(), "pipeline": not services_only, "since": _now()})
+                tell("ready", "就绪")
+                self._watch(stop, services_only, fresh, tell)
+            finally:
+                (self.home / "run" / "up.json").unlink(missing_ok=True)
+                if not self.settings.bootstrap_servers:
+                    self.broker.stop()
+
+    def _watch(self, stop: threading.Event, services_only: bool, fresh: set[str], tell: Tell) -> None:
+        seen_contracts, seen_ends, first = self._signature(), None, True
+        while not stop.is_set():
+            try:
+                if (signature := self._signature()) != seen_contracts:
+                    seen_contracts = signature
+                    fresh |= {d.id for d in self.adopt_contracts(tell)}
+                self.flush_outboxes()
+                if not services_only:
+                    topics = [d.topic(c) for d in self.store.datasets().values() for c in districts()]
+                    if (ends := end_offsets(self.bootstrap, topics)) != seen_ends or fresh:
+                        self.sync(None if first else fresh, tell)
+                        seen_ends, first, fresh = ends, False, set()
+            except SuibusError as error:
+                tell(error.en, error.zh)
+            except Exception as error:  # a pass that failed is tried again; nothing is lost by waiting
+                log.exception("the pass failed")
+                tell(
+                    f"the pass failed and will be tried again: {_first(error)}",
+                    f"本轮失败，将重试：{_first(error)}",
+                )
+                stop.wait(10)
+            stop.wait(LOOK_EVERY)
+
+    def start_detached(self, services_only: bool, tell: Tell, timeout: float = 180) -> None:
+        """Start `suibus up` as a process of its own and wait until it is ready."""
+        if self.pid():
+            raise StateError(
+                f"This bus is already running (process {self.pid()}, {self.home}). `suibus down` stops it.",
+                f"该总线已在运行（进程 {self.pid()}，{self.home}）。可用 suibus down 停止。",
+            )
+        run = self.home / "run"
+        run.mkdir(parents=True, exist_ok=True)
+        said = run / "up.log"
+        command = [sys.executable, "-m", "infra.cli", "up", *(["--services-only"] if services_only else [])]
+        environment = os.environ | {"SUIBUS_HOME": str(self.home)}
+        with said.open("wb") as out:
+            process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=out,
+                start_new_session=True,
+                env=environment,
+            )
+        deadline = time.monotonic() + timeout
+        while time.monotonic() < deadline:
+            if process.poll() is not None:
+                break
+            if self._read("up.json").get("pid") == process.pid:
+                tell(f"ready; log in {said}", f"就绪，日志：{said}")
+                return
+            time.sleep(0.1)
+        process.terminate()
+        lines = "\n".join(said.read_text("utf-8", "replace").splitlines()[-15:])
+        raise UnavailableError(
+            f"The bus did not become ready. The end of {said}:\n{lines}\nRun `suibus doctor`.",
+            f"总线未能就绪，日志见 {said}。请运行 suibus doctor。",
+        )
+
+    def down(self, timeout: float = 120) -> bool:
+        """Stop the bus and its broker; False if neither ran. A pass under way is finished, or after the timeout cut off."""
+        pid = self.pid()
+        if pid:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGTERM)
+            deadline = time.monotonic() + timeout
+            while self.pid() == pid and time.monotonic() < deadline:
+                time.sleep(0.1)
+            if self.pid() == pid:
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+        orphaned = self.broker.running()
+        self.broker.stop()
+        return bool(pid) or orphaned
+
+    def _signature(self) -> tuple[Any, ...]:
+        found = []
+        for path in contract_files(self.folders):
+            with suppress(FileNotFoundError):
+                stat = path.stat()
+                found.append((str(path), stat.st_mtime_ns, stat.st_size))
+        return tuple(found)
+
+    @contextmanager
+    def _only_one(self) -> Iterator[None]:
+        path = self.home / "run" / "up.lock"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("a+") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                pid = path.read_text()
+                raise StateError(
+                    f"This bus is already running (process {pid}, {self.home}). `suibus down` stops it.",
+                    f"该总线已在运行（进程 {pid}，{self.home}）。可用 suibus down 停止。",
+                ) from None
+            file.truncate(0)
+            file.write(str(os.getpid()))
+            file.flush()
+            yield
+
+    @contextmanager
+    def _exclusive(self, name: str, tell: Tell) -> Iterator[None]:
+        path = self.home / "run" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                tell("another pass is under way; waiting for it", "另一轮处理正在进行，等待其结束")
+                fcntl.flock(file, fcntl.LOCK_EX)
+            yield
+
+    def _write(self, name: str, value: Any) -> None:
+        path = self.home / "run" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = path.with_suffix(f".{os.getpid()}.part")
+        part.write_text(json.dumps(value, ensure_ascii=False, default=str), "utf-8")
+        part.replace(path)
+
+    def _read(self, name: str) -> dict[str, Any]:
+        try:
+            found: dict[str, Any] = json.loads((self.home / "run" / name).read_text("utf-8"))
+            return found
+        except (FileNotFoundError, ValueError):
+            return {}
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def _first(error: Exception) -> str:
+    return str(error).splitlines()[0] if str(error) else repr(error)

@@ -1,0 +1,1 @@
+"""The demonstration: real registers, two rounds, everything real but the districts' distance."""

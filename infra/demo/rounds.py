@@ -1,0 +1,167 @@
+"""`suibus demo`: the whole road on Guangzhou's eleven district registers, in two rounds.
+
+The deliveries of the second round are made here from the first: renamed, new and closed communities, a row that
+breaks a row rule, and half a file, which breaks a dataset rule.
+"""
+
+from __future__ import annotations
+
+import csv
+import os
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import click
+
+from infra.bus import Bus, Tell
+from infra.output import account_records, quarantined_records, release_records, write_rows
+from infra.settings import Settings, read_settings
+from producers.publisher import Publisher, PublishInfo, publish_source
+from producers.sources import open_source
+from schemas.dataset import Dataset, districts
+
+REGISTER = Path(__file__).parent / "register"
+DEPARTMENT = "民政局"
+BY_DISTRICT = "SELECT district_code, count(*) AS communities FROM grassroots_division GROUP BY 1 ORDER BY 1"
+Row = dict[str, str]
+
+
+def run(tell: Tell) -> None:
+    """Run both rounds in a state folder made anew, and stop everything that was started."""
+    started = time.monotonic()
+    settings = read_settings()
+    if "SUIBUS_HOME" not in os.environ:
+        settings = Settings(home=Path(".suibus-demo"))
+    if settings.home.exists():
+        Bus(settings).down()
+        _remove_state(settings.home)
+    bus = Bus(settings)
+    try:
+        if not settings.bootstrap_servers:
+            tell(f"Kafka answers at {bus.broker.start()}", "Kafka 已就绪")
+        bus.adopt_contracts(tell)
+        dataset = bus.store.datasets()["grassroots_division.v1"]
+        _first_round(bus, dataset, tell)
+        _second_round(bus, dataset, tell)
+        _show_records(bus, dataset)
+        lake = bus.lake()
+        lake.spark.stop()
+    finally:
+        bus.broker.stop()
+    seconds = time.monotonic() - started
+    tell(f"done in {seconds:.0f} s; nothing is left running", f"完成，用时 {seconds:.0f} 秒；没有遗留进程")
+    tell(f"look at it again: SUIBUS_HOME={settings.home} .venv/bin/suibus releases", f"状态文件夹：{settings.home}")
+
+
+def _remove_state(home: Path) -> None:
+    """Only what Suibus made: the folder may be somebody's."""
+    for name in ("kafka", "run", "contracts", "nodes", "lake", "spark", "deliveries"):
+        shutil.rmtree(home / name, ignore_errors=True)
+
+
+def _first_round(bus: Bus, dataset: Dataset, tell: Tell) -> None:
+    _title("Round 1: eleven nodes publish their registers", "第一轮：十一个区发布基层行政区划名录")
+    for code, name in districts().items():
+        info = _publish(bus, dataset, code, REGISTER / f"{code}.csv")
+        click.echo(f"  {code} {name}  {info.accepted:>4} rows validated and sent, {info.rejected} rejected 已校验并发送")
+    bus.sync(tell=tell)
+    _query(bus, BY_DISTRICT)
+
+
+def _second_round(bus: Bus, dataset: Dataset, tell: Tell) -> None:
+    _title("Round 2: changes, and one row that breaks a row rule", "第二轮：变更数据，其中一行违反行规则")
+    folder = bus.home / "deliveries"
+    folder.mkdir(parents=True, exist_ok=True)
+    changes: dict[str, Callable[[list[Row]], list[Row]]] = {"440106": _tianhe, "440104": _yuexiu}
+    for code, change in changes.items():
+        path = _write(folder / f"{code}.csv", change(_read(code)))
+        info = _publish(bus, dataset, code, path)
+        click.echo(
+            f"  {code} {districts()[code]}  new or changed 新增或变更 {info.accepted}, gone 删除 {info.deleted}, "
+            f"unchanged 未变 {info.unchanged}"
+        )
+    bus.sync(tell=tell)
+    for record in quarantined_records(bus, dataset.name):
+        click.echo(f"  quarantined 已隔离: {record['key']} at {record['topic']} {record['partition']}:{record['offset']}")
+        for reason in record["reasons"]:
+            click.echo(f"    {reason['rule']}: {reason['reason']} {reason['reason_zh']}")
+    _query(bus, "SELECT code, name, street_name FROM grassroots_division WHERE code LIKE '440106001%' ORDER BY code LIMIT 4")
+
+    _title("Half a file: the release is held, departments keep the last good version", "残缺交付：暂缓发布，部门仍看到上一个合格版本")
+    whole = _read("440111")
+    info = _publish(bus, dataset, "440111", _write(folder / "440111-half.csv", whole[:40]))
+    click.echo(f"  440111 {districts()['440111']}  gone 删除 {info.deleted}, unchanged 未变 {info.unchanged}")
+    bus.sync(tell=tell)
+    _query(bus, "SELECT count(*) AS communities_of_440111 FROM grassroots_division WHERE district_code = '440111'")
+
+    _title("The corrected delivery is released", "更正后的交付获准发布")
+    info = _publish(bus, dataset, "440111", _write(folder / "440111.csv", whole))
+    click.echo(f"  440111 {districts()['440111']}  back 恢复 {info.accepted}, unchanged 未变 {info.unchanged}")
+    bus.sync(tell=tell)
+    _query(bus, BY_DISTRICT)
+
+
+def _show_records(bus: Bus, dataset: Dataset) -> None:
+    _title("What was shared, and where every record went", "发布记录与收支账")
+    for record in reversed(release_records(bus, dataset.name)):
+        failed = ", ".join(record["failed"] + record["warnings"]) or "all rules hold 全部规则通过"
+        click.echo(
+            f"  release {record['release']} {record['status']:8} {record['rows']:,} rows, version "
+            f"{record['silver_version']}, verdict {record['verdict_sha256'][:12]}: {failed}"
+        )
+    for sums in account_records(bus, dataset.name):
+        fates = " + ".join(
+            f"{sums[fate]} {fate}"
+            for fate in ("inserted", "updated", "deleted", "unchanged", "superseded", "duplicate", "quarantined")
+            if sums[fate]
+        )
+        click.echo(f"  {sums['district']}  {sums['received']} received = {fates}  {'✓' if sums['closes'] else '✗ does not close'}")
+
+
+def _tianhe(rows: list[Row]) -> list[Row]:
+    """Two communities renamed, one new, two closed."""
+    for row in rows[:2]:
+        row["name"] = row["name"].replace("居委会", "居民委员会")
+    new = {**rows[2], "code": "440106001999", "name": "科学城社区居委会"}
+    return [*rows[:-2], new]
+
+
+def _yuexiu(rows: list[Row]) -> list[Row]:
+    """One community moved to a street that its code does not lie in."""
+    rows[0] = {**rows[0], "street_code": "440104999"}
+    return rows
+
+
+def _read(code: str) -> list[Row]:
+    with (REGISTER / f"{code}.csv").open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def _write(path: Path, rows: list[Row]) -> Path:
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    return path
+
+
+def _publish(bus: Bus, dataset: Dataset, code: str, path: Path) -> PublishInfo:
+    publisher = Publisher(dataset, code, bus.outbox(code), bus.bootstrap)
+    with publisher.outbox:
+        info = publish_source(publisher, open_source(path, dataset), "snapshot")
+    if info.problem:
+        raise info.problem
+    return info
+
+
+def _query(bus: Bus, sql: str) -> None:
+    from pipelines.share import query
+
+    click.echo(f"\n$ suibus query --as {DEPARTMENT} \"{sql}\"")
+    write_rows(query(sql, bus.lake(), bus.store, DEPARTMENT), "table")
+
+
+def _title(en: str, zh: str) -> None:
+    click.echo(f"\n── {en} · {zh} " + "─" * 8)

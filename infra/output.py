@@ -1,0 +1,184 @@
+"""What the looking commands show: tables of the lake as plain rows, and query results as table, CSV or JSON."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import json
+import math
+import sys
+from datetime import date, datetime
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from infra.bus import Bus
+from schemas.dataset import Dataset
+from schemas.errors import InputError
+
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame
+
+SHOWN = 200  # rows of a table on a terminal
+
+
+def write_rows(frame: DataFrame, format_: str) -> None:
+    """Print a result. CSV and JSON are streamed, a partition at a time; a table shows the first rows."""
+    if format_ == "json":
+        _write_json(frame)
+    elif format_ == "csv":
+        writer = csv.writer(sys.stdout)
+        writer.writerow(frame.columns)
+        for row in frame.toLocalIterator():
+            writer.writerow("" if v is None else _text(v) for v in row)
+    else:
+        _write_table(frame)
+
+
+def _write_json(frame: DataFrame) -> None:
+    click.echo("[", nl=False)
+    for i, row in enumerate(frame.toLocalIterator()):
+        click.echo(
+            (",\n " if i else "") + json.dumps(plain(row.asDict(recursive=True)), ensure_ascii=False),
+            nl=False,
+        )
+    click.echo("]")
+
+
+def _write_table(frame: DataFrame) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    rows = frame.limit(SHOWN + 1).collect()
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for field in frame.schema.fields:
+        number = field.dataType.typeName() in (
+            "integer",
+            "long",
+            "double",
+            "float",
+            "decimal",
+            "short",
+            "byte",
+        )
+        table.add_column(field.name, justify="right" if number else "left")
+    for row in rows[:SHOWN]:
+        table.add_row(*("∅" if v is None else _text(v) for v in row))
+    console = Console(width=None if sys.stdout.isatty() else 200, highlight=False, markup=False)
+    console.print(table)
+    more = f"the first {SHOWN} rows; --format csv gives all 仅显示前 {SHOWN} 行，--format csv 可输出全部"
+    console.print(f"({more})" if len(rows) > SHOWN else f"({len(rows)} rows 行)")
+
+
+def plain(value: Any) -> Any:
+    """A value as JSON has it: decimals and moments as text, bytes as base64, NaN and infinity as text."""
+    if isinstance(value, dict):
+        return {k: plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(v) for v in value]
+    if isinstance(value, datetime):
+        return _moment(value)
+    if isinstance(value, bytes | bytearray):
+        return base64.b64encode(value).decode()
+    if isinstance(value, date | Decimal) or (isinstance(value, float) and not math.isfinite(value)):
+        return str(value)
+    return value
+
+
+def _text(value: Any) -> str:
+    found = plain(value)
+    return json.dumps(found, ensure_ascii=False) if isinstance(found, dict | list) else str(found)
+
+
+def _moment(value: datetime) -> str:
+    """Spark hands out naive datetimes in this process's zone; people get UTC with its sign."""
+    from datetime import UTC
+
+    return value.astimezone(UTC).isoformat().replace("+00:00", "Z")
+
+
+def release_records(bus: Bus, name: str | None) -> list[dict[str, Any]]:
+    """Every decision of the gate, newest first; `verdict` is the whole verdict."""
+    lake = bus.lake()
+    frame = lake.read(lake.releases()).orderBy("decided_at", ascending=False)
+    found = [plain(row.asDict(recursive=True)) for row in frame.collect()]
+    names = {d.id: d.name for d in bus.store.datasets().values()}
+    wanted = _wanted(bus, name)
+    listed = []
+    for record in found:
+        if record["dataset"] in wanted or name is None:
+            record["verdict"] = json.loads(record["verdict"])
+            listed.append(
+                {
+                    **record,
+                    "dataset": names.get(record["dataset"], record["dataset"]),
+                    "dataset_id": record["dataset"],
+                }
+            )
+    return listed
+
+
+def quarantined_records(bus: Bus, name: str | None) -> list[dict[str, Any]]:
+    """Every quarantined record, oldest first: where it stood, its bytes (base64), its reasons, what could be read."""
+    lake = bus.lake()
+    wanted = _wanted(bus, name)
+    listed: list[dict[str, Any]] = []
+    for dataset in wanted.values():
+        rows = (
+            lake.read(lake.bronze(dataset))
+            .where("_quarantined")
+            .orderBy("_timestamp", "_topic", "_offset")
+            .collect()
+        )
+        listed += [_quarantined(row.asDict(recursive=True), dataset.name, dataset) for row in rows]
+    if name is None:
+        for row in lake.read(lake.unclaimed()).orderBy("_timestamp", "_topic", "_offset").collect():
+            listed.append(_quarantined(row.asDict(recursive=True), None, None))
+    return listed
+
+
+def _quarantined(row: dict[str, Any], name: str | None, dataset: Dataset | None) -> dict[str, Any]:
+    record = {f.name: row[f.name] for f in dataset.table_fields} if dataset else {}
+    decoded = record if any(v is not None for v in record.values()) else None
+    shown = {
+        "dataset": name,
+        "district": row["_district"],
+        "topic": row["_topic"],
+        "partition": row["_partition"],
+        "offset": row["_offset"],
+        "timestamp": row["_timestamp"],
+        "key": row["_key"],
+        "reasons": row["_reasons"],
+        "value": row["_value"],
+        "record": decoded,
+    }
+    found: dict[str, Any] = plain(shown)
+    return found
+
+
+def account_records(bus: Bus, name: str | None) -> list[dict[str, Any]]:
+    """The conservation sum of each dataset and district, and whether it closes."""
+    from pipelines.account import account_totals
+
+    lake = bus.lake()
+    names = {d.id: d.name for d in bus.store.datasets().values()}
+    wanted = _wanted(bus, name)
+    rows = [row.asDict() for row in account_totals(lake.read(lake.account())).collect()]
+    return [
+        {**row, "dataset": names.get(row["dataset"], row["dataset"])}
+        for row in rows
+        if name is None or row["dataset"] in wanted
+    ]
+
+
+def _wanted(bus: Bus, name: str | None) -> dict[str, Dataset]:
+    datasets = bus.store.datasets()
+    found = {k: d for k, d in datasets.items() if name is None or name in (d.name, d.id)}
+    if name is not None and not found:
+        known = ", ".join(sorted({d.name for d in datasets.values()})) or "none / 无"
+        raise InputError(
+            f"Dataset {name!r} is not in force here. In force: {known}.",
+            f"数据集 {name!r} 未生效。已生效：{known}。",
+        )
+    return found

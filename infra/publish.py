@@ -1,0 +1,100 @@
+"""`suibus publish`: one source into one district's outbox and onto the bus, with a progress bar and an account."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from infra.bus import Bus
+from producers.outbox import Mode
+from producers.publisher import Progress, Publisher, PublishInfo, publish_source
+from producers.sources import open_query, open_source
+from schemas.avro import avro_schema
+from schemas.contract import find_dataset
+from schemas.dataset import Dataset, check_district
+
+if TYPE_CHECKING:
+    from rich.progress import Progress as Bar
+
+
+def publish_command(
+    bus: Bus,
+    name: str,
+    district: str,
+    mode: Mode,
+    file: Path | None,
+    sql: str | None,
+    database: str | None,
+    format_: str | None,
+    encoding: str | None,
+    timeout: float,
+) -> int:
+    """Publish and print the account; the exit status."""
+    check_district(district)
+    dataset = find_dataset(name, bus.folders)
+    delete = mode == "delete"
+    if file is not None:
+        source = open_source(file, dataset, format=format_, encoding=encoding, delete=delete)
+    else:
+        source = open_query(sql or "", database or "", dataset, delete=delete)
+    publisher = Publisher(
+        dataset,
+        district,
+        bus.outbox(district),
+        bus.address,
+        timeout=timeout,
+        registry_id=_registry_id(bus, dataset, district),
+    )
+    with publisher.outbox, _bar() as bar:
+        task = bar.add_task(source.name, total=1.0, rows="")
+
+        def show(progress: Progress) -> None:
+            done = progress.fraction
+            rows = f"{progress.read:,} rows 行, {progress.sent:,} sent 已发送"
+            bar.update(task, completed=done, rows=rows) if done is not None else bar.update(task, rows=rows)
+
+        info = publish_source(publisher, source, mode, progress=show)
+    _account(dataset, district, info)
+    return info.exit_status
+
+
+def _registry_id(bus: Bus, dataset: Dataset, district: str) -> int | None:
+    registry = bus.registry
+    return registry.register(f"{dataset.topic(district)}-value", avro_schema(dataset)) if registry else None
+
+
+def _bar() -> Bar:
+    from rich.console import Console
+    from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
+    from rich.progress import Progress as Bar
+
+    return Bar(
+        TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[rows]}"), TimeElapsedColumn(),
+        console=Console(file=sys.stderr), transient=True, disable=not sys.stderr.isatty(),
+    )  # fmt: skip
+
+
+def _account(dataset: Dataset, district: str, info: PublishInfo) -> None:
+    rate = info.read / info.seconds if info.seconds else 0
+    click.echo(
+        f"{dataset.name} from {district}: read {info.read:,}, accepted {info.accepted:,}, deleted {info.deleted:,}, "
+        f"unchanged {info.unchanged:,}, rejected {info.rejected:,}; sent {info.sent:,}, waiting {info.waiting:,} "
+        f"({info.seconds:.1f} s, {rate:,.0f} rows/s)"
+    )
+    click.echo(
+        f"{dataset.title}（{district}）：读取 {info.read:,}，接收 {info.accepted:,}，删除 {info.deleted:,}，"
+        f"未变 {info.unchanged:,}，拒收 {info.rejected:,}；已发送 {info.sent:,}，待发 {info.waiting:,}"
+    )
+    for en, zh in info.notes:
+        click.echo(f"{en}\n{zh}")
+    if info.rejects_path:
+        click.echo(
+            f"Rejected rows with their reasons: {info.rejects_path}. Correct them and publish that part again.\n"
+            f"被拒行及原因见 {info.rejects_path}。请更正后重新发布这些行。",
+            err=True,
+        )
+    if info.problem:
+        click.echo(f"{info.problem.en}\n{info.problem.zh}", err=True)

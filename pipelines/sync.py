@@ -1,0 +1,90 @@
+"""One pass over the whole road: ingest, then merge, account and release of every dataset with something new."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, field
+
+from pipelines.account import account_pending
+from pipelines.ingest import IngestInfo, ingest_available
+from pipelines.merge import MergeInfo, merge_pending
+from pipelines.release import ReleaseInfo, last_records, release_version
+from pipelines.tables import Lake
+from schemas.dataset import Dataset
+from schemas.registry import Registry
+from schemas.store import ContractStore
+
+log = logging.getLogger(__name__)
+Tell = Callable[[str, str], None]  # English, Chinese
+
+
+@dataclass
+class SyncInfo:
+    """What one pass did. `failures` names the datasets that stopped, with the reason; the others went on."""
+
+    ingest: IngestInfo
+    merges: list[MergeInfo] = field(default_factory=list)
+    releases: list[ReleaseInfo] = field(default_factory=list)
+    failures: dict[str, str] = field(default_factory=dict)
+
+
+def sync(
+    lake: Lake,
+    store: ContractStore,
+    bootstrap_servers: str,
+    registry: Registry | None = None,
+    only: Collection[str] | None = None,
+    tell: Tell = lambda en, zh: None,
+) -> SyncInfo:
+    """Bring everything up to the end of what is published. Run again with nothing new, it changes nothing.
+
+    `only` limits merge and release to these dataset ids and those with new records; None takes all. A dataset
+    that fails is reported and does not stop another.
+    """
+    lake.spark.conf.set("spark.sql.ansi.enabled", "false")  # a rule's cast of a bad value is null, not a dead job
+    info = SyncInfo(ingest_available(lake, store, bootstrap_servers, registry))
+    if info.ingest.records:
+        tell(
+            f"ingested {info.ingest.records:,} records of {len(info.ingest.datasets)} datasets into bronze",
+            f"已将 {len(info.ingest.datasets)} 个数据集的 {info.ingest.records:,} 条记录写入变更日志",
+        )
+    wanted = None if only is None else {*only, *info.ingest.datasets}
+    records = last_records(lake)
+    for dataset in store.datasets().values():
+        if wanted is None or dataset.id in wanted:
+            try:
+                _bring_up(dataset, lake, records, info, tell)
+            except Exception as error:  # one dataset must not stop another
+                log.exception("dataset=%s failed", dataset.id)
+                reason = str(error).splitlines()[0] if str(error) else repr(error)
+                info.failures[dataset.id] = reason
+                tell(f"{dataset.id}: stopped: {reason}", f"{dataset.id}：已停止：{reason}")
+    return info
+
+
+def _bring_up(
+    dataset: Dataset, lake: Lake, records: dict[str, dict[str, object]], info: SyncInfo, tell: Tell
+) -> None:
+    account_pending(dataset, lake)  # of a merge whose account a crash cut off
+    if merged := merge_pending(dataset, lake):
+        changed = account_pending(dataset, lake)
+        info.merges.append(merged)
+        tell(
+            f"{dataset.name}: merged, {changed:,} rows changed (silver version {merged.silver_version})",
+            f"{dataset.name}：已合并，{changed:,} 行有变化（silver 版本 {merged.silver_version}）",
+        )
+    if released := release_version(dataset, lake, records.get(dataset.id)):
+        info.releases.append(released)
+        tell(*_decision(dataset, released))
+
+
+def _decision(dataset: Dataset, released: ReleaseInfo) -> tuple[str, str]:
+    verdict = released.verdict
+    failures = "; ".join(f"{r.rule} ({r.severity}, observed {r.observed})" for r in verdict.failures)
+    en = f"{dataset.name}: release {released.release} {released.status}: {verdict.rows:,} rows, {len(verdict.results)} rules"
+    word = {"released": "已发布", "held": "已暂缓"}[released.status]
+    zh = f"{dataset.name}：第 {released.release} 次发布{word}：{verdict.rows:,} 行，{len(verdict.results)} 条规则"
+    if failures:
+        en, zh = f"{en}; failed: {failures}", f"{zh}；未通过：{failures}"
+    return en, zh

@@ -1,0 +1,56 @@
+"""A contract as a page a person reads, in Markdown: what it holds, how it is keyed, shared and judged."""
+
+from __future__ import annotations
+
+from schemas.dataset import Dataset, Field, Rule
+
+_SHARING = {
+    "unconditional": "unconditional 无条件共享",
+    "conditional": "conditional 有条件共享",
+    "none": "none 不予共享",
+}
+
+
+def page(dataset: Dataset) -> str:
+    """The whole page; every table in the contract's order."""
+    lines = [
+        f"# {dataset.title} · {dataset.name} {dataset.version}",
+        "",
+        dataset.description,
+        "",
+        f"- key 主键: {', '.join(dataset.key)}",
+        f"- sequence 版本序列: {dataset.sequence or 'the record’s Kafka timestamp, Kafka 时间戳'}",
+        f"- sharing 共享类型: {_SHARING[dataset.sharing]}",
+        f"- freshness 时效: {dataset.freshness if dataset.freshness is not None else '—'}",
+        f"- district column 区列: {dataset.district or '—'}",
+        f"- topics 主题: {dataset.topic('<district>')}",
+        f"- contract 契约: {dataset.path} (sha256 {dataset.hash[:16]})",
+        "",
+        "| column 列 | 名称 | type 类型 | required 必填 | limits 限制 | description 说明 |",
+        "|---|---|---|---|---|---|",
+        *(_column(f) for f in dataset.fields),
+    ]
+    if dataset.rules:
+        lines += [
+            "",
+            "| rule 规则 | column 列 | must 要求 | severity 级别 | description 说明 |",
+            "|---|---|---|---|---|",
+            *(_rule(r) for r in dataset.rules),
+        ]
+    return "\n".join(lines)
+
+
+def _column(field: Field) -> str:
+    limits = ", ".join(f"{k} {v}" for k, v in vars(field.limits).items() if v is not None)
+    required = "yes 是" if field.required else "no 否"
+    return _row(field.name, field.title, field.type_name, required, limits, field.description)
+
+
+def _rule(rule: Rule) -> str:
+    must = f"{rule.metric or rule.type} {rule.operator or ''} {'' if rule.threshold is None else rule.threshold}"
+    unit = " %" if rule.unit == "percent" else ""
+    return _row(rule.name, rule.column or "—", must.strip() + unit, rule.severity, rule.description)
+
+
+def _row(*cells: str) -> str:
+    return "| " + " | ".join(c.replace("|", "\\|").replace("\n", " ") for c in cells) + " |"

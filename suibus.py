@@ -1,0 +1,50 @@
+"""Suibus 穗: the public API. What is imported from here stays; everything else may move.
+
+    from suibus import Publisher, find_dataset
+
+    with Publisher(find_dataset("enterprise", [SHIPPED]), "440106", "outbox.sqlite", "127.0.0.1:9092") as publisher:
+        publisher.publish(row)
+
+The city's side (`Bus`, with `sync` and the lake) needs the `city` extra; importing this file does not.
+"""
+
+from infra.bus import Bus
+from infra.settings import Settings, read_settings
+from producers.publisher import Publisher, PublishInfo, publish_source
+from producers.sender import FlushInfo, flush
+from producers.sources import open_query, open_source
+from schemas.coercion import RowError
+from schemas.compatibility import Change, compare
+from schemas.contract import SHIPPED, find_dataset, load_contract, load_contracts
+from schemas.dataset import Dataset, Field, Rule
+from schemas.errors import ContractError, InputError, StateError, SuibusError, UnavailableError
+from schemas.store import ContractStore
+
+__all__ = [
+    "SHIPPED",
+    "Bus",
+    "Change",
+    "ContractError",
+    "ContractStore",
+    "Dataset",
+    "Field",
+    "FlushInfo",
+    "InputError",
+    "PublishInfo",
+    "Publisher",
+    "RowError",
+    "Rule",
+    "Settings",
+    "StateError",
+    "SuibusError",
+    "UnavailableError",
+    "compare",
+    "find_dataset",
+    "flush",
+    "load_contract",
+    "load_contracts",
+    "open_query",
+    "open_source",
+    "publish_source",
+    "read_settings",
+]
