@@ -108,8 +108,7 @@ class Broker:
         state = self._read()
         if state is None or not _alive(state):
             raise UnavailableError(
-                f"The embedded broker of {self._state_file.parent.parent} is not running. "
-                "Start it with: suibus up",
+                f"The embedded broker of {self._state_file.parent.parent} is not running. Start it with: suibus up",
                 f"{self._state_file.parent.parent} 的内置消息代理未在运行。请执行:suibus up",
             )
         return f"127.0.0.1:{state.port}"
@@ -174,8 +173,7 @@ class Broker:
             say(
                 f"Port {state.port} or {state.controller_port} is taken by another program; the broker moves "
                 f"to 127.0.0.1:{chosen.port}.",
-                f"端口 {state.port} 或 {state.controller_port} 已被其他程序占用,消息代理改用 "
-                f"127.0.0.1:{chosen.port}。",
+                f"端口 {state.port} 或 {state.controller_port} 已被其他程序占用,消息代理改用 127.0.0.1:{chosen.port}。",
             )
         return chosen
 
@@ -250,8 +248,7 @@ class Broker:
         return UnavailableError(
             f"The embedded broker {en}. Its files are in {self.folder}; the end of its log:\n{shown}\n"
             "Remove what the log names and run the same command again.",
-            f"内置消息代理{zh}。其文件位于 {self.folder},日志末尾见英文。"
-            "请排除日志所述原因后重新执行同一命令。",
+            f"内置消息代理{zh}。其文件位于 {self.folder},日志末尾见英文。请排除日志所述原因后重新执行同一命令。",
         )
 
     def _read(self) -> _State | None:
@@ -292,9 +289,7 @@ def _born(pid: int) -> str | None:
             return None
         boot = Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
         return None if fields[0] in "ZX" else f"{boot} {fields[19]}"  # ticks since that boot
-    asked = subprocess.run(
-        ["ps", "-o", "stat=,lstart=", "-p", str(pid)], capture_output=True, text=True, check=False
-    )
+    asked = subprocess.run(["ps", "-o", "stat=,lstart=", "-p", str(pid)], capture_output=True, text=True, check=False)
     status, _, began = asked.stdout.strip().partition(" ")
     return began.strip() if status and not status.startswith("Z") else None
 

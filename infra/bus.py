@@ -96,8 +96,8 @@ class Bus:
                 f"{len(fresh)} contracts put in force, {len(made)} topics made",
                 f"{len(fresh)} 份契约生效，新建 {len(made)} 个主题",
             )
-        for error in self.refused:
-            tell(error.en, error.zh)
+        for refusal in self.refused:
+            tell(refusal.en, refusal.zh)
         self._write("contracts.json", {"refused": [{"en": e.en, "zh": e.zh} for e in self.refused]})
         return fresh
 

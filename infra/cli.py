@@ -16,6 +16,7 @@ from schemas.errors import InputError, SuibusError
 
 if TYPE_CHECKING:
     from infra.bus import Bus
+    from producers.outbox import Mode
 
 HELP = """Suibus 穗: a city's data-sharing bus, from a district's file to a department's SELECT.
 
@@ -47,11 +48,10 @@ class _Group(click.Group):
             sys.exit(0)
 
 
-@click.group(
-    cls=_Group, help=HELP, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110}
-)
+@click.group(cls=_Group, help=HELP, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(package_name="suibus")
 def main() -> None:
+    """Set up logging; the commands do the work."""
     import logging
 
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s %(message)s")
@@ -81,10 +81,7 @@ def _print_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], empty: s
     listed = list(rows)
     for row in listed:
         table.add_row(
-            *(
-                "" if v is None else f"{v:,}" if isinstance(v, int) and not isinstance(v, bool) else str(v)
-                for v in row
-            )
+            *("" if v is None else f"{v:,}" if isinstance(v, int) and not isinstance(v, bool) else str(v) for v in row)
         )
     if listed:
         console = Console(width=None if sys.stdout.isatty() else 180, highlight=False, markup=False)
@@ -93,9 +90,7 @@ def _print_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], empty: s
         click.echo(empty)
 
 
-as_json = click.option(
-    "--json", "as_json", is_flag=True, help="One JSON value on standard output and nothing else."
-)
+as_json = click.option("--json", "as_json", is_flag=True, help="One JSON value on standard output and nothing else.")
 
 
 # ── running ──────────────────────────────────────────────────────────────────────────────────────────────────
@@ -181,9 +176,7 @@ def demo() -> None:
 @click.argument("file", required=False, type=click.Path(path_type=Path))
 @click.option("--district", required=True, metavar="CODE", help="The publishing district's six-digit code.")
 @click.option("--delete", is_flag=True, help="The rows name keys to delete.")
-@click.option(
-    "--snapshot", is_flag=True, help="The file is the whole: publish only what differs from the last one."
-)
+@click.option("--snapshot", is_flag=True, help="The file is the whole: publish only what differs from the last one.")
 @click.option("--query", metavar="SQL", help="Publish the rows of a query instead of a file.")
 @click.option("--database", metavar="URL", help="The query's database, as an SQLAlchemy URL.")
 @click.option(
@@ -206,7 +199,7 @@ def publish(
     encoding: str | None,
     timeout: float,
 ) -> None:
-    """Publish a file's rows as a district. 发布数据。
+    r"""Publish a file's rows as a district. 发布数据。
 
     FILE is CSV, JSON Lines, Parquet or an Avro container. Every row is validated first; a bad one goes, with all
     its reasons, to FILE's .rejects.csv and never stops the good ones (exit status 1). What was accepted survives
@@ -219,18 +212,14 @@ def publish(
     from infra.publish import publish_command
 
     if delete and snapshot:
-        raise InputError(
-            "--delete and --snapshot exclude each other.", "--delete 与 --snapshot 不能同时使用。"
-        )
+        raise InputError("--delete and --snapshot exclude each other.", "--delete 与 --snapshot 不能同时使用。")
     if (file is None) == (query is None) or (query is None) != (database is None):
         raise InputError(
             "Give either FILE, or --query together with --database.",
             "请给出 FILE，或同时给出 --query 与 --database。",
         )
-    mode = "delete" if delete else "snapshot" if snapshot else "append"
-    sys.exit(
-        publish_command(_bus(), dataset, district, mode, file, query, database, format_, encoding, timeout)
-    )
+    mode: Mode = "delete" if delete else "snapshot" if snapshot else "append"
+    sys.exit(publish_command(_bus(), dataset, district, mode, file, query, database, format_, encoding, timeout))
 
 
 @main.command()
@@ -296,8 +285,8 @@ def contract_check(files: tuple[Path, ...], as_json: bool) -> None:
                 f"ok  {d.path}: {d.name} {d.version} {d.title}: {len(d.fields)} columns 列, key 主键 {', '.join(d.key)}, "
                 f"{len(d.rules)} rules 规则"
             )
-        for error in problems:
-            click.echo(f"refused 不予服务\n{error.en}\n{error.zh}", err=True)
+        for problem in problems:
+            click.echo(f"refused 不予服务\n{problem.en}\n{problem.zh}", err=True)
     sys.exit(2 if problems else 0)
 
 
@@ -367,11 +356,9 @@ def contract_diff(files: tuple[Path, ...], as_json: bool) -> None:
 @main.command()
 @click.argument("sql")
 @click.option("--as", "department", metavar="DEPARTMENT", help="Who asks; unset: the city itself.")
-@click.option(
-    "--format", "format_", type=click.Choice(["table", "csv", "json"]), default="table", show_default=True
-)
+@click.option("--format", "format_", type=click.Choice(["table", "csv", "json"]), default="table", show_default=True)
 def query(sql: str, department: str | None, format_: str) -> None:
-    """Query the released versions with Spark SQL. 查询已发布数据。
+    r"""Query the released versions with Spark SQL. 查询已发布数据。
 
     \b
     suibus query "SELECT district_code, count(*) FROM grassroots_division GROUP BY 1"
@@ -467,9 +454,7 @@ def quarantine(dataset: str | None, as_json: bool) -> None:
          "; ".join(f"{x['rule']}: {x['reason']} {x['reason_zh']} ({x['found']})" for x in r["reasons"]))
         for r in found
     ]  # fmt: skip
-    _print_table(
-        ("dataset", "district", "offset", "key", "reasons 原因"), rows, "nothing is quarantined 没有隔离记录"
-    )
+    _print_table(("dataset", "district", "offset", "key", "reasons 原因"), rows, "nothing is quarantined 没有隔离记录")
 
 
 @main.command()

@@ -126,10 +126,7 @@ def quarantined_records(bus: Bus, name: str | None) -> list[dict[str, Any]]:
     listed: list[dict[str, Any]] = []
     for dataset in wanted.values():
         rows = (
-            lake.read(lake.bronze(dataset))
-            .where("_quarantined")
-            .orderBy("_timestamp", "_topic", "_offset")
-            .collect()
+            lake.read(lake.bronze(dataset)).where("_quarantined").orderBy("_timestamp", "_topic", "_offset").collect()
         )
         listed += [_quarantined(row.asDict(recursive=True), dataset.name, dataset) for row in rows]
     if name is None:

@@ -13,9 +13,7 @@ from schemas.errors import InputError
 class Settings(BaseSettings):
     """Every setting of a node, frozen. An empty variable counts as one that is not set."""
 
-    model_config = SettingsConfigDict(
-        env_prefix="SUIBUS_", frozen=True, env_ignore_empty=True, validate_default=True
-    )
+    model_config = SettingsConfigDict(env_prefix="SUIBUS_", frozen=True, env_ignore_empty=True, validate_default=True)
 
     home: Path = Field(Path(".suibus"), description="folder that holds all state")
     contracts: str = Field("", description="folders of contracts beyond the built-in ones, joined with ':'")

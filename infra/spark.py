@@ -74,8 +74,7 @@ def _start(settings: Settings, app_name: str, say: Say, java_options: list[str])
         raise UnavailableError(
             f"{java.program} lacks the module jdk.incubator.vector, which Spark needs. Point JAVA_HOME at a "
             "full JDK 17 or 21.",
-            f"{java.program} 缺少 Spark 所需的模块 jdk.incubator.vector。"
-            "请将 JAVA_HOME 指向完整的 JDK 17 或 21。",
+            f"{java.program} 缺少 Spark 所需的模块 jdk.incubator.vector。请将 JAVA_HOME 指向完整的 JDK 17 或 21。",
         )
     conf = SparkConf(loadDefaults=False)
     conf.setAll(_options(settings, app_name, jars("spark", say), java_options))

@@ -21,9 +21,7 @@ _CONFIGS = {
 }
 
 
-def ensure_topics(
-    bootstrap: str, names: Iterable[str], partitions: int = 1, replication: int = 1
-) -> list[str]:
+def ensure_topics(bootstrap: str, names: Iterable[str], partitions: int = 1, replication: int = 1) -> list[str]:
     """Make the topics that are missing and return those made, ready to be written.
 
     Doing it again, or two processes at once, makes each topic once; topics that exist are left as they are.

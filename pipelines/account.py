@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
-from pyspark.sql import DataFrame
+from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
 from pipelines.merge import APPLICATION as MERGE
@@ -81,7 +81,9 @@ def _fates(events: DataFrame, silver: DataFrame, dataset: Dataset, merged: int) 
         .groupBy(*key, "_district", event.alias("_event"))
         .agg(F.count("*").alias("copies"))
     )
-    of_silver = [*(F.col(k) for k in key), event.alias("_winner"), F.col("_district").alias("_holder"), "_fate", "_replaced"]
+    of_silver: list[Column] = [
+        *(F.col(k) for k in key), event.alias("_winner"), F.col("_district").alias("_holder"), F.col("_fate"), F.col("_replaced"),
+    ]  # fmt: skip
     touched = F.broadcast(silver.where(F.col("_bronze") == merged).select(*of_silver, F.lit(True).alias("_touched")))
     joined = unique.join(touched, key, "left")
     older = joined.where("_touched IS NULL").select(*key, "_district", "_event", "copies")
@@ -90,11 +92,7 @@ def _fates(events: DataFrame, silver: DataFrame, dataset: Dataset, merged: int) 
         late = older.join(silver.select(*of_silver, F.lit(False).alias("_touched")), key, "left")
         resolved = resolved.unionByName(late)
     won = F.col("_event") == F.col("_winner")
-    fate = (
-        F.when(won & F.col("_touched"), F.col("_fate"))
-        .when(won, F.lit("duplicate"))
-        .otherwise(F.lit("superseded"))
-    )
+    fate = F.when(won & F.col("_touched"), F.col("_fate")).when(won, F.lit("duplicate")).otherwise(F.lit("superseded"))
     fated = resolved.withColumn("fate", fate)
     counted = [
         F.coalesce(F.sum(F.when(F.col("fate") == name, 1)), F.lit(0)).alias(name)

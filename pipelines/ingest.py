@@ -127,9 +127,7 @@ def change_log(
     return rows.select(columns)
 
 
-def _decoded(
-    records: DataFrame, dataset: Dataset, store: ContractStore, registry: Registry | None
-) -> DataFrame:
+def _decoded(records: DataFrame, dataset: Dataset, store: ContractStore, registry: Registry | None) -> DataFrame:
     """Envelope, key, and the record as one struct `_record`, null where it could not be decoded.
 
     `from_avro` with the wrong writer schema returns wrong values and no error, so the frame is checked first and
@@ -262,10 +260,13 @@ def _reasons(dataset: Dataset) -> Column:
     if dataset.district:
         reasons.append(
             _reason(
-                upsert & decoded & (F.col(dataset.district) != F.col("_district")), "district", dataset.district,
-                F.col(dataset.district), "The record claims another district than its topic's.",
+                upsert & decoded & (F.col(dataset.district) != F.col("_district")),
+                "district",
+                dataset.district,
+                F.col(dataset.district),
+                "The record claims another district than its topic's.",
                 "记录声明的区与其主题所属的区不一致。",
-            )  # fmt: skip
+            )
         )
     for rule in row_rules(dataset):
         found = F.col(rule.column).cast("string") if rule.column else F.lit(None)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from delta.tables import DeltaTable
-from pyspark.sql import DataFrame, Window
+from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as F
 
 from pipelines.tables import ORDER, Lake, silver_schema, spark_schema
@@ -71,7 +71,8 @@ def _merge(lake: Lake, silver: str, dataset: Dataset, latest: DataFrame, bronze_
         f"WHEN s._deleted THEN 'inserted' WHEN {same} THEN 'unchanged' ELSE 'updated' END"
     )
     carried = [f.name for f in silver_schema(dataset).fields if f.name not in ("_bronze", "_fate", "_replaced")]
-    values = {f"`{c}`": f"c.`{c}`" for c in carried} | {"_bronze": str(bronze_version)}
+    values: dict[str, str | Column] = {f"`{c}`": f"c.`{c}`" for c in carried}
+    values["_bronze"] = str(bronze_version)
     replaced = "CASE WHEN s._district <> c._district THEN s._district END"
     conf = lake.spark.conf
     conf.set("spark.databricks.delta.write.txnAppId", APPLICATION)

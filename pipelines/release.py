@@ -43,7 +43,11 @@ def release_version(dataset: Dataset, lake: Lake, last: Mapping[str, Any] | None
     if lake.transaction(silver, MERGE) < 0:
         return None  # nothing was ever merged
     version = lake.version(silver)
-    if last and last["contract_sha256"] == dataset.hash and _same_content(lake, dataset, last["silver_version"], version):
+    if (
+        last
+        and last["contract_sha256"] == dataset.hash
+        and _same_content(lake, dataset, last["silver_version"], version)
+    ):
         return None
     verdict = judge(shared_rows(lake, dataset, version), dataset, version)
     number = (last["release"] if last else 0) + 1

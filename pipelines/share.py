@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from typing import Any
 
 from pyspark.errors import AnalysisException, ParseException
 from pyspark.sql import DataFrame, SparkSession
@@ -28,9 +29,7 @@ def query(sql: str, lake: Lake, store: ContractStore, department: str | None = N
     for name, dataset in visible.items():
         if re.search(rf"(?<![\w.]){re.escape(name)}(?!\w)", sql, re.IGNORECASE) and dataset.id in newest:
             release = newest[dataset.id]
-            as_released = next(
-                (d for d in store.versions(dataset.id) if d.hash == release["contract_sha256"]), dataset
-            )
+            as_released = next((d for d in store.versions(dataset.id) if d.hash == release["contract_sha256"]), dataset)
             shared_rows(mine, as_released, release["silver_version"]).createOrReplaceTempView(name)
     try:
         return session.sql(sql)
@@ -50,7 +49,7 @@ def visible_datasets(store: ContractStore, department: str | None) -> dict[str, 
     return found
 
 
-def released_versions(lake: Lake) -> dict[str, dict[str, object]]:
+def released_versions(lake: Lake) -> dict[str, dict[str, Any]]:
     """The last released (not held) record of each dataset, by dataset id."""
     released = lake.read(lake.releases()).where("status = 'released'")
     columns = F.struct("release", "silver_version", "contract_sha256", "rows", "decided_at")

@@ -63,9 +63,7 @@ def sync(
     return info
 
 
-def _bring_up(
-    dataset: Dataset, lake: Lake, records: dict[str, dict[str, object]], info: SyncInfo, tell: Tell
-) -> None:
+def _bring_up(dataset: Dataset, lake: Lake, records: dict[str, dict[str, object]], info: SyncInfo, tell: Tell) -> None:
     account_pending(dataset, lake)  # of a merge whose account a crash cut off
     if merged := merge_pending(dataset, lake):
         changed = account_pending(dataset, lake)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, cast
 
 from great_expectations.expectations.expectation import QueryExpectation
 
@@ -12,30 +12,31 @@ Operator = Literal[
 ]  # fmt: skip
 
 
-def holds(value: float | None, operator: Operator, threshold: Any) -> bool:
+def holds(value: float | None, operator: Operator, threshold: float | list[float]) -> bool:
     """Whether the value is as the ODCS operator demands; a missing value never is."""
     if value is None:
         return False
+    low, high = threshold if isinstance(threshold, list) else (threshold, threshold)
     match operator:
         case "mustBe":
-            return value == threshold
+            return value == low
         case "mustNotBe":
-            return value != threshold
+            return value != low
         case "mustBeGreaterThan":
-            return value > threshold
+            return value > low
         case "mustBeGreaterOrEqualTo":
-            return value >= threshold
+            return value >= low
         case "mustBeLessThan":
-            return value < threshold
+            return value < low
         case "mustBeLessOrEqualTo":
-            return value <= threshold
+            return value <= low
         case "mustBeBetween":
-            return bool(threshold[0] <= value <= threshold[1])
+            return low <= value <= high
         case "mustNotBeBetween":
-            return not threshold[0] <= value <= threshold[1]
+            return not low <= value <= high
 
 
-class ExpectQueryValue(QueryExpectation):  # type: ignore[misc]
+class ExpectQueryValue(QueryExpectation):
     """Expect the first column of the first row of `query` to compare with `threshold` as `operator` says."""
 
     query: str
@@ -46,8 +47,13 @@ class ExpectQueryValue(QueryExpectation):  # type: ignore[misc]
     success_keys: ClassVar[tuple[str, ...]] = ("query", "operator", "threshold")
     domain_keys: ClassVar[tuple[str, ...]] = ("batch_id",)
 
-    def _validate(self, metrics: dict[str, Any], runtime_configuration: Any = None, execution_engine: Any = None) -> Any:
+    def _validate(
+        self, metrics: dict[str, Any], runtime_configuration: Any = None, execution_engine: Any = None
+    ) -> Any:
         rows = metrics["query.table"]
         first = next(iter(dict(rows[0]).values()), None) if rows else None
         value = None if first is None else float(first) if not isinstance(first, int) else first
-        return {"success": holds(value, self.operator, self.threshold), "result": {"observed_value": value}}  # type: ignore[arg-type]
+        return {
+            "success": holds(value, cast(Operator, self.operator), self.threshold),
+            "result": {"observed_value": value},
+        }

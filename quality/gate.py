@@ -124,7 +124,9 @@ def _validate(candidate: DataFrame, rules: tuple[GateRule, ...]) -> tuple[int, l
     asset = context.data_sources.add_spark("suibus", persist=False).add_dataframe_asset("candidate")
     batch = asset.add_batch_definition_whole_dataframe("whole").get_batch({"dataframe": candidate})
     outcomes: list[tuple[bool, Any, str | None]] = [(False, None, "not judged")] * len(rules)
-    configs = [{"type": "expect_table_row_count_to_be_between", "kwargs": {"min_value": 0}, "meta": {"index": -1}}]
+    configs: list[dict[str, Any]] = [
+        {"type": "expect_table_row_count_to_be_between", "kwargs": {"min_value": 0}, "meta": {"index": -1}}
+    ]
     configs += [{**rule.config(), "meta": {"index": i}} for i, rule in enumerate(rules)]
     expectations = []
     for config in configs:

@@ -66,11 +66,13 @@ class GateRule:
 
 def row_rules(dataset: Dataset) -> tuple[RowRule, ...]:
     """The rules every arriving row is held against, in the contract's order."""
-    rules = [rule for field in dataset.table_fields for rule in _limit_rules(field)]
-    for rule in dataset.rules:
-        if (broken := row_condition(rule, dataset)) and rule.severity == "critical" and _allows_none(rule):
-            rules.append(RowRule(rule.name, rule.column, broken, *_reason(rule)))
-    return tuple(rules)
+    limits = [rule for field in dataset.table_fields for rule in _limit_rules(field)]
+    named = [
+        RowRule(rule.name, rule.column, broken, *_reason(rule))
+        for rule in dataset.rules
+        if rule.severity == "critical" and _allows_none(rule) and (broken := row_condition(rule, dataset))
+    ]
+    return (*limits, *named)
 
 
 def gate_rules(dataset: Dataset) -> tuple[GateRule, ...]:
@@ -174,7 +176,11 @@ def _limit_rules(field: Field) -> Iterator[RowRule]:
     if field.kind in ("float", "double"):
         broken = f"(isnan({name}) OR abs({name}) = double('infinity'))"
         yield RowRule(
-            f"{field.name}_finite", field.name, broken, f"{field.name} is not a finite number", f"{field.name} 不是有限数值"
+            f"{field.name}_finite",
+            field.name,
+            broken,
+            f"{field.name} is not a finite number",
+            f"{field.name} 不是有限数值",
         )
     for kind, limit, template, en, zh, expectation, kwargs in checks:
         if limit is None:
@@ -194,12 +200,15 @@ def _limit_rules(field: Field) -> Iterator[RowRule]:
 def _derived_rules(dataset: Dataset) -> Iterator[GateRule]:
     key = list(dataset.key)
     columns = ", ".join(f"`{c}`" for c in key)
-    unique = (
+    unique: tuple[str, dict[str, Any]] = (
         ("expect_column_values_to_be_unique", {"column": key[0]})
         if len(key) == 1
         else ("expect_compound_columns_to_be_unique", {"column_list": key})
     )
-    yield GateRule("key_is_unique", "critical", key[0], *unique, _repeats(columns), "One row a key. 一个主键一行。")
+    kind, kwargs = unique
+    yield GateRule(
+        "key_is_unique", "critical", key[0], kind, kwargs, _repeats(columns), "One row a key. 一个主键一行。"
+    )
     for field in dataset.table_fields:
         if field.required:
             yield GateRule(
@@ -233,9 +242,7 @@ def _none_may(
 ) -> GateRule:
     query = f"SELECT * FROM {{batch}} WHERE {_braces(broken)}"
     kwargs = {"unexpected_rows_query": query}
-    return GateRule(
-        name, severity, column, "unexpected_rows_expectation", kwargs, _rows(dataset, broken), description
-    )
+    return GateRule(name, severity, column, "unexpected_rows_expectation", kwargs, _rows(dataset, broken), description)
 
 
 def _gate_rule(rule: Rule, dataset: Dataset) -> GateRule:

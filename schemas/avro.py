@@ -87,7 +87,7 @@ class Encoder:
         """The framed bytes of one record."""
         out = BytesIO()
         out.write(self._frame)
-        schemaless_writer(out, self._schema, row)  # type: ignore[arg-type]
+        schemaless_writer(out, self._schema, row)
         return out.getvalue()
 
     def key(self, row: Mapping[str, Any]) -> bytes:

@@ -45,7 +45,9 @@ def _graded(breaking: bool, where: str, en: str, zh: str) -> Change:
 
 def _identity(old: Dataset, new: Dataset) -> Iterator[Change]:
     if old.name != new.name:
-        yield _wire("name", f"the dataset is called {new.name}, was {old.name}", f"数据集名由 {old.name} 改为 {new.name}")
+        yield _wire(
+            "name", f"the dataset is called {new.name}, was {old.name}", f"数据集名由 {old.name} 改为 {new.name}"
+        )
     for fact, zh in (("key", "主键"), ("sequence", "版本序列列"), ("district", "区列")):
         before, after = getattr(old, fact), getattr(new, fact)
         if before != after:

@@ -144,7 +144,9 @@ def parse_contract(text: str, where: str = "<contract>") -> Dataset:
         contract = OpenDataContractStandard.model_validate(document)
     except ValidationError as error:
         for item in error.errors():
-            problems.add(item["loc"], f"{item['msg']}, found {item['input']!r}", f"{item['msg']}，实际为 {item['input']!r}")
+            problems.add(
+                item["loc"], f"{item['msg']}, found {item['input']!r}", f"{item['msg']}，实际为 {item['input']!r}"
+            )
         problems.raise_if_any()
         raise
     return _dataset(contract, text, where, problems)
@@ -202,7 +204,8 @@ def find_dataset(name: str, folders: Sequence[Path]) -> Dataset:
 
 @cache
 def _standard() -> dict[str, Any]:
-    return cast(dict[str, Any], json.loads(OpenDataContractStandard.json_schema()))
+    text = OpenDataContractStandard.json_schema()  # type: ignore[no-untyped-call]
+    return cast(dict[str, Any], json.loads(text))
 
 
 def _leaves(error: Any) -> Iterator[Any]:
@@ -418,9 +421,7 @@ def _key(
     return tuple(p.name or "" for p in keyed)
 
 
-def _fields(
-    properties: Sequence[SchemaProperty], path: Path_, problems: _Problems, depth: int
-) -> tuple[Field, ...]:
+def _fields(properties: Sequence[SchemaProperty], path: Path_, problems: _Problems, depth: int) -> tuple[Field, ...]:
     fields: list[Field] = []
     seen: set[str] = set()
     for i, prop in enumerate(properties):
@@ -464,7 +465,7 @@ def _field(prop: SchemaProperty, name: str, path: Path_, problems: _Problems, de
             "记录或数组内部不支持 quality、enum、unique、primaryKey。请在 schema 对象上写 sql 规则。",
         )
     if kind == "decimal":
-        precision, scale = (arguments + (0,))[:2] if arguments else (0, 0)
+        precision, scale = (*arguments, 0)[:2] if arguments else (0, 0)
         if not 1 <= precision <= 38 or scale > precision:
             problems.add(
                 (*path, "physicalType"),
@@ -520,12 +521,10 @@ def _kind(prop: SchemaProperty, path: Path_, problems: _Problems) -> tuple[Kind,
             f"format {format_} 超出 64 位；请用 logicalType number 与 physicalType decimal(38,0)",
         )
     wanted = _FORMATS.get(str(format_))
-    return (wanted if wanted in allowed else allowed[0]), arguments
+    return (wanted if wanted and wanted in allowed else allowed[0]), arguments
 
 
-def _limits(
-    prop: SchemaProperty, field: Field, arguments: tuple[int, ...], path: Path_, problems: _Problems
-) -> Limits:
+def _limits(prop: SchemaProperty, field: Field, arguments: tuple[int, ...], path: Path_, problems: _Problems) -> Limits:
     options = dict(prop.logicalTypeOptions or {})
     bounds: dict[str, Any] = {}
     names = {
@@ -737,7 +736,9 @@ def _library_rule(
         )
     if entry.metric == "invalidValues":
         if not arguments:
-            problems.add(path, "invalidValues needs validValues or pattern", "invalidValues 需要 validValues 或 pattern")
+            problems.add(
+                path, "invalidValues needs validValues or pattern", "invalidValues 需要 validValues 或 pattern"
+            )
         if "pattern" in arguments:
             _check_pattern(arguments["pattern"], (*path, "arguments", "pattern"), problems)
     if entry.metric == "missingValues" and not arguments:

@@ -1,10 +1,10 @@
 """The errors of Suibus: each says, in English and Chinese, where, what was found, what was expected, what to do.
 
-    SuibusError            exit status 2: nothing was done
-    ├── ContractError      a contract that cannot be read or served
-    ├── InputError         a file, row or argument that cannot be taken
-    ├── UnavailableError   exit status 3: the broker, Spark or the lake is away; nothing was lost, try again
-    └── StateError         the state folder or a table is not as Suibus left it
+SuibusError            exit status 2: nothing was done
+├── ContractError      a contract that cannot be read or served
+├── InputError         a file, row or argument that cannot be taken
+├── UnavailableError   exit status 3: the broker, Spark or the lake is away; nothing was lost, try again
+└── StateError         the state folder or a table is not as Suibus left it
 """
 
 

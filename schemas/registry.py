@@ -12,13 +12,18 @@ from urllib.error import HTTPError, URLError
 from urllib.parse import quote
 from urllib.request import Request, urlopen
 
-from schemas.errors import UnavailableError
+from schemas.errors import InputError, UnavailableError
 
 
 class Registry:
     """The registry at a base URL. Answers are kept for good: an id never changes its schema."""
 
     def __init__(self, url: str, timeout: float = 10) -> None:
+        if not url.startswith(("http://", "https://")):
+            raise InputError(
+                f"SUIBUS_REGISTRY_URL is {url!r}, expected http://… or https://….",
+                f"SUIBUS_REGISTRY_URL 为 {url!r}，应以 http:// 或 https:// 开头。",
+            )
         self.url = url.rstrip("/")
         self.timeout = timeout
         self._schemas: dict[int, str] = {}
@@ -45,7 +50,8 @@ class Registry:
     def _call(self, path: str, body: bytes | None = None) -> dict[str, Any]:
         headers = {"Content-Type": "application/vnd.schemaregistry.v1+json"}
         try:
-            with urlopen(Request(self.url + path, data=body, headers=headers), timeout=self.timeout) as response:
+            request = Request(self.url + path, data=body, headers=headers)  # noqa: S310 - http and https only, see __init__
+            with urlopen(request, timeout=self.timeout) as response:  # noqa: S310
                 answer: dict[str, Any] = json.load(response)
                 return answer
         except HTTPError:

@@ -57,7 +57,9 @@ class ContractStore:
             name = f"{dataset.version}-{dataset.hash[:8]}.yaml"
             schema = avro_schema(dataset)
             _write(folder / name, dataset.text)
-            _write(folder / f"{schema_fingerprint(schema).hex()}.avsc", json.dumps(schema, ensure_ascii=False, indent=1))
+            _write(
+                folder / f"{schema_fingerprint(schema).hex()}.avsc", json.dumps(schema, ensure_ascii=False, indent=1)
+            )
             line = {
                 "version": dataset.version,
                 "file": name,
@@ -65,7 +67,7 @@ class ContractStore:
                 "path": dataset.path,
                 "registered_at": datetime.now(UTC).isoformat(timespec="milliseconds"),
             }
-            with open(folder / "history.jsonl", "a", encoding="utf-8") as history:
+            with (folder / "history.jsonl").open("a", encoding="utf-8") as history:
                 history.write(json.dumps(line, ensure_ascii=False) + "\n")
                 history.flush()
                 os.fsync(history.fileno())
@@ -94,7 +96,7 @@ class ContractStore:
     @contextmanager
     def _locked(self) -> Iterator[None]:
         self.folder.mkdir(parents=True, exist_ok=True)
-        with open(self.folder / ".lock", "w") as lock:
+        with (self.folder / ".lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
 
@@ -102,7 +104,7 @@ class ContractStore:
 def _write(path: Path, text: str) -> None:
     """The whole text or nothing, on disk."""
     part = path.with_suffix(".part")
-    with open(part, "w", encoding="utf-8") as out:
+    with part.open("w", encoding="utf-8") as out:
         out.write(text)
         out.flush()
         os.fsync(out.fileno())

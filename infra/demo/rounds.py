@@ -65,7 +65,9 @@ def _first_round(bus: Bus, dataset: Dataset, tell: Tell) -> None:
     _title("Round 1: eleven nodes publish their registers", "第一轮：十一个区发布基层行政区划名录")
     for code, name in districts().items():
         info = _publish(bus, dataset, code, REGISTER / f"{code}.csv")
-        click.echo(f"  {code} {name}  {info.accepted:>4} rows validated and sent, {info.rejected} rejected 已校验并发送")
+        click.echo(
+            f"  {code} {name}  {info.accepted:>4} rows validated and sent, {info.rejected} rejected 已校验并发送"
+        )
     bus.sync(tell=tell)
     _query(bus, BY_DISTRICT)
 
@@ -84,12 +86,20 @@ def _second_round(bus: Bus, dataset: Dataset, tell: Tell) -> None:
         )
     bus.sync(tell=tell)
     for record in quarantined_records(bus, dataset.name):
-        click.echo(f"  quarantined 已隔离: {record['key']} at {record['topic']} {record['partition']}:{record['offset']}")
+        click.echo(
+            f"  quarantined 已隔离: {record['key']} at {record['topic']} {record['partition']}:{record['offset']}"
+        )
         for reason in record["reasons"]:
             click.echo(f"    {reason['rule']}: {reason['reason']} {reason['reason_zh']}")
-    _query(bus, "SELECT code, name, street_name FROM grassroots_division WHERE code LIKE '440106001%' ORDER BY code LIMIT 4")
+    _query(
+        bus,
+        "SELECT code, name, street_name FROM grassroots_division WHERE code LIKE '440106001%' ORDER BY code LIMIT 4",
+    )
 
-    _title("Half a file: the release is held, departments keep the last good version", "残缺交付：暂缓发布，部门仍看到上一个合格版本")
+    _title(
+        "Half a file: the release is held, departments keep the last good version",
+        "残缺交付：暂缓发布，部门仍看到上一个合格版本",
+    )
     whole = _read("440111")
     info = _publish(bus, dataset, "440111", _write(folder / "440111-half.csv", whole[:40]))
     click.echo(f"  440111 {districts()['440111']}  gone 删除 {info.deleted}, unchanged 未变 {info.unchanged}")
@@ -117,7 +127,9 @@ def _show_records(bus: Bus, dataset: Dataset) -> None:
             for fate in ("inserted", "updated", "deleted", "unchanged", "superseded", "duplicate", "quarantined")
             if sums[fate]
         )
-        click.echo(f"  {sums['district']}  {sums['received']} received = {fates}  {'✓' if sums['closes'] else '✗ does not close'}")
+        click.echo(
+            f"  {sums['district']}  {sums['received']} received = {fates}  {'✓' if sums['closes'] else '✗ does not close'}"
+        )
 
 
 def _tianhe(rows: list[Row]) -> list[Row]:
@@ -159,7 +171,7 @@ def _publish(bus: Bus, dataset: Dataset, code: str, path: Path) -> PublishInfo:
 def _query(bus: Bus, sql: str) -> None:
     from pipelines.share import query
 
-    click.echo(f"\n$ suibus query --as {DEPARTMENT} \"{sql}\"")
+    click.echo(f'\n$ suibus query --as {DEPARTMENT} "{sql}"')
     write_rows(query(sql, bus.lake(), bus.store, DEPARTMENT), "table")
 
 
