@@ -14,7 +14,7 @@ $(STAMPS)/packages: requirements.lock pyproject.toml
 	@test -n "$(PYTHON)" && "$(PYTHON)" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 13))' \
 	  || { echo "Suibus needs Python 3.11 or 3.12; '$(PYTHON)' is not. Install one, or: make setup PYTHON=/path/to/python3.11"; \
 	       echo "穗数通需要 Python 3.11 或 3.12。请安装,或执行:make setup PYTHON=/path/to/python3.11"; exit 1; }
-	@command -v java >/dev/null || test -x "$$JAVA_HOME/bin/java" \
+	@command -v java >/dev/null || { test -n "$$JAVA_HOME" && test -x "$$JAVA_HOME/bin/java"; } \
 	  || { echo "Suibus needs Java 17 or 21, and none was found. Debian: apt-get install openjdk-17-jre-headless; or set JAVA_HOME."; \
 	       echo "穗数通需要 Java 17 或 21,未找到。Debian:apt-get install openjdk-17-jre-headless;或设置 JAVA_HOME。"; exit 1; }
 	"$(PYTHON)" -m venv .venv
