@@ -186,7 +186,7 @@ class Outbox:
         with self._write() as db:
             topic_id = self._topic(topic)
             row = db.execute(
-                f"SELECT fingerprint, mode, finished, {names} FROM deliveries "  # noqa: S608
+                f"SELECT fingerprint, mode, finished, {names} FROM deliveries "
                 "WHERE topic=? ORDER BY id DESC LIMIT 1",
                 (topic_id,),
             ).fetchone()
@@ -284,8 +284,7 @@ class Outbox:
         )
         if cursor.rowcount != 1:
             raise StateError(
-                "The same source is being published by another process. Let it end, or stop it and publish "
-                "again.",
+                "The same source is being published by another process. Let it end, or stop it and publish again.",
                 "另一个进程正在发布同一来源。请等待其结束，或停止它后重新发布。",
             )
 
@@ -300,9 +299,7 @@ class Outbox:
     # --- snapshot state ---------------------------------------------------------------------------
 
     def _has_state(self, topic_id: int) -> bool:
-        return (
-            self._db.execute("SELECT 1 FROM state WHERE topic=? LIMIT 1", (topic_id,)).fetchone() is not None
-        )
+        return self._db.execute("SELECT 1 FROM state WHERE topic=? LIMIT 1", (topic_id,)).fetchone() is not None
 
     def has_state(self, topic: str) -> bool:
         """True once a snapshot of the topic was accepted and as long as it has keys."""
@@ -320,7 +317,7 @@ class Outbox:
     def _known(self, topic_id: int, entries: Sequence[Entry]) -> dict[bytes, tuple[bytes, bytes | None]]:
         marks = ",".join("?" * len(entries))
         rows = self._db.execute(
-            f"SELECT key, digest, sequence FROM state WHERE topic=? AND key IN ({marks})",  # noqa: S608
+            f"SELECT key, digest, sequence FROM state WHERE topic=? AND key IN ({marks})",
             (topic_id, *(e.key for e in entries)),
         )
         return {key: (digest, sequence) for key, digest, sequence in rows}
@@ -340,9 +337,7 @@ class Outbox:
         )
         return changed
 
-    def _follow(
-        self, topic_id: int, entries: Sequence[Entry], known: dict[bytes, tuple[bytes, bytes | None]]
-    ) -> None:
+    def _follow(self, topic_id: int, entries: Sequence[Entry], known: dict[bytes, tuple[bytes, bytes | None]]) -> None:
         """State after an ordinary publish or delete: what the city will hold, latest sequence first."""
         gone: set[bytes] = set()
         for entry in entries:
@@ -369,9 +364,7 @@ class Outbox:
 
     def waiting(self) -> int:
         """How many rows wait; they leave in order, so the first and the last tell."""
-        first, last = self._db.execute(
-            "SELECT (SELECT min(seq) FROM outbox), (SELECT max(seq) FROM outbox)"
-        ).fetchone()
+        first, last = self._db.execute("SELECT (SELECT min(seq) FROM outbox), (SELECT max(seq) FROM outbox)").fetchone()
         return 0 if first is None else int(last) - int(first) + 1
 
     def head(self, rows: int, size: int) -> list[Waiting]:

@@ -169,9 +169,7 @@ class Publisher:
     def coerce_key(self, row: Mapping[str, Any], text: bool, sql: bool) -> dict[str, Any]:
         """The key columns of a row to delete, with its sequence and district where it has them."""
         dataset = self.dataset
-        present = frozenset(
-            c for c in (dataset.sequence, dataset.district) if c and row.get(c) not in (None, "")
-        )
+        present = frozenset(c for c in (dataset.sequence, dataset.district) if c and row.get(c) not in (None, ""))
         coercer = self._deleters.get(present)
         if coercer is None:
             columns = (*dataset.key, *present)
@@ -238,16 +236,10 @@ def publish_source(
 
     def tell(sent: int = 0) -> None:
         if progress:
-            done, whole = (
-                (source.position(), source.size) if source.size else (delivery.rows_read, source.total)
-            )
+            done, whole = (source.position(), source.size) if source.size else (delivery.rows_read, source.total)
             if delivery.complete:
                 done = whole = 1
-            progress(
-                Progress(
-                    delivery.rows_read, delivery.rejected, sent, min(done / whole, 1.0) if whole else None
-                )
-            )
+            progress(Progress(delivery.rows_read, delivery.rejected, sent, min(done / whole, 1.0) if whole else None))
 
     if not delivery.complete:
         with _Rejects(path, delivery.rejects_size) as rejects:
@@ -323,8 +315,7 @@ def _notes(delivery: Delivery, resumed: int, mode: Mode) -> tuple[tuple[str, str
             (
                 f"No deletions were derived, since {delivery.rejected} rows were rejected: their keys may "
                 "not be gone. Correct them and publish the snapshot again.",
-                f"有 {delivery.rejected} 行被拒，其主键未必已删除，因此本次未推导删除。"
-                "请更正后重新发布全量快照。",
+                f"有 {delivery.rejected} 行被拒，其主键未必已删除，因此本次未推导删除。请更正后重新发布全量快照。",
             )
         )
     return tuple(notes)

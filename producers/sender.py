@@ -38,9 +38,7 @@ _FINAL = (
     kafka_errors.UnsupportedVersionError,
     kafka_errors.MessageSizeTooLargeError,
 )
-logging.getLogger("kafka").addHandler(
-    logging.NullHandler()
-)  # its reconnects are told once, by the error here
+logging.getLogger("kafka").addHandler(logging.NullHandler())  # its reconnects are told once, by the error here
 
 
 @dataclass(frozen=True)
@@ -154,10 +152,10 @@ class _Sender:
             if self.outbox.attempt is not None:
                 self._settle(common)
             while rows := self.outbox.head(ROWS, BYTES):
-                for topic in {row.topic for row in rows}:
-                    _await_topic(producer, topic)
+                topics = {row.topic for row in rows}
+                only = {t: 0 if len(_partitions(producer, t)) == 1 else None for t in topics}
                 name = self.outbox.begin_attempt()
-                _within(self._remaining(), partial(self._transact, producer, rows, name))
+                _within(self._remaining(), partial(self._transact, producer, rows, name, only))
                 self._done(rows[-1].seq + 1, len(rows))
             producer.close(timeout=5)
         except BaseException:
@@ -168,8 +166,10 @@ class _Sender:
                 producer.close(timeout=0)
             raise
 
-    def _transact(self, producer: KafkaProducer, rows: Sequence[Waiting], name: str) -> None:
-        """All rows and the position behind them, or, on any error, none."""
+    def _transact(
+        self, producer: KafkaProducer, rows: Sequence[Waiting], name: str, only: Mapping[str, int | None]
+    ) -> None:
+        """All rows and the position behind them, or, on any error, none. `only`: no key needs hashing."""
         producer.begin_transaction()
         send = producer.send
         futures = [
@@ -179,13 +179,12 @@ class _Sender:
                 key=row.key,
                 headers=None if row.sequence is None else [("sequence", row.sequence)],
                 timestamp_ms=row.timestamp_ms,
+                partition=only[row.topic],
             )
             for row in rows
         ]
         place = TopicPartition(rows[0].topic, 0)
-        producer.send_offsets_to_transaction(
-            {place: OffsetAndMetadata(rows[-1].seq + 1, name, -1)}, self.group
-        )
+        producer.send_offsets_to_transaction({place: OffsetAndMetadata(rows[-1].seq + 1, name, -1)}, self.group)
         producer.flush()
         for future in futures:  # none is committed unless each is acknowledged
             if future.failed():
@@ -249,9 +248,9 @@ class _MissingTopicError(Exception):
     pass
 
 
-def _await_topic(producer: KafkaProducer, topic: str) -> None:
+def _partitions(producer: KafkaProducer, topic: str) -> set[int]:
     try:
-        producer.partitions_for(topic)
+        return set(producer.partitions_for(topic))
     except kafka_errors.KafkaTimeoutError as error:
         raise _MissingTopicError(str(error)) from None
 

@@ -175,9 +175,7 @@ def _looks_like_gb18030(start: bytes) -> bool:
     ) > 0.9 * len(chinese)
 
 
-def _check_columns(
-    name: str, found: list[str], dataset: Dataset, delete: bool, line: int | None = None
-) -> None:
+def _check_columns(name: str, found: list[str], dataset: Dataset, delete: bool, line: int | None = None) -> None:
     """The columns are the contract's, each once, in any order; InputError names every one that is not."""
     known = [f.name for f in dataset.fields]
     wanted = list(dataset.key) if delete else known
@@ -309,9 +307,7 @@ def _csv_header(path: Path, reader: Any) -> list[str]:
 
 def _open_jsonl(path: Path, dataset: Dataset, encoding: str, delete: bool) -> Source:
     with _open_text(path, encoding) as file:
-        first = [
-            line.lstrip()[:1] for line in (file.readline(LONGEST_LINE) for _ in range(20)) if line.strip()
-        ][:3]
+        first = [line.lstrip()[:1] for line in (file.readline(LONGEST_LINE) for _ in range(20)) if line.strip()][:3]
     if "{" not in first:
         found = show(first[0]) if first else "nothing"
         raise InputError(
@@ -369,8 +365,7 @@ def _broken(name: str, after: int, error: Exception) -> Record:
     defect = Defect(
         "",
         why,
-        f"{name} breaks off after row {after}: the rest cannot be read and was not published; "
-        "write it again whole",
+        f"{name} breaks off after row {after}: the rest cannot be read and was not published; write it again whole",
         f"{name} 在第 {after} 行之后中断：其余内容无法读取，未发布；请重新生成完整文件",
     )
     return Record(after + 1, "", None, (defect,))
@@ -392,8 +387,7 @@ def _open_parquet(path: Path, dataset: Dataset, encoding: str, delete: bool) -> 
     except (pa.ArrowException, OSError) as error:
         why = " ".join(str(error).split())[:200]
         raise InputError(
-            f"{path} is not whole: its Parquet footer cannot be read ({why}). It may be half written: "
-            "write it again.",
+            f"{path} is not whole: its Parquet footer cannot be read ({why}). It may be half written: write it again.",
             f"{path} 不完整：无法读取 Parquet 尾部（{why}）。文件可能只写了一半，请重新生成。",
         ) from None
     _check_columns(str(path), list(schema.names), dataset, delete)
@@ -436,9 +430,7 @@ def _nanoseconds(values: list[int | None], zoned: bool) -> list[Any]:
             continue
         moment = epoch + timedelta(microseconds=value // 1000)
         fine = value % 1000
-        made.append(
-            f"{moment.replace(tzinfo=None).isoformat(timespec='microseconds')}{fine:03d}Z" if fine else moment
-        )
+        made.append(f"{moment.replace(tzinfo=None).isoformat(timespec='microseconds')}{fine:03d}Z" if fine else moment)
     return made
 
 

@@ -1,0 +1,321 @@
+"""Each accepted row reaches the bus once and in order, whatever is killed on the way."""
+
+from __future__ import annotations
+
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+import uuid
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+from kafka import KafkaConsumer, KafkaProducer, TopicPartition
+
+from infra.topics import ensure_topics
+from producers.outbox import Entry, Outbox
+from producers.publisher import Publisher, publish_source
+from producers.sender import flush
+from producers.sources import open_source
+from schemas.avro import avro_schema, decode, schema_fingerprint
+from schemas.dataset import Dataset, Field
+from schemas.errors import UnavailableError
+
+DISTRICT = "440106"
+ROOT = Path(__file__).parents[2]
+# What kafka-python leaves to the garbage collector when a connection was cut.
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore::ResourceWarning")
+
+
+def dataset(name: str = "") -> Dataset:
+    fields = (Field("code", "string", True), Field("name", "string"), Field("at", "long", True))
+    name = name or f"t{uuid.uuid4().hex[:8]}"
+    return Dataset(name, "1.0.0", fields, ("code",), "at", None, "none", None, (), "", "", "t.yaml", "")
+
+
+def topics(bootstrap: str, count: int = 1, partitions: int = 2) -> list[str]:
+    names = [dataset().topic(DISTRICT) for _ in range(count)]
+    ensure_topics(bootstrap, names, partitions, 1)
+    return names
+
+
+def committed(bootstrap: str, topic: str) -> list[Any]:
+    """Every record of a topic that a reader of committed transactions sees, partition after partition."""
+    consumer = KafkaConsumer(
+        bootstrap_servers=bootstrap,
+        isolation_level="read_committed",
+        auto_offset_reset="earliest",
+        enable_auto_commit=False,
+    )
+    try:
+        places = [TopicPartition(topic, p) for p in sorted(consumer.partitions_for_topic(topic) or ())]
+        ends = consumer.end_offsets(places)
+        consumer.assign(places)
+        consumer.seek_to_beginning(*places)
+        found: dict[TopicPartition, list[Any]] = defaultdict(list)
+        give_up = time.monotonic() + 30
+        while any(consumer.position(p) < ends[p] for p in places):
+            assert time.monotonic() < give_up, "records are missing"
+            for place, records in consumer.poll(timeout_ms=500).items():
+                found[place].extend(records)
+        return [record for place in places for record in found[place]]
+    finally:
+        consumer.close()
+
+
+def fill(path: Path, names: list[str], rows: int, keys: int = 50) -> dict[str, dict[bytes, list[bytes]]]:
+    """Accept rows of few keys, numbered in the order of acceptance; what each topic must hold for each key."""
+    expected: dict[str, dict[bytes, list[bytes]]] = {name: defaultdict(list) for name in names}
+    with Outbox(path) as outbox:
+        for start in range(0, rows, 1_000):
+            for name in names:
+                chunk = [Entry(b"k%d" % (i % keys), b"v%d" % i) for i in range(start, start + 1_000)]
+                outbox.accept(name, chunk)
+                for key, value, _ in chunk:
+                    expected[name][key].append(value or b"")
+    return expected
+
+
+def held(bootstrap: str, name: str) -> dict[bytes, list[bytes]]:
+    found: dict[bytes, list[bytes]] = defaultdict(list)
+    for record in committed(bootstrap, name):
+        found[record.key].append(record.value)
+    return found
+
+
+def check_exactly_once(bootstrap: str, expected: dict[str, dict[bytes, list[bytes]]]) -> None:
+    for name, keys in expected.items():
+        found = held(bootstrap, name)
+        assert {k: len(v) for k, v in found.items()} == {k: len(v) for k, v in keys.items()}
+        assert found == keys  # and in order for each key
+
+
+def test_rows_arrive_in_order_with_time_and_header(broker: Any, tmp_path: Path) -> None:
+    (name,) = topics(broker.bootstrap)
+    with Outbox(tmp_path / "o") as outbox:
+        outbox.accept(name, [Entry(b"a", b"1", b"7"), Entry(b"a", None, b"8"), Entry(b"b", None)])
+        stamps = [w.timestamp_ms for w in outbox.head(9, 99)]
+    info = flush(tmp_path / "o", broker.bootstrap)
+    assert (info.sent, info.waiting) == (3, 0)
+    found = sorted(committed(broker.bootstrap, name), key=lambda r: (r.key, r.offset))
+    assert [(r.key, r.value, list(r.headers)) for r in found] == [
+        (b"a", b"1", []),
+        (b"a", None, [("sequence", b"8")]),
+        (b"b", None, []),
+    ]
+    assert sorted(r.timestamp for r in found) == stamps
+
+
+def test_nothing_waiting_needs_no_bus(tmp_path: Path) -> None:
+    assert flush(tmp_path / "o", "127.0.0.1:1", timeout=0).sent == 0
+
+
+SENDING = """
+import sys
+import producers.sender as sender
+sender.ROWS = 100
+sender.flush(sys.argv[1], sys.argv[2], timeout=60)
+"""
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_killed_sender_leaves_no_duplicates_and_no_gaps(broker: Any, tmp_path: Path, seed: int) -> None:
+    names = topics(broker.bootstrap, 3)
+    path = tmp_path / "o"
+    expected = fill(path, names, 4_000)
+    dice = random.Random(seed)
+    for _ in range(6):
+        sender = subprocess.Popen([sys.executable, "-c", SENDING, str(path), broker.bootstrap], cwd=ROOT)
+        with Outbox(path) as outbox:
+            before = outbox.waiting()
+            while outbox.waiting() == before and sender.poll() is None:
+                time.sleep(0.005)  # wait until it is sending
+        time.sleep(dice.uniform(0, 0.3))
+        sender.send_signal(signal.SIGKILL)
+        sender.wait()
+    with Outbox(path) as outbox:
+        assert 0 < outbox.waiting() < 12_000  # it was killed in the middle
+    info = flush(path, broker.bootstrap)
+    assert info.waiting == 0
+    check_exactly_once(broker.bootstrap, expected)
+
+
+class KilledError(BaseException):
+    """The process ends here."""
+
+
+@pytest.mark.parametrize("moment", ["after begin_attempt", "after the records", "before commit", "after commit"])
+def test_transaction_cut_at_any_moment_is_settled_once(
+    broker: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    names = topics(broker.bootstrap, 2)
+    path = tmp_path / "o"
+    expected = fill(path, names, 1_000)
+    where: tuple[type, str] = {
+        "after begin_attempt": (KafkaProducer, "begin_transaction"),
+        "after the records": (KafkaProducer, "send_offsets_to_transaction"),
+        "before commit": (KafkaProducer, "commit_transaction"),
+        "after commit": (Outbox, "sent"),
+    }[moment]
+
+    def die(*_: Any, **__: Any) -> None:
+        raise KilledError
+
+    with monkeypatch.context() as patched:
+        patched.setattr(*where, die)
+        with pytest.raises(KilledError):
+            flush(path, broker.bootstrap)
+    with Outbox(path) as outbox:
+        assert outbox.waiting() == 2_000
+    info = flush(path, broker.bootstrap)
+    assert (info.sent, info.waiting) == (2_000, 0)
+    check_exactly_once(broker.bootstrap, expected)
+
+
+def test_commit_whose_answer_is_lost_is_settled_once(
+    broker: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (name,) = topics(broker.bootstrap)
+    path = tmp_path / "o"
+    expected = fill(path, [name], 1_000)
+    commit = KafkaProducer.commit_transaction
+
+    def hang(self: KafkaProducer) -> None:
+        commit(self)
+        threading.Event().wait()
+
+    with monkeypatch.context() as patched:
+        patched.setattr(KafkaProducer, "commit_transaction", hang)
+        with pytest.raises(UnavailableError, match="1000 rows wait"):
+            flush(path, broker.bootstrap, timeout=2.0)
+    assert flush(path, broker.bootstrap).waiting == 0
+    check_exactly_once(broker.bootstrap, expected)
+
+
+def test_two_senders_of_one_outbox_take_turns(broker: Any, tmp_path: Path) -> None:
+    names = topics(broker.bootstrap, 2)
+    path = tmp_path / "o"
+    expected = fill(path, names, 5_000)
+    infos = []
+    threads = [threading.Thread(target=lambda: infos.append(flush(path, broker.bootstrap))) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert sum(i.sent for i in infos) == 10_000
+    check_exactly_once(broker.bootstrap, expected)
+
+
+def test_bus_away_keeps_rows_and_says_how_many(broker: Any, tmp_path: Path) -> None:
+    (name,) = topics(broker.bootstrap)
+    path = tmp_path / "o"
+    expected = fill(path, [name], 1_000)
+    with pytest.raises(UnavailableError, match="1000 rows wait") as caught:
+        flush(path, "127.0.0.1:1", timeout=0.5)
+    assert "suibus flush" in caught.value.zh
+    assert flush(path, broker.bootstrap).sent == 1_000
+    check_exactly_once(broker.bootstrap, expected)
+
+
+def test_topic_that_comes_late_is_waited_for(broker: Any, tmp_path: Path) -> None:
+    name = dataset().topic(DISTRICT)
+    path = tmp_path / "o"
+    expected = fill(path, [name], 1_000)
+    with pytest.raises(UnavailableError, match="is not on the broker"):
+        flush(path, broker.bootstrap, timeout=1.0)
+    late = threading.Timer(1.5, ensure_topics, (broker.bootstrap, [name], 2, 1))
+    late.start()
+    assert flush(path, broker.bootstrap, timeout=20).sent == 1_000
+    late.join()
+    check_exactly_once(broker.bootstrap, expected)
+
+
+def test_outbox_put_back_from_a_backup_loses_nothing(broker: Any, tmp_path: Path) -> None:
+    (name,) = topics(broker.bootstrap)
+    path = tmp_path / "o"
+    Outbox(path).close()
+    backup = path.read_bytes()
+    fill(path, [name], 2_000)
+    flush(path, broker.bootstrap)
+    for part in tmp_path.glob("o*"):
+        part.unlink()
+    path.write_bytes(backup)
+    with Outbox(path) as outbox:
+        outbox.accept(name, [Entry(b"new", b"after the backup")])
+        outbox.begin_attempt()  # killed before it sent
+    assert flush(path, broker.bootstrap).sent == 1
+    assert held(broker.bootstrap, name)[b"new"] == [b"after the backup"]
+
+
+PUBLISHING = """
+import sys
+from pathlib import Path
+import producers.sender as sender
+from producers.publisher import Publisher, publish_source
+from producers.sources import open_source
+from tests.integration.test_publish import DISTRICT, dataset
+sender.ROWS = 500
+data = dataset(sys.argv[1])
+node = Publisher(data, DISTRICT, sys.argv[2], sys.argv[3])
+info = publish_source(node, open_source(sys.argv[4], data))
+Path(sys.argv[5]).write_text(f"{info.read} {info.accepted} {info.rejected} {info.waiting}")
+"""
+
+
+def test_killed_publish_run_again_publishes_each_row_once(broker: Any, tmp_path: Path) -> None:
+    data = dataset()
+    ensure_topics(broker.bootstrap, [data.topic(DISTRICT)], 2, 1)
+    file, done = tmp_path / "in.csv", tmp_path / "done"
+    total = 40_000
+    rows = (f"{i},x,{'bad' if i % 100 == 0 else i}\n" for i in range(total))
+    file.write_text("code,name,at\n" + "".join(rows))
+    arguments = [data.name, str(tmp_path / "o"), broker.bootstrap, str(file), str(done)]
+    dice = random.Random(7)
+    kills = 0
+    while not done.exists():
+        node = subprocess.Popen([sys.executable, "-c", PUBLISHING, *arguments], cwd=ROOT)
+        try:
+            node.wait(dice.uniform(0.8, 2.5) + kills / 10)
+        except subprocess.TimeoutExpired:
+            node.send_signal(signal.SIGKILL)
+            node.wait()
+            kills += 1
+    assert done.read_text() == f"{total} {total * 99 // 100} {total // 100} 0"
+    schema = avro_schema(data)
+    found = [
+        decode(r.value, {schema_fingerprint(schema): schema}, schema)["at"]
+        for r in committed(broker.bootstrap, data.topic(DISTRICT))
+    ]
+    assert sorted(found) == [i for i in range(total) if i % 100]
+    assert len((tmp_path / "in.rejects.csv").read_text("utf-8-sig").splitlines()) == total // 100 + 1
+    assert kills
+
+
+def test_publisher_sends_rows_and_deletions(broker: Any, tmp_path: Path) -> None:
+    data = dataset()
+    ensure_topics(broker.bootstrap, [data.topic(DISTRICT)], 1, 1)
+    with Publisher(data, DISTRICT, tmp_path / "o", broker.bootstrap) as node:
+        node.publish({"code": "1", "name": "a", "at": 5})
+        node.delete({"code": "1", "at": 6})
+    first, second = committed(broker.bootstrap, data.topic(DISTRICT))
+    assert first.key == second.key == b'{"code":"1"}'
+    assert (second.value, list(second.headers)) == (None, [("sequence", b"6")])
+
+
+def test_progress_is_told_to_the_end(broker: Any, tmp_path: Path) -> None:
+    data = dataset()
+    ensure_topics(broker.bootstrap, [data.topic(DISTRICT)], 1, 1)
+    file = tmp_path / "in.csv"
+    file.write_text("code,name,at\n" + "".join(f"{i},x,{i}\n" for i in range(12_000)))
+    seen: list[Any] = []
+    node = Publisher(data, DISTRICT, tmp_path / "o", broker.bootstrap)
+    info = publish_source(node, open_source(file, data), progress=seen.append)
+    node.outbox.close()
+    assert (info.exit_status, info.sent, info.waiting) == (0, 12_000, 0)
+    assert seen[-1].read == seen[-1].sent == 12_000
+    assert [p.fraction for p in seen] == sorted(p.fraction for p in seen)
+    assert seen[-1].fraction == 1.0
