@@ -55,8 +55,8 @@ def main() -> None:
     import logging
 
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s %(message)s")
-    logging.getLogger("SQLQueryContextLogger").setLevel(logging.CRITICAL)  # PySpark logs what it also raises
-    logging.getLogger("great_expectations").setLevel(logging.ERROR)
+    for name in ("SQLQueryContextLogger", "DataFrameQueryContextLogger"):  # PySpark logs what it also raises
+        logging.getLogger(name).setLevel(logging.CRITICAL)
 
 
 def _bus() -> Bus:

@@ -34,7 +34,7 @@ def last_records(lake: Lake) -> dict[str, dict[str, Any]]:
 
 
 def release_version(dataset: Dataset, lake: Lake, last: Mapping[str, Any] | None) -> ReleaseInfo | None:
-    """Judge silver's newest version and record the decision; None if that version was judged under this contract.
+    """Judge silver's newest version and record the decision; None if there is nothing new to judge.
 
     `last` is the dataset's newest record, from `last_records`. A held candidate changes nothing for departments:
     the last released version stays in force. Killed before the record is written, the next run judges again.
@@ -43,12 +43,10 @@ def release_version(dataset: Dataset, lake: Lake, last: Mapping[str, Any] | None
     if lake.transaction(silver, MERGE) < 0:
         return None  # nothing was ever merged
     version = lake.version(silver)
-    if (
-        last
-        and last["contract_sha256"] == dataset.hash
-        and _same_content(lake, dataset, last["silver_version"], version)
-    ):
-        return None
+    if last is None or last["contract_sha256"] == dataset.hash:
+        judged = last["silver_version"] if last else 0
+        if judged == version or not _changed_since(lake, dataset, judged):
+            return None
     verdict = judge(shared_rows(lake, dataset, version), dataset, version)
     number = (last["release"] if last else 0) + 1
     status = "released" if verdict.passed else "held"
@@ -78,9 +76,7 @@ def shared_rows(lake: Lake, dataset: Dataset, version: int) -> DataFrame:
     return silver.where("NOT _deleted").select(*present)
 
 
-def _same_content(lake: Lake, dataset: Dataset, judged: int, version: int) -> bool:
-    """Whether the merges since the judged version changed no row: nothing new to judge."""
-    if judged == version:
-        return True
+def _changed_since(lake: Lake, dataset: Dataset, judged: int) -> bool:
+    """Whether a merge after the judged version changed any row; if none did, there is nothing new to judge."""
     later = lake.read(lake.account()).where((F.col("dataset") == dataset.id) & (F.col("silver_version") > judged))
-    return later.where("inserted + updated + deleted > 0").isEmpty()
+    return not later.where("inserted + updated + deleted > 0").isEmpty()

@@ -81,8 +81,8 @@ def _decision(dataset: Dataset, released: ReleaseInfo) -> tuple[str, str]:
     verdict = released.verdict
     failures = "; ".join(f"{r.rule} ({r.severity}, observed {r.observed})" for r in verdict.failures)
     en = f"{dataset.name}: release {released.release} {released.status}: {verdict.rows:,} rows, {len(verdict.results)} rules"
-    word = {"released": "已发布", "held": "已暂缓"}[released.status]
-    zh = f"{dataset.name}：第 {released.release} 次发布{word}：{verdict.rows:,} 行，{len(verdict.results)} 条规则"
+    word = {"released": "通过，已发布", "held": "未通过，暂缓发布"}[released.status]
+    zh = f"{dataset.name}：第 {released.release} 次评判{word}：{verdict.rows:,} 行，{len(verdict.results)} 条规则"
     if failures:
         en, zh = f"{en}; failed: {failures}", f"{zh}；未通过：{failures}"
     return en, zh

@@ -40,13 +40,13 @@ FATES = ("inserted", "updated", "deleted", "unchanged", "superseded", "duplicate
 
 
 def spark_type(field: Field) -> T.DataType:
-    """The Spark type a column has in every table."""
+    """The Spark type a column has in every table; what is nested is nullable, as its Avro schema already holds it."""
     if field.kind == "decimal":
         return T.DecimalType(field.precision, field.scale)
     if field.kind == "array" and field.item:
-        return T.ArrayType(spark_type(field.item), containsNull=not field.item.required)
+        return T.ArrayType(spark_type(field.item), containsNull=True)
     if field.kind == "record":
-        return T.StructType([T.StructField(f.name, spark_type(f), not f.required) for f in field.fields])
+        return T.StructType([T.StructField(f.name, spark_type(f)) for f in field.fields])
     return _SCALARS[field.kind]
 
 

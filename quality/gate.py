@@ -105,12 +105,13 @@ def judge(candidate: DataFrame, dataset: Dataset, silver_version: int) -> Verdic
 
 
 def _gx() -> Any:
-    logging.getLogger("great_expectations").setLevel(logging.ERROR)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         import great_expectations as gx
 
         import quality.expectations  # noqa: F401 - registers expect_query_value
+    for name in ("great_expectations", "great_expectations.data_context.types.base"):  # the second sets its own level
+        logging.getLogger(name).setLevel(logging.ERROR)
     return gx
 
 
