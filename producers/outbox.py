@@ -186,8 +186,7 @@ class Outbox:
         with self._write() as db:
             topic_id = self._topic(topic)
             row = db.execute(
-                f"SELECT fingerprint, mode, finished, {names} FROM deliveries "
-                "WHERE topic=? ORDER BY id DESC LIMIT 1",
+                f"SELECT fingerprint, mode, finished, {names} FROM deliveries WHERE topic=? ORDER BY id DESC LIMIT 1",
                 (topic_id,),
             ).fetchone()
             if row and fingerprint is not None and row[:3] == (fingerprint, mode, 0):

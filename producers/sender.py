@@ -84,9 +84,11 @@ class _Sender:
     progress: Callable[[int], None] | None
     sent: int = 0
     deadline: float = 0.0
+    rows: int = 0  # of the next transaction
 
     def run(self) -> None:
         self.deadline = time.monotonic() + self.timeout
+        self.rows = ROWS
         with self._alone() as mine:
             while mine and self.outbox.waiting():
                 try:
@@ -96,6 +98,8 @@ class _Sender:
                 except (kafka_errors.KafkaError, _MissingTopicError, OSError, TimeoutError) as error:
                     if time.monotonic() >= self.deadline:
                         raise self._unavailable(error) from None
+                    if isinstance(error, TimeoutError):  # a slow line takes less at once
+                        self.rows = max(self.rows // 4, 50)
                     time.sleep(PAUSE)
 
     @contextmanager
@@ -151,11 +155,13 @@ class _Sender:
             producer.init_transactions()
             if self.outbox.attempt is not None:
                 self._settle(common)
-            while rows := self.outbox.head(ROWS, BYTES):
+            while rows := self.outbox.head(self.rows, BYTES * self.rows // ROWS):
                 topics = {row.topic for row in rows}
                 only = {t: 0 if len(_partitions(producer, t)) == 1 else None for t in topics}
                 name = self.outbox.begin_attempt()
-                _within(self._remaining(), partial(self._transact, producer, rows, name, only))
+                # A transaction that a restarted broker has forgotten is never answered: better a new connection.
+                limit = min(self._remaining(), max(self.timeout / 3, 5.0))
+                _within(limit, partial(self._transact, producer, rows, name, only))
                 self._done(rows[-1].seq + 1, len(rows))
             producer.close(timeout=5)
         except BaseException:
