@@ -8,15 +8,15 @@ STAMPS := .venv/stamps
 .DELETE_ON_ERROR:
 
 setup: $(STAMPS)/jars
-	@echo "Suibus is set up. Next: make demo · 穗数通已就绪,下一步:make demo"
+	@echo "Suibus is set up. Next: make demo · Suibus 已就绪,下一步:make demo"
 
 $(STAMPS)/packages: requirements.lock pyproject.toml
 	@test -n "$(PYTHON)" && "$(PYTHON)" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 13))' \
 	  || { echo "Suibus needs Python 3.11 or 3.12; '$(PYTHON)' is not. Install one, or: make setup PYTHON=/path/to/python3.11"; \
-	       echo "穗数通需要 Python 3.11 或 3.12。请安装,或执行:make setup PYTHON=/path/to/python3.11"; exit 1; }
+	       echo "Suibus 需要 Python 3.11 或 3.12。请安装,或执行:make setup PYTHON=/path/to/python3.11"; exit 1; }
 	@command -v java >/dev/null || { test -n "$$JAVA_HOME" && test -x "$$JAVA_HOME/bin/java"; } \
 	  || { echo "Suibus needs Java 17 or 21, and none was found. Debian: apt-get install openjdk-17-jre-headless; or set JAVA_HOME."; \
-	       echo "穗数通需要 Java 17 或 21,未找到。Debian:apt-get install openjdk-17-jre-headless;或设置 JAVA_HOME。"; exit 1; }
+	       echo "Suibus 需要 Java 17 或 21,未找到。Debian:apt-get install openjdk-17-jre-headless;或设置 JAVA_HOME。"; exit 1; }
 	"$(PYTHON)" -m venv .venv
 	$(BIN)/python -m pip install --disable-pip-version-check --progress-bar off --require-hashes -r requirements.lock
 	$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-deps --no-build-isolation -e .

@@ -58,6 +58,9 @@ broker.session.timeout.ms=4000
 broker.heartbeat.interval.ms=1000
 # Two weeks unless a topic says otherwise: bronze holds every record from the first run of ingest on.
 log.retention.hours=336
+# How far a node's outbox was sent is kept a year: a node may be away for long, and must not send twice.
+offsets.retention.minutes=525600
+transactional.id.expiration.ms=2147483647
 message.max.bytes={max_message_bytes}
 # A small machine: few threads, a small buffer for compaction (the default is 128 MiB).
 num.io.threads=4

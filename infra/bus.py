@@ -103,14 +103,12 @@ class Bus:
 
     def sync(self, only: set[str] | None = None, tell: Tell = lambda en, zh: None) -> SyncInfo:
         """One pass over the whole road; waits for another process that is in the middle of one."""
-        from pipelines.release import last_records
         from pipelines.sync import sync
 
         with self._exclusive("pipeline.lock", tell):
             lake = self.lake()
             info = sync(lake, self.store, self.bootstrap, self.registry, only, tell)
-            records = {k: v | {"decided_at": v["decided_at"]} for k, v in last_records(lake).items()}
-            self._write("pipeline.json", {"records": records, "failures": info.failures, "ended_at": _now()})
+            self._write("pipeline.json", {"records": info.records, "failures": info.failures, "ended_at": _now()})
         return info
 
     def flush_outboxes(self) -> int:

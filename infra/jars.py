@@ -85,7 +85,7 @@ def _no_java(en: str, zh: str) -> UnavailableError:
     return UnavailableError(
         f"Suibus needs Java 17 or 21: {en}. Install a JDK (Debian: apt-get install openjdk-17-jre-headless) "
         "or point JAVA_HOME at one.",
-        f"穗数通需要 Java 17 或 21:{zh}。请安装 JDK(Debian:apt-get install openjdk-17-jre-headless),"
+        f"Suibus 需要 Java 17 或 21:{zh}。请安装 JDK(Debian:apt-get install openjdk-17-jre-headless),"
         "或用 JAVA_HOME 指明其位置。",
     )
 

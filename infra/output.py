@@ -128,18 +128,15 @@ def quarantined_records(bus: Bus, name: str | None) -> list[dict[str, Any]]:
         rows = (
             lake.read(lake.bronze(dataset)).where("_quarantined").orderBy("_timestamp", "_topic", "_offset").collect()
         )
-        listed += [_quarantined(row.asDict(recursive=True), dataset.name, dataset) for row in rows]
-    if name is None:
-        for row in lake.read(lake.unclaimed()).orderBy("_timestamp", "_topic", "_offset").collect():
-            listed.append(_quarantined(row.asDict(recursive=True), None, None))
+        listed += [_quarantined(row.asDict(recursive=True), dataset) for row in rows]
     return listed
 
 
-def _quarantined(row: dict[str, Any], name: str | None, dataset: Dataset | None) -> dict[str, Any]:
-    record = {f.name: row[f.name] for f in dataset.table_fields} if dataset else {}
+def _quarantined(row: dict[str, Any], dataset: Dataset) -> dict[str, Any]:
+    record = {f.name: row[f.name] for f in dataset.table_fields}
     decoded = record if any(v is not None for v in record.values()) else None
     shown = {
-        "dataset": name,
+        "dataset": dataset.name,
         "district": row["_district"],
         "topic": row["_topic"],
         "partition": row["_partition"],

@@ -78,15 +78,16 @@ def _bar() -> Bar:
 
 
 def _account(dataset: Dataset, district: str, info: PublishInfo) -> None:
+    waiting = (f"{info.waiting:,} wait in the outbox", f"发件箱中还有 {info.waiting:,} 条待发")
+    on_the_bus = waiting if info.waiting else ("all on the bus", "全部已上总线")
     rate = info.read / info.seconds if info.seconds else 0
     click.echo(
         f"{dataset.name} from {district}: read {info.read:,}, accepted {info.accepted:,}, deleted {info.deleted:,}, "
-        f"unchanged {info.unchanged:,}, rejected {info.rejected:,}; sent {info.sent:,}, waiting {info.waiting:,} "
-        f"({info.seconds:.1f} s, {rate:,.0f} rows/s)"
+        f"unchanged {info.unchanged:,}, rejected {info.rejected:,}; {on_the_bus[0]} ({info.seconds:.1f} s, {rate:,.0f} rows/s)"
     )
     click.echo(
         f"{dataset.title}（{district}）：读取 {info.read:,}，接收 {info.accepted:,}，删除 {info.deleted:,}，"
-        f"未变 {info.unchanged:,}，拒收 {info.rejected:,}；已发送 {info.sent:,}，待发 {info.waiting:,}"
+        f"未变 {info.unchanged:,}，拒收 {info.rejected:,}；{on_the_bus[1]}"
     )
     for en, zh in info.notes:
         click.echo(f"{en}\n{zh}")

@@ -7,9 +7,11 @@ merge, and after a crash between the two.
 
 from __future__ import annotations
 
+from collections import Counter
 from datetime import UTC, datetime
+from typing import Any
 
-from pyspark.sql import Column, DataFrame
+from pyspark.sql import DataFrame, Row
 from pyspark.sql import functions as F
 
 from pipelines.merge import APPLICATION as MERGE
@@ -30,26 +32,29 @@ def account_pending(dataset: Dataset, lake: Lake) -> int:
         return 0
     first, version = max(done + 1, 1), lake.version(silver)
     events = bronze_changes(lake, bronze, first, merged)
-    fates = _fates(events, lake.read(silver, version), dataset, merged)
-    counts = (
-        events.groupBy("_district")
-        .agg(F.count("*").alias("received"), F.count_if("_quarantined").alias("quarantined"))
-        .join(fates, "_district", "left")
-        .collect()
+    received = events.groupBy("_district").agg(
+        F.count("*").alias("received"), F.count_if("_quarantined").alias("quarantined")
     )
-    now = datetime.now(UTC)
-    rows = []
-    for count in counts:
-        values = count.asDict()
-        values.update(
-            dataset=dataset.id,
-            district=values.pop("_district"),
-            bronze_from=first,
-            bronze_to=merged,
-            silver_version=version,
-            at=now,
-        )
-        rows.append(tuple(0 if values[f.name] is None else values[f.name] for f in ACCOUNT.fields))
+    counts: dict[str, Counter[str]] = {
+        row["_district"]: Counter(received=row["received"], quarantined=row["quarantined"])
+        for row in received.collect()
+    }
+    for row in _fates(events, lake.read(silver, version), dataset, merged):
+        counts[row["_district"]][row["fate"]] += row["events"]
+        counts[row["_district"]]["duplicate"] += row["copies"]
+        counts[row["_district"]]["lost_to_other_district"] += row["lost"]
+        counts[row["_district"]]["took_from_other_district"] += row["took"]
+    fixed: dict[str, Any] = {
+        "dataset": dataset.id,
+        "bronze_from": first,
+        "bronze_to": merged,
+        "silver_version": version,
+    }
+    fixed["at"] = datetime.now(UTC)
+    rows = [
+        tuple({**count, "district": district, **fixed}.get(f.name, 0) for f in ACCOUNT.fields)
+        for district, count in sorted(counts.items())
+    ]
     (
         lake.spark.createDataFrame(rows, ACCOUNT)
         .coalesce(1)
@@ -59,7 +64,7 @@ def account_pending(dataset: Dataset, lake: Lake) -> int:
         .option("txnVersion", merged)
         .save(path)
     )
-    return sum(c["inserted"] + c["updated"] + c["deleted"] for c in counts if c["inserted"] is not None)
+    return sum(count["inserted"] + count["updated"] + count["deleted"] for count in counts.values())
 
 
 def account_totals(account: DataFrame) -> DataFrame:
@@ -69,8 +74,8 @@ def account_totals(account: DataFrame) -> DataFrame:
     return account.groupBy("dataset", "district").agg(*sums).withColumn("closes", closes).orderBy("dataset", "district")
 
 
-def _fates(events: DataFrame, silver: DataFrame, dataset: Dataset, merged: int) -> DataFrame:
-    """Counts of each fate by district, quarantined ones left out.
+def _fates(events: DataFrame, silver: DataFrame, dataset: Dataset, merged: int) -> list[Row]:
+    """How many events of each district had each fate, quarantined ones left out.
 
     Rows that this merge touched lie in the files it wrote, so the join skips the rest of silver by statistics;
     only a key whose every event was older than silver already was has to be looked up in all of it.
@@ -79,29 +84,35 @@ def _fates(events: DataFrame, silver: DataFrame, dataset: Dataset, merged: int) 
     unique = (
         events.where("NOT _quarantined")
         .groupBy(*key, "_district", event.alias("_event"))
-        .agg(F.count("*").alias("copies"))
+        .agg((F.count("*") - 1).alias("copies"))
     )
-    of_silver: list[Column] = [
-        *(F.col(k) for k in key), event.alias("_winner"), F.col("_district").alias("_holder"), F.col("_fate"), F.col("_replaced"),
-    ]  # fmt: skip
-    touched = F.broadcast(silver.where(F.col("_bronze") == merged).select(*of_silver, F.lit(True).alias("_touched")))
-    joined = unique.join(touched, key, "left")
-    older = joined.where("_touched IS NULL").select(*key, "_district", "_event", "copies")
-    resolved = joined.where("_touched")
-    if not older.isEmpty():
-        late = older.join(silver.select(*of_silver, F.lit(False).alias("_touched")), key, "left")
-        resolved = resolved.unionByName(late)
+    holders = silver.select(
+        *key, event.alias("_winner"), F.col("_district").alias("_holder"), "_bronze", "_fate", "_replaced"
+    )
+    touched = unique.join(F.broadcast(holders.where(F.col("_bronze") == merged)), key, "left")
+    rows = _count_fates(touched, merged)
+    if any(row["fate"] is None for row in rows):
+        late = touched.where("_winner IS NULL").select(*key, "_district", "_event", "copies")
+        rows = [row for row in rows if row["fate"] is not None] + _count_fates(late.join(holders, key, "left"), merged)
+    return rows
+
+
+def _count_fates(joined: DataFrame, merged: int) -> list[Row]:
+    """Events joined with the silver row of their key, if any, by district and fate; no row, no fate yet."""
     won = F.col("_event") == F.col("_winner")
-    fate = F.when(won & F.col("_touched"), F.col("_fate")).when(won, F.lit("duplicate")).otherwise(F.lit("superseded"))
-    fated = resolved.withColumn("fate", fate)
-    counted = [
-        F.coalesce(F.sum(F.when(F.col("fate") == name, 1)), F.lit(0)).alias(name)
-        for name in FATES
-        if name not in ("quarantined", "duplicate")
-    ]
-    copies = F.sum(F.col("copies") - 1 + F.when(F.col("fate") == "duplicate", 1).otherwise(0)).alias("duplicate")
-    lost = F.count_if((F.col("fate") == "superseded") & (F.col("_holder") != F.col("_district")))
-    took = F.count_if(won & F.col("_touched") & F.col("_replaced").isNotNull())
-    return fated.groupBy("_district").agg(
-        *counted, copies, lost.alias("lost_to_other_district"), took.alias("took_from_other_district")
+    mine = won & (F.col("_bronze") == merged)
+    fate = (
+        F.when(mine, F.col("_fate"))
+        .when(won, F.lit("duplicate"))
+        .when(F.col("_winner").isNotNull(), F.lit("superseded"))
+    )
+    return (
+        joined.groupBy("_district", fate.alias("fate"))
+        .agg(
+            F.count("*").alias("events"),
+            F.sum("copies").alias("copies"),
+            F.count_if(~won & (F.col("_holder") != F.col("_district"))).alias("lost"),
+            F.count_if(mine & F.col("_replaced").isNotNull()).alias("took"),
+        )
+        .collect()
     )

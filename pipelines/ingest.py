@@ -13,7 +13,7 @@ from collections import defaultdict
 from dataclasses import dataclass
 from typing import Any
 
-from pyspark.errors import AnalysisException
+from pyspark.errors import AnalysisException, StreamingQueryException
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 from pyspark.sql.avro.functions import from_avro
@@ -21,7 +21,8 @@ from pyspark.sql.avro.functions import from_avro
 from pipelines.tables import ENVELOPE, REASON, Lake, bronze_schema, sequence_type, spark_type
 from quality.rules import row_rules
 from schemas.avro import FRAME, MAGIC, avro_schema
-from schemas.dataset import UP_PREFIX, Dataset, parse_topic
+from schemas.dataset import Dataset, districts, parse_topic
+from schemas.errors import StateError
 from schemas.registry import Registry
 from schemas.store import ContractStore
 
@@ -41,13 +42,16 @@ class IngestInfo:
 def ingest_available(
     lake: Lake, store: ContractStore, bootstrap_servers: str, registry: Registry | None = None
 ) -> IngestInfo:
-    """Append everything published so far to bronze, and stop.
+    """Append everything published so far on the topics of the contracts in force to bronze, and stop.
 
     Killed anywhere and run again, each record is in bronze once: Spark replays the same offsets under the same
     batch number, and Delta drops a batch that a table already has. A topic that was deleted or has lost records
     raises, since going on would skip them in silence.
     """
     touched: set[str] = set()
+    topics = [dataset.topic(code) for dataset in store.datasets().values() for code in districts()]
+    if not topics:
+        return IngestInfo(0, 0, frozenset())
 
     def batch(frame: DataFrame, number: int) -> None:
         touched.update(ingest_batch(frame, number, lake, store, registry))
@@ -56,7 +60,7 @@ def ingest_available(
         lake.spark.readStream.format("kafka")
         .option("kafka.bootstrap.servers", bootstrap_servers)
         .option("kafka.isolation.level", "read_committed")
-        .option("subscribePattern", UP_PREFIX.replace(".", r"\.") + ".*")
+        .option("subscribe", ",".join(topics))
         .option("startingOffsets", "earliest")
         .option("failOnDataLoss", "true")
         .option("includeHeaders", "true")
@@ -69,6 +73,13 @@ def ingest_available(
     )
     try:
         query.awaitTermination()
+    except StreamingQueryException as error:
+        reason = str(error).split("terminated with exception: ")[-1].splitlines()[0]
+        raise StateError(
+            f"Ingest stopped and skipped nothing: {reason} If a topic was deleted or lost records, restore it; "
+            "else run the pass again.",
+            f"数据接入已停止，未跳过任何记录：{reason} 若主题被删除或丢失记录，请先恢复；否则请重新运行。",
+        ) from error
     finally:
         query.stop()
     progress = [p for p in query.recentProgress if p["numInputRows"]]
@@ -88,19 +99,16 @@ def ingest_batch(
         frame = frame.persist()  # else Kafka would be read once a dataset
     try:
         for dataset_id, topics in sorted(claimed.items()):
-            versions = store.versions(dataset_id)
+            dataset = store.versions(dataset_id)[-1]
             records = frame.where(F.col("topic").isin(topics))
-            if versions:
-                path, rows = lake.bronze(versions[-1]), change_log(records, versions[-1], store, registry)
-            else:
-                path, rows = lake.unclaimed(), _all_quarantined(records, *_no_contract(dataset_id))
             (
-                rows.coalesce(spark.sparkContext.defaultParallelism)
+                change_log(records, dataset, store, registry)
+                .coalesce(spark.sparkContext.defaultParallelism)
                 .write.format("delta")
                 .mode("append")
                 .option("txnAppId", application)
                 .option("txnVersion", number)
-                .save(path)
+                .save(lake.bronze(dataset))
             )
     finally:
         frame.unpersist()
@@ -278,10 +286,6 @@ def _reason(holds: Column, rule: str, column: str | None, found: Column, en: str
     parts = [F.lit(rule), F.lit(column), found, F.lit(en), F.lit(zh)]
     named = [p.cast("string").alias(f.name) for p, f in zip(parts, REASON.fields, strict=True)]
     return F.when(F.coalesce(holds, F.lit(False)), F.struct(*named))
-
-
-def _no_contract(dataset_id: str) -> tuple[str, str, str]:
-    return "unclaimed", f"No contract is registered for {dataset_id}.", f"没有为 {dataset_id} 登记数据契约。"
 
 
 def _all_quarantined(records: DataFrame, rule: str, en: str, zh: str) -> DataFrame:

@@ -15,6 +15,8 @@ from pipelines.tables import RELEASE, Lake
 from quality.gate import Verdict, judge
 from schemas.dataset import Dataset
 
+RECORD = ("release", "status", "silver_version", "contract_sha256", "rows", "failed", "decided_at")
+
 
 @dataclass(frozen=True)
 class ReleaseInfo:
@@ -24,19 +26,23 @@ class ReleaseInfo:
     release: int
     status: str  # released or held
     verdict: Verdict
+    record: dict[str, Any]  # as `last_records` gives it
 
 
 def last_records(lake: Lake) -> dict[str, dict[str, Any]]:
     """The newest record of each dataset, released or held, by dataset id; one scan for all."""
-    columns = F.struct("release", "status", "silver_version", "contract_sha256", "rows", "failed", "decided_at")
+    columns = F.struct(*RECORD)
     newest = lake.read(lake.releases()).groupBy("dataset").agg(F.max_by(columns, "release").alias("last"))
     return {row["dataset"]: row["last"].asDict() for row in newest.collect()}
 
 
-def release_version(dataset: Dataset, lake: Lake, last: Mapping[str, Any] | None) -> ReleaseInfo | None:
+def release_version(
+    dataset: Dataset, lake: Lake, last: Mapping[str, Any] | None, changed: bool = False
+) -> ReleaseInfo | None:
     """Judge silver's newest version and record the decision; None if there is nothing new to judge.
 
-    `last` is the dataset's newest record, from `last_records`. A held candidate changes nothing for departments:
+    `last` is the dataset's newest record, from `last_records`; `changed` says that merges since then are known
+    to have changed rows; else the account is asked. A held candidate changes nothing for departments:
     the last released version stays in force. Killed before the record is written, the next run judges again.
     """
     silver, path = lake.silver(dataset), lake.releases()
@@ -45,7 +51,9 @@ def release_version(dataset: Dataset, lake: Lake, last: Mapping[str, Any] | None
     version = lake.version(silver)
     if last is None or last["contract_sha256"] == dataset.hash:
         judged = last["silver_version"] if last else 0
-        if judged == version or not _changed_since(lake, dataset, judged):
+        if judged == version:
+            return None
+        if not (changed or _changed_since(lake, dataset, judged)):
             return None
     verdict = judge(shared_rows(lake, dataset, version), dataset, version)
     number = (last["release"] if last else 0) + 1
@@ -65,7 +73,8 @@ def release_version(dataset: Dataset, lake: Lake, last: Mapping[str, Any] | None
         .option("txnVersion", number)
         .save(path)
     )
-    return ReleaseInfo(dataset.id, number, status, verdict)
+    row = dict(zip(RELEASE.names, record, strict=True))
+    return ReleaseInfo(dataset.id, number, status, verdict, {name: row[name] for name in RECORD})
 
 
 def shared_rows(lake: Lake, dataset: Dataset, version: int) -> DataFrame:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
+from typing import Any
 
 from pipelines.account import account_pending
 from pipelines.ingest import IngestInfo, ingest_available
@@ -27,6 +28,7 @@ class SyncInfo:
     merges: list[MergeInfo] = field(default_factory=list)
     releases: list[ReleaseInfo] = field(default_factory=list)
     failures: dict[str, str] = field(default_factory=dict)
+    records: dict[str, dict[str, Any]] = field(default_factory=dict)  # the newest decision of each dataset
 
 
 def sync(
@@ -50,11 +52,11 @@ def sync(
             f"已将 {len(info.ingest.datasets)} 个数据集的 {info.ingest.records:,} 条记录写入变更日志",
         )
     wanted = None if only is None else {*only, *info.ingest.datasets}
-    records = last_records(lake)
+    info.records = last_records(lake)
     for dataset in store.datasets().values():
         if wanted is None or dataset.id in wanted:
             try:
-                _bring_up(dataset, lake, records, info, tell)
+                _bring_up(dataset, lake, info, tell)
             except Exception as error:  # one dataset must not stop another
                 log.exception("dataset=%s failed", dataset.id)
                 reason = str(error).splitlines()[0] if str(error) else repr(error)
@@ -63,17 +65,18 @@ def sync(
     return info
 
 
-def _bring_up(dataset: Dataset, lake: Lake, records: dict[str, dict[str, object]], info: SyncInfo, tell: Tell) -> None:
-    account_pending(dataset, lake)  # of a merge whose account a crash cut off
+def _bring_up(dataset: Dataset, lake: Lake, info: SyncInfo, tell: Tell) -> None:
+    changed = account_pending(dataset, lake)  # of a merge whose account a crash cut off
     if merged := merge_pending(dataset, lake):
-        changed = account_pending(dataset, lake)
+        changed += account_pending(dataset, lake)
         info.merges.append(merged)
         tell(
             f"{dataset.name}: merged, {changed:,} rows changed (silver version {merged.silver_version})",
             f"{dataset.name}：已合并，{changed:,} 行有变化（silver 版本 {merged.silver_version}）",
         )
-    if released := release_version(dataset, lake, records.get(dataset.id)):
+    if released := release_version(dataset, lake, info.records.get(dataset.id), changed > 0):
         info.releases.append(released)
+        info.records[dataset.id] = released.record
         tell(*_decision(dataset, released))
 
 

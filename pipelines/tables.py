@@ -4,7 +4,6 @@
            silver/<dataset>.vN   one row a key, deleted ones kept as tombstones
            releases              one row a judged candidate: the pointer, or the hold, with its verdict
            account               one row a merge and district: where every record went
-           unclaimed             records of topics that no contract claims
            checkpoints/ingest    the streaming query's own
 
 Columns that begin with _ are Suibus's; a contract's columns cannot.
@@ -185,10 +184,6 @@ class Lake:
     def account(self) -> str:
         """The path of the account."""
         return self.ensure("account", ACCOUNT, {"delta.appendOnly": "true", **_KEEP})
-
-    def unclaimed(self) -> str:
-        """The path of records that no contract claims."""
-        return self.ensure("unclaimed", T.StructType(ENVELOPE), {"delta.appendOnly": "true", **_KEEP})
 
     def ensure(
         self, name: str, schema: T.StructType, properties: dict[str, str], partitions: tuple[str, ...] = ()

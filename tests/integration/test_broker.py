@@ -51,8 +51,7 @@ def test_started_broker_answers_and_starting_again_changes_nothing(embedded):
 def test_two_starts_at_once_make_one_broker(embedded):
     addresses = []
     threads = [
-        threading.Thread(target=lambda: addresses.append(Broker(embedded.folder.parent).start()))
-        for _ in range(2)
+        threading.Thread(target=lambda: addresses.append(Broker(embedded.folder.parent).start())) for _ in range(2)
     ]
     for thread in threads:
         thread.start()

@@ -1,0 +1,143 @@
+"""What the tests of the road share: a bus over a lake of its own, on the session's broker and Spark."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from infra.broker import Broker
+from infra.bus import Bus
+from infra.settings import Settings
+from infra.topics import ensure_topics
+from pipelines.account import account_pending
+from pipelines.ingest import ingest_available
+from pipelines.merge import merge_pending
+from pipelines.sync import SyncInfo
+from pipelines.tables import Lake
+from producers.publisher import Publisher
+from schemas.contract import parse_contract
+from schemas.dataset import Dataset, districts
+
+CONTRACT = """\
+apiVersion: v3.1.0
+kind: DataContract
+id: test.{name}
+version: {version}
+status: active
+schema:
+  - name: {name}
+    properties:
+      - {{name: id, logicalType: string, primaryKey: true, required: true}}
+      - {{name: district_code, logicalType: string, required: true}}
+      - {{name: seq, logicalType: integer, required: true}}
+      - name: amount
+        logicalType: integer
+        quality:
+          - {{name: amount_not_negative, type: sql, query: "SELECT COUNT(*) FROM ${{object}} WHERE amount < 0", mustBe: 0}}
+{columns}    quality:
+      - {{name: enough_rows, metric: rowCount, mustBeGreaterOrEqualTo: {least}}}
+      - {{name: amounts_are_given, type: sql, query: "SELECT count_if(amount IS NULL) FROM ${{object}}", mustBe: 0, severity: warning}}
+customProperties:
+  - {{property: suibus.sharing, value: {sharing}}}
+  - {{property: suibus.sequence, value: seq}}
+  - {{property: suibus.district, value: district_code}}
+"""
+
+
+class Road:
+    """A bus for one test: its own lake, contracts and dataset name; the broker and Spark are shared."""
+
+    def __init__(self, bus: Bus, name: str) -> None:
+        self.bus = bus
+        self.name = name
+        self.dataset = self.contract()
+
+    def contract(self, **changes: Any) -> Dataset:
+        """Put a version of the contract in force."""
+        values = {
+            "name": self.name,
+            "version": "1.0.0",
+            "least": 1,
+            "sharing": "unconditional",
+            "columns": "",
+        } | changes
+        self.dataset = parse_contract(CONTRACT.format(**values), f"{self.name}.yaml")
+        self.bus.store.register(self.dataset)
+        ensure_topics(self.bus.bootstrap, [self.dataset.topic(code) for code in districts()])
+        return self.dataset
+
+    def publish(
+        self, *rows: Mapping[str, Any], district: str = "440106", delete: Sequence[Mapping[str, Any]] = ()
+    ) -> None:
+        """Publish rows (id, seq, amount) and deletions as a district."""
+        with Publisher(self.dataset, district, self.bus.outbox(district), self.bus.bootstrap) as publisher:
+            for row in rows:
+                publisher.publish({"district_code": district, "amount": 0, **row})
+            for key in delete:
+                publisher.delete(key)
+
+    def sync(self) -> SyncInfo:
+        """One pass over the road."""
+        info = self.bus.sync()
+        assert not info.failures, info.failures
+        return info
+
+    def merge(self) -> int:
+        """Ingest, merge and account, without the gate; how many records were ingested."""
+        info = ingest_available(self.lake, self.bus.store, self.bus.bootstrap)
+        merge_pending(self.dataset, self.lake)
+        account_pending(self.dataset, self.lake)
+        return info.records
+
+    @property
+    def lake(self) -> Lake:
+        """The lake of this test."""
+        return self.bus.lake()
+
+    def query(self, sql: str, department: str | None = None) -> list[dict[str, Any]]:
+        """A query over the released versions; `t` stands for the dataset."""
+        from pipelines.share import query
+
+        rows = query(sql.replace(" t", f" {self.name}"), self.lake, self.bus.store, department).collect()
+        return [row.asDict() for row in rows]
+
+    def silver(self) -> list[tuple[Any, ...]]:
+        """Silver as it is: key, deletion, sequence, district, amount."""
+        frame = self.lake.read(self.lake.silver(self.dataset))
+        rows = frame.select("id", "_deleted", "_sequence", "_district", "amount").orderBy("id").collect()
+        return [tuple(row) for row in rows]
+
+    def account(self) -> dict[str, dict[str, Any]]:
+        """The conservation sum by district; each must close."""
+        from infra.output import account_records
+
+        found = account_records(self.bus, self.name)
+        assert all(row["closes"] for row in found), found
+        return {row["district"]: row for row in found}
+
+
+@pytest.fixture(scope="session")
+def names() -> Iterator[Callable[[], str]]:
+    """Dataset names that no other test uses, since topics are shared."""
+    numbers = iter(range(10_000))
+    return lambda: f"t{next(numbers)}"
+
+
+@pytest.fixture
+def road(tmp_path: Path, broker: Broker, spark: Any, names: Callable[[], str]) -> Road:
+    """A road with one dataset of four columns in force."""
+    settings = Settings(home=tmp_path / "home", bootstrap_servers=broker.bootstrap)
+    return Road(Bus(settings), names())
+
+
+def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> Path:
+    """Rows as a CSV file with a header."""
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    return path

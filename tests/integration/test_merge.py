@@ -1,0 +1,162 @@
+"""Silver: one row a key, decided by the events alone."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+from typing import Any
+
+from kafka import KafkaProducer
+
+from infra.topics import end_offsets
+from pipelines.account import account_pending
+from pipelines.ingest import ingest_available
+from pipelines.merge import merge_pending
+from pipelines.tables import Lake
+from schemas.avro import Encoder, sequence_text
+from tests.integration.conftest import Road
+
+
+def test_the_latest_sequence_wins_and_an_older_one_that_comes_late_is_superseded(road: Road) -> None:
+    road.publish({"id": "a", "seq": 2, "amount": 20})
+    road.merge()
+    road.publish({"id": "a", "seq": 1, "amount": 10}, {"id": "b", "seq": 1, "amount": 1})
+    road.merge()
+    assert road.silver() == [("a", False, 2, "440106", 20), ("b", False, 1, "440106", 1)]
+    account = road.account()["440106"]
+    assert (account["received"], account["inserted"], account["superseded"]) == (3, 2, 1)
+
+
+def test_of_equal_sequences_the_later_offset_wins(road: Road) -> None:
+    road.publish({"id": "a", "seq": 1, "amount": 1}, {"id": "a", "seq": 1, "amount": 2})
+    road.merge()
+    assert road.silver() == [("a", False, 1, "440106", 2)]
+
+
+def test_an_older_update_after_a_newer_delete_does_not_bring_the_row_back(road: Road) -> None:
+    road.publish({"id": "a", "seq": 1})
+    road.publish(delete=[{"id": "a", "seq": 5}])
+    road.merge()
+    road.publish({"id": "a", "seq": 3, "amount": 3})
+    road.merge()
+    assert road.silver() == [("a", True, 5, "440106", None)]
+    road.publish({"id": "a", "seq": 6, "amount": 6})
+    road.merge()
+    assert road.silver() == [("a", False, 6, "440106", 6)]
+
+
+def test_between_two_districts_the_later_sequence_wins_and_the_account_says_so(road: Road) -> None:
+    road.publish({"id": "a", "seq": 1, "amount": 1}, district="440103")
+    road.merge()
+    road.publish({"id": "a", "seq": 2, "amount": 2}, district="440104")
+    road.merge()
+    road.publish({"id": "a", "seq": 1, "amount": 9}, district="440103")
+    road.merge()
+    assert road.silver() == [("a", False, 2, "440104", 2)]
+    account = road.account()
+    assert account["440104"]["took_from_other_district"] == 1
+    assert account["440103"]["lost_to_other_district"] == 1
+
+
+def test_the_same_rows_again_are_unchanged_and_are_not_released_again(road: Road) -> None:
+    road.publish({"id": "a", "seq": 1, "amount": 1})
+    assert [r.status for r in road.sync().releases] == ["released"]
+    road.publish({"id": "a", "seq": 1, "amount": 1})
+    assert road.sync().releases == []
+    assert road.account()["440106"]["unchanged"] == 1
+
+
+def test_nothing_new_costs_no_commit(road: Road) -> None:
+    road.publish({"id": "a", "seq": 1})
+    road.sync()
+    lake = road.lake
+    tables = [lake.bronze(road.dataset), lake.silver(road.dataset), lake.account(), lake.releases()]
+    before = [lake.version(t) for t in tables]
+    road.sync()
+    assert [lake.version(t) for t in tables] == before
+
+
+def test_a_pass_costs_one_commit_a_table(road: Road) -> None:
+    road.publish({"id": "a", "seq": 1})
+    road.sync()
+    lake = road.lake
+    tables = [lake.bronze(road.dataset), lake.silver(road.dataset), lake.account(), lake.releases()]
+    before = [lake.version(t) for t in tables]
+    road.publish(*({"id": f"k{i}", "seq": i} for i in range(50)), district="440103")
+    road.publish(*({"id": f"m{i}", "seq": i} for i in range(50)), district="440104")
+    road.sync()
+    assert [lake.version(t) - b for t, b in zip(tables, before, strict=True)] == [1, 1, 1, 1]
+
+
+def test_a_lost_checkpoint_replays_everything_and_changes_no_row(road: Road) -> None:
+    import shutil
+
+    road.publish({"id": "a", "seq": 1, "amount": 1}, {"id": "b", "seq": 1, "amount": -1}, {"id": "c", "seq": 1})
+    road.merge()
+    before = road.silver()
+    shutil.rmtree(road.lake.checkpoint)
+    assert road.merge() == 3
+    assert road.silver() == before
+    account = road.account()["440106"]
+    assert (account["received"], account["inserted"], account["duplicate"]) == (6, 2, 2)
+
+
+def test_a_job_killed_between_any_two_hops_starts_again_without_repair(road: Road) -> None:
+    lake, store, servers = road.lake, road.bus.store, road.bus.bootstrap
+    road.publish({"id": "a", "seq": 1, "amount": 1}, {"id": "b", "seq": 1, "amount": 1})
+    ingest_available(lake, store, servers)  # killed after ingest
+    road.publish({"id": "a", "seq": 2, "amount": 2})
+    ingest_available(lake, store, servers)
+    assert merge_pending(road.dataset, lake) is not None  # killed after merge, before the account
+    road.merge()
+    account = road.account()["440106"]
+    assert (account["received"], account["inserted"], account["superseded"]) == (3, 2, 1)
+    assert account_pending(road.dataset, lake) == 0
+    assert merge_pending(road.dataset, lake) is None
+
+
+def test_any_order_and_any_duplication_of_the_same_events_gives_the_same_silver(
+    road: Road, spark: Any, tmp_path: Path
+) -> None:
+    """Bronze rows of 200 random events are shuffled, doubled and cut into merges at random; silver never differs."""
+    dice = random.Random(20260101)
+    encoder = Encoder(road.dataset)
+    producer = KafkaProducer(bootstrap_servers=road.bus.bootstrap, acks="all")
+    for _ in range(200):
+        row = {"id": dice.choice("abcdefgh"), "seq": dice.randrange(12), "amount": dice.randrange(5)}
+        row["district_code"] = dice.choice(["440103", "440104", "440106"])
+        topic, key = road.dataset.topic(row["district_code"]), encoder.key(row)
+        if dice.random() < 0.3:
+            producer.send(topic, None, key, headers=[("sequence", sequence_text(row["seq"]))])
+        else:
+            producer.send(topic, encoder.value(row), key)
+    producer.close()
+    ingest_available(road.lake, road.bus.store, road.bus.bootstrap)
+    events = road.lake.read(road.lake.bronze(road.dataset)).collect()
+    assert len(events) == 200
+    merge_pending(road.dataset, road.lake)
+    expected = road.silver()
+    assert 0 < sum(row[1] for row in expected) < len(expected), "the case must hold deleted and living keys"
+    for seed in range(3):
+        dice = random.Random(seed)
+        shuffled = dice.sample(events + dice.choices(events, k=60), k=260)
+        other = Lake(spark, str(tmp_path / f"lake{seed}"))
+        bronze, start = other.bronze(road.dataset), 0
+        while start < len(shuffled):
+            size = dice.randrange(20, 150)
+            part = spark.createDataFrame(shuffled[start : start + size], other.read(bronze).schema)
+            part.coalesce(1).write.format("delta").mode("append").save(bronze)
+            start += size
+            if dice.random() < 0.7:
+                merge_pending(road.dataset, other)
+        merge_pending(road.dataset, other)
+        found = other.read(other.silver(road.dataset))
+        rows = found.select("id", "_deleted", "_sequence", "_district", "amount").orderBy("id").collect()
+        assert [tuple(r) for r in rows] == expected, f"seed {seed}"
+
+
+def test_end_offsets_count_what_was_published(road: Road) -> None:
+    topic = road.dataset.topic("440106")
+    before = end_offsets(road.bus.bootstrap, [topic])[topic][0]
+    road.publish({"id": "a", "seq": 1})
+    assert end_offsets(road.bus.bootstrap, [topic])[topic][0] > before
