@@ -1,34 +1,31 @@
 """From an Open Data Contract Standard v3 file to a `Dataset`, or a refusal with the line of every problem.
 
-The file is checked against the standard's own JSON Schema (from the official package) and read into its
-pydantic model; what Suibus adds is what it can serve: one schema object, plain names, types that survive
-fastavro, Kafka and Spark, and rules that can be executed.
+`schemas.standard` says whether the file is a contract at all; what is added here is what Suibus can serve: one
+schema object, plain names, types that survive fastavro, Kafka and Spark, and rules that can be executed.
 """
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
-from functools import cache
 from pathlib import Path
 from typing import Any, cast, get_args
 
 import yaml
-from jsonschema import Draft201909Validator
 from open_data_contract_standard.model import (
     CustomProperty,
     DataQuality,
     OpenDataContractStandard,
     SchemaProperty,
 )
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter
 
 from schemas.dataset import Dataset, Field, Kind, Limits, Rule, Severity, Sharing
 from schemas.errors import ContractError, InputError
+from schemas.standard import Place, Problems, read_standard
 
 SHIPPED = Path(__file__).parent / "contracts"
 NAME = re.compile(r"^[A-Za-z][A-Za-z0-9_]{0,62}$")
@@ -81,34 +78,6 @@ _SEVERITIES: dict[str, Severity] = {
 _KEY_KINDS: tuple[Kind, ...] = ("string", "int", "long", "date", "timestamp")
 _SEQUENCE_KINDS: tuple[Kind, ...] = ("int", "long", "timestamp", "date", "string")
 
-Path_ = tuple[str | int, ...]
-
-
-class _Problems:
-    """Collects what is wrong with one file, each with its line."""
-
-    def __init__(self, where: str, lines: Mapping[Path_, int]) -> None:
-        self.where, self.lines = where, lines
-        self.found: list[tuple[int, str, str]] = []
-
-    def line(self, path: Path_) -> int:
-        while path and path not in self.lines:
-            path = path[:-1]
-        return self.lines.get(path, 1)
-
-    def add(self, path: Path_, en: str, zh: str) -> None:
-        place = ".".join(str(p) for p in path)
-        prefix = f"{place}: " if place else ""
-        self.found.append((self.line(path), f"{prefix}{en}", f"{prefix}{zh}"))
-
-    def raise_if_any(self) -> None:
-        if self.found:
-            found = list(dict.fromkeys(sorted(self.found)))
-            raise ContractError(
-                "\n".join(f"{self.where}:{line}: {en}" for line, en, _ in found),
-                "\n".join(f"{self.where}:{line}: {zh}" for line, _, zh in found),
-            )
-
 
 def load_contract(path: Path | str) -> Dataset:
     """The dataset that one ODCS file declares. ContractError names every problem with its line."""
@@ -125,30 +94,7 @@ def load_contract(path: Path | str) -> Dataset:
 
 def parse_contract(text: str, where: str = "<contract>") -> Dataset:
     """The dataset that an ODCS text declares; `where` names it in errors."""
-    document, lines = _read_yaml(text, where)
-    problems = _Problems(where, lines)
-    validator = Draft201909Validator(_standard())
-    leaves = [leaf for error in validator.iter_errors(document) for leaf in _leaves(error)]
-    plain = {tuple(e.absolute_path) for e in leaves if e.validator != "unevaluatedProperties"}
-    for leaf in leaves:
-        if leaf.validator != "unevaluatedProperties" or tuple(leaf.absolute_path) not in plain:
-            found = json.dumps(leaf.instance, ensure_ascii=False, default=str)
-            en = f"{_expectation(leaf)} (found {found[:120]})"
-            problems.add(
-                tuple(leaf.absolute_path),
-                f"not Open Data Contract Standard v3: {en}. See the standard for what is accepted here.",
-                f"不符合开放数据契约标准（ODCS）v3：{en}。此处可接受的内容请见该标准。",
-            )
-    problems.raise_if_any()
-    try:
-        contract = OpenDataContractStandard.model_validate(document)
-    except ValidationError as error:
-        for item in error.errors():
-            problems.add(
-                item["loc"], f"{item['msg']}, found {item['input']!r}", f"{item['msg']}，实际为 {item['input']!r}"
-            )
-        problems.raise_if_any()
-        raise
+    contract, problems = read_standard(text, where)
     return _dataset(contract, text, where, problems)
 
 
@@ -202,81 +148,7 @@ def find_dataset(name: str, folders: Sequence[Path]) -> Dataset:
     )
 
 
-@cache
-def _standard() -> dict[str, Any]:
-    text = OpenDataContractStandard.json_schema()  # type: ignore[no-untyped-call]
-    return cast(dict[str, Any], json.loads(text))
-
-
-def _leaves(error: Any) -> Iterator[Any]:
-    """The errors a person can act on: the deepest of a combined error, not 'is not valid under any of'."""
-    if error.context and error.validator in ("anyOf", "oneOf", "allOf"):
-        deepest = max(len(e.absolute_path) for e in error.context)
-        best = [e for e in error.context if len(e.absolute_path) == deepest]
-        if deepest > len(error.absolute_path):
-            for e in best[:1]:
-                yield from _leaves(e)
-            return
-    yield error
-
-
-def _expectation(error: Any) -> str:
-    """What the standard wanted, in fewer words than the validator's."""
-    needed = [name for e in error.context or () if e.validator == "required" for name in e.validator_value]
-    if error.validator == "oneOf" and needed:
-        return f"expected exactly one of {', '.join(dict.fromkeys(needed))}"
-    return str(error.message)[:300]
-
-
-def _read_yaml(text: str, where: str) -> tuple[Any, dict[Path_, int]]:
-    try:
-        node = yaml.compose(text, Loader=yaml.SafeLoader)
-        lines: dict[Path_, int] = {}
-        if node is not None:
-            _walk(node, (), lines, (), where)
-        document = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        line = mark.line + 1 if mark else 1
-        problem = getattr(error, "problem", None) or str(error)
-        raise ContractError(
-            f"{where}:{line}: not YAML: {problem}. Mend the line, or quote the text.",
-            f"{where}:{line}: 不是合法的 YAML：{problem}。请修正该行，或给文本加引号。",
-        ) from error
-    if not isinstance(document, dict):
-        raise ContractError(
-            f"{where}:1: found {type(document).__name__}, expected a contract: keys such as apiVersion, kind, id, schema.",
-            f"{where}:1: 实际为 {type(document).__name__}，应为数据契约：包含 apiVersion、kind、id、schema 等键。",
-        )
-    return document, lines
-
-
-def _walk(node: yaml.Node, path: Path_, lines: dict[Path_, int], above: tuple[int, ...], where: str) -> None:
-    if id(node) in above or len(above) > 60:
-        line = node.start_mark.line + 1
-        raise ContractError(
-            f"{where}:{line}: an alias contains itself. Recursive schemas are not served; write the levels out.",
-            f"{where}:{line}: 别名包含自身。不支持递归结构，请逐层写出。",
-        )
-    lines[path] = node.start_mark.line + 1
-    if isinstance(node, yaml.MappingNode):
-        seen: dict[str, int] = {}
-        for key, value in node.value:
-            line = key.start_mark.line + 1
-            if key.value in seen:
-                raise ContractError(
-                    f"{where}:{line}: key {key.value!r} stands twice, first in line {seen[key.value]}. Keep one.",
-                    f"{where}:{line}: 键 {key.value!r} 重复，首次出现于第 {seen[key.value]} 行。请只保留一个。",
-                )
-            seen[key.value] = line
-            _walk(value, (*path, key.value), lines, (*above, id(node)), where)
-            lines[(*path, key.value)] = line
-    elif isinstance(node, yaml.SequenceNode):
-        for i, value in enumerate(node.value):
-            _walk(value, (*path, i), lines, (*above, id(node)), where)
-
-
-def _dataset(contract: OpenDataContractStandard, text: str, where: str, problems: _Problems) -> Dataset:
+def _dataset(contract: OpenDataContractStandard, text: str, where: str, problems: Problems) -> Dataset:
     objects = contract.schema_ or []
     if len(objects) != 1:
         problems.add(
@@ -286,7 +158,7 @@ def _dataset(contract: OpenDataContractStandard, text: str, where: str, problems
         )
         problems.raise_if_any()
     schema = objects[0]
-    at: Path_ = ("schema", 0)
+    at: Place = ("schema", 0)
     name = schema.name or ""
     _check_name(name, (*at, "name"), problems)
     version = contract.version or ""
@@ -334,7 +206,7 @@ def _dataset(contract: OpenDataContractStandard, text: str, where: str, problems
     )
 
 
-def _check_name(name: str, path: Path_, problems: _Problems) -> None:
+def _check_name(name: str, path: Place, problems: Problems) -> None:
     if not NAME.match(name):
         problems.add(
             path,
@@ -349,7 +221,7 @@ class _Facts:
 
     KNOWN = ("suibus.sequence", "suibus.sharing", "suibus.freshness", "suibus.district")
 
-    def __init__(self, entries: Sequence[CustomProperty], problems: _Problems) -> None:
+    def __init__(self, entries: Sequence[CustomProperty], problems: Problems) -> None:
         named = [(i, e) for i, e in enumerate(entries) if (e.property or "").startswith("suibus.")]
         self.values: dict[str, Any] = {str(e.property): e.value for _, e in named}
         self._index = {str(e.property): i for i, e in named}
@@ -360,12 +232,12 @@ class _Facts:
                 f"{name} 不是 Suibus 认识的属性。可用：{'、'.join(self.KNOWN)}",
             )
 
-    def path(self, name: str) -> Path_:
+    def path(self, name: str) -> Place:
         return ("customProperties", self._index.get(name, 0))
 
 
 def _column(
-    facts: _Facts, fact: str, fields: Mapping[str, Field], kinds: tuple[Kind, ...], problems: _Problems
+    facts: _Facts, fact: str, fields: Mapping[str, Field], kinds: tuple[Kind, ...], problems: Problems
 ) -> str | None:
     name = facts.values.get(fact)
     if name is None:
@@ -381,7 +253,7 @@ def _column(
     return str(name)
 
 
-def _freshness(facts: _Facts, problems: _Problems) -> timedelta | None:
+def _freshness(facts: _Facts, problems: Problems) -> timedelta | None:
     value = facts.values.get("suibus.freshness")
     if value is None:
         return None
@@ -399,7 +271,7 @@ def _freshness(facts: _Facts, problems: _Problems) -> timedelta | None:
 
 
 def _key(
-    properties: Sequence[SchemaProperty], fields: Mapping[str, Field], at: Path_, problems: _Problems
+    properties: Sequence[SchemaProperty], fields: Mapping[str, Field], at: Place, problems: Problems
 ) -> tuple[str, ...]:
     keyed = [p for p in properties if p.primaryKey]
     keyed.sort(key=lambda p: p.primaryKeyPosition if p.primaryKeyPosition and p.primaryKeyPosition > 0 else 1 << 30)
@@ -421,7 +293,7 @@ def _key(
     return tuple(p.name or "" for p in keyed)
 
 
-def _fields(properties: Sequence[SchemaProperty], path: Path_, problems: _Problems, depth: int) -> tuple[Field, ...]:
+def _fields(properties: Sequence[SchemaProperty], path: Place, problems: Problems, depth: int) -> tuple[Field, ...]:
     fields: list[Field] = []
     seen: set[str] = set()
     for i, prop in enumerate(properties):
@@ -440,7 +312,7 @@ def _fields(properties: Sequence[SchemaProperty], path: Path_, problems: _Proble
     return tuple(fields)
 
 
-def _field(prop: SchemaProperty, name: str, path: Path_, problems: _Problems, depth: int) -> Field | None:
+def _field(prop: SchemaProperty, name: str, path: Place, problems: Problems, depth: int) -> Field | None:
     if depth > DEEPEST:
         problems.add(path, f"nested deeper than {DEEPEST} levels", f"嵌套超过 {DEEPEST} 层")
         return None
@@ -487,7 +359,7 @@ def _field(prop: SchemaProperty, name: str, path: Path_, problems: _Problems, de
     return replace(field, limits=_limits(prop, field, arguments, path, problems))
 
 
-def _kind(prop: SchemaProperty, path: Path_, problems: _Problems) -> tuple[Kind, tuple[int, ...]] | None:
+def _kind(prop: SchemaProperty, path: Place, problems: Problems) -> tuple[Kind, tuple[int, ...]] | None:
     logical, physical = prop.logicalType, prop.physicalType
     allowed = _LOGICAL.get(logical) if logical else tuple(get_args(Kind))
     if allowed is None or (logical is None and physical is None):
@@ -524,7 +396,7 @@ def _kind(prop: SchemaProperty, path: Path_, problems: _Problems) -> tuple[Kind,
     return (wanted if wanted and wanted in allowed else allowed[0]), arguments
 
 
-def _limits(prop: SchemaProperty, field: Field, arguments: tuple[int, ...], path: Path_, problems: _Problems) -> Limits:
+def _limits(prop: SchemaProperty, field: Field, arguments: tuple[int, ...], path: Place, problems: Problems) -> Limits:
     options = dict(prop.logicalTypeOptions or {})
     bounds: dict[str, Any] = {}
     names = {
@@ -555,7 +427,7 @@ def _limits(prop: SchemaProperty, field: Field, arguments: tuple[int, ...], path
     )
 
 
-def _check_pattern(pattern: Any, path: Path_, problems: _Problems) -> None:
+def _check_pattern(pattern: Any, path: Place, problems: Problems) -> None:
     try:
         re.compile(pattern)
     except (re.error, TypeError) as error:
@@ -582,8 +454,8 @@ def _rules(
     properties: Sequence[SchemaProperty],
     quality: Sequence[DataQuality],
     fields: Mapping[str, Field],
-    at: Path_,
-    problems: _Problems,
+    at: Place,
+    problems: Problems,
 ) -> tuple[Rule, ...]:
     rules: list[Rule] = []
     for i, prop in enumerate(properties):
@@ -628,7 +500,7 @@ def _rules(
 
 
 def _rule(
-    entry: DataQuality, column: str | None, fields: Mapping[str, Field], path: Path_, problems: _Problems
+    entry: DataQuality, column: str | None, fields: Mapping[str, Field], path: Place, problems: Problems
 ) -> list[Rule]:
     """The executable rule of one quality entry; none for a `text` entry, which only people read."""
     kind = entry.type or ("library" if entry.metric else None)
@@ -684,7 +556,7 @@ def _numeric(threshold: Any) -> bool:
     return all(isinstance(v, int | float) and not isinstance(v, bool) for v in values)
 
 
-def _custom_rule(entry: DataQuality, base: Rule, path: Path_, problems: _Problems) -> list[Rule]:
+def _custom_rule(entry: DataQuality, base: Rule, path: Place, problems: Problems) -> list[Rule]:
     engine = re.sub(r"[^a-z]", "", (entry.engine or "").lower())
     body: Any = entry.implementation
     if isinstance(body, str):
@@ -714,7 +586,7 @@ def _custom_rule(entry: DataQuality, base: Rule, path: Path_, problems: _Problem
 
 
 def _library_rule(
-    entry: DataQuality, base: Rule, fields: Mapping[str, Field], path: Path_, problems: _Problems
+    entry: DataQuality, base: Rule, fields: Mapping[str, Field], path: Place, problems: Problems
 ) -> list[Rule]:
     arguments = dict(entry.arguments or {})
     if entry.metric not in _METRICS:
