@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -83,7 +84,7 @@ def _start(settings: Settings, app_name: str, say: Say, java_options: list[str])
     (folder / "log4j2.properties").write_text(_LOG4J, "ascii")
     log = folder / "spark.log"
     try:
-        with log.open("ab") as output, _own_environment(java.program):
+        with log.open("ab") as output, _own_environment(java.program, settings.spark_master.startswith("local")):
             output.truncate(0)
             launch: Any = launch_gateway  # PySpark leaves it untyped
             where = {"stdout": output, "stderr": output, "cwd": folder}
@@ -119,8 +120,8 @@ def _options(
         ("spark.master", settings.spark_master),
         ("spark.driver.memory", settings.spark_memory),
         ("spark.driver.extraJavaOptions", " ".join(java_options)),
-        ("spark.driver.host", "127.0.0.1"),
-        ("spark.driver.bindAddress", "127.0.0.1"),
+        ("spark.pyspark.python", sys.executable),
+        *((("spark.driver.host", "127.0.0.1"), ("spark.driver.bindAddress", "127.0.0.1")) if local else ()),
         shipped,
         ("spark.local.dir", "local"),  # in <home>/spark; a comma in a full path would make two of it
         ("spark.sql.warehouse.dir", (settings.home / "spark" / "warehouse").as_uri()),
@@ -171,13 +172,14 @@ def make_class_archive(say: Say = quiet) -> Path | None:
 
 
 @contextmanager
-def _own_environment(java: Path) -> Iterator[None]:
+def _own_environment(java: Path, local: bool = True) -> Iterator[None]:
     """Launch the JVM with our Java and none of another Spark's settings, then put the environment back."""
     before = dict(os.environ)
     for name in _FOREIGN:
         os.environ.pop(name, None)
     os.environ["JAVA_HOME"] = str(java.parent.parent)
-    os.environ["SPARK_LOCAL_IP"] = "127.0.0.1"
+    if local:
+        os.environ["SPARK_LOCAL_IP"] = "127.0.0.1"
     os.environ["LC_ALL"] = "C.UTF-8"  # else Java turns the Chinese in a path into question marks
     try:
         yield

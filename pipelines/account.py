@@ -51,19 +51,9 @@ def account_pending(dataset: Dataset, lake: Lake) -> int:
         "silver_version": version,
     }
     fixed["at"] = datetime.now(UTC)
-    rows = [
-        tuple({**count, "district": district, **fixed}.get(f.name, 0) for f in ACCOUNT.fields)
-        for district, count in sorted(counts.items())
-    ]
-    (
-        lake.spark.createDataFrame(rows, ACCOUNT)
-        .coalesce(1)
-        .write.format("delta")
-        .mode("append")
-        .option("txnAppId", application)
-        .option("txnVersion", merged)
-        .save(path)
-    )
+    empty = dict.fromkeys(ACCOUNT.names, 0)
+    rows = [{**empty, **count, "district": district, **fixed} for district, count in sorted(counts.items())]
+    lake.append(path, rows, ACCOUNT, application, merged)
     return sum(count["inserted"] + count["updated"] + count["deleted"] for count in counts.values())
 
 

@@ -58,22 +58,21 @@ def release_version(
     verdict = judge(shared_rows(lake, dataset, version), dataset, version)
     number = (last["release"] if last else 0) + 1
     status = "released" if verdict.passed else "held"
-    failed = [r.rule for r in verdict.failures if r.severity == "critical"]
-    warned = [r.rule for r in verdict.failures if r.severity != "critical"]
-    record = (
-        dataset.id, number, status, version, verdict.rows, dataset.version, dataset.hash, verdict.sha256,
-        failed, warned, datetime.now(UTC), verdict.to_json(),
-    )  # fmt: skip
-    (
-        lake.spark.createDataFrame([record], RELEASE)
-        .coalesce(1)
-        .write.format("delta")
-        .mode("append")
-        .option("txnAppId", f"release:{dataset.id}")
-        .option("txnVersion", number)
-        .save(path)
-    )
-    row = dict(zip(RELEASE.names, record, strict=True))
+    row = {
+        "dataset": dataset.id,
+        "release": number,
+        "status": status,
+        "silver_version": version,
+        "rows": verdict.rows,
+        "contract_version": dataset.version,
+        "contract_sha256": dataset.hash,
+        "verdict_sha256": verdict.sha256,
+        "failed": [r.rule for r in verdict.failures if r.severity == "critical"],
+        "warnings": [r.rule for r in verdict.failures if r.severity != "critical"],
+        "decided_at": datetime.now(UTC),
+        "verdict": verdict.to_json(),
+    }
+    lake.append(path, [row], RELEASE, f"release:{dataset.id}", number)
     return ReleaseInfo(dataset.id, number, status, verdict, {name: row[name] for name in RECORD})
 
 

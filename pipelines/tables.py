@@ -13,9 +13,11 @@ from __future__ import annotations
 
 from typing import Any
 
+import pyarrow
 from delta.tables import DeltaTable
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import types as T
+from pyspark.sql.pandas.types import to_arrow_schema
 
 from schemas.dataset import Dataset, Field
 
@@ -211,6 +213,24 @@ class Lake:
         """A table as of a version, or as it is now."""
         reader = self.spark.read.format("delta")
         return (reader if version is None else reader.option("versionAsOf", version)).load(path)
+
+    def append(
+        self, path: str, rows: list[dict[str, Any]], schema: T.StructType, application: str, version: int
+    ) -> None:
+        """Append a few records in one commit; nothing if the application has committed that version before.
+
+        They go over Arrow: a list of tuples would start a Python worker for each partition.
+        """
+        table = pyarrow.Table.from_pylist(rows, schema=to_arrow_schema(schema, timezone="UTC"))
+        (
+            self.spark.createDataFrame(table, schema)
+            .coalesce(1)
+            .write.format("delta")
+            .mode("append")
+            .option("txnAppId", application)
+            .option("txnVersion", version)
+            .save(path)
+        )
 
     def version(self, path: str) -> int:
         """The newest version of a table."""

@@ -373,8 +373,8 @@ def _broken(name: str, after: int, error: Exception) -> Record:
 
 def _open_parquet(path: Path, dataset: Dataset, encoding: str, delete: bool) -> Source:
     try:
-        import pyarrow as pa  # type: ignore[import-untyped]
-        import pyarrow.parquet as pq  # type: ignore[import-untyped]
+        import pyarrow as pa
+        import pyarrow.parquet as pq
     except ImportError:
         raise InputError(
             f"{path}: reading Parquet needs pyarrow. Install it with: pip install 'suibus[parquet]'",

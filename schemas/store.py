@@ -30,6 +30,7 @@ class ContractStore:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self._parsed: dict[Path, Dataset] = {}  # files never change once they are named in a history
 
     def register(self, dataset: Dataset) -> bool:
         """Put a contract in force; False if it already was.
@@ -79,7 +80,12 @@ class ContractStore:
         if not history.exists():
             return []
         lines = [json.loads(line) for line in history.read_text("utf-8").splitlines() if line.endswith("}")]
-        return [parse_contract((history.parent / e["file"]).read_text("utf-8"), e["path"]) for e in lines]
+        return [self._parse(history.parent / e["file"], e["path"]) for e in lines]
+
+    def _parse(self, file: Path, where: str) -> Dataset:
+        if file not in self._parsed:
+            self._parsed[file] = parse_contract(file.read_text("utf-8"), where)
+        return self._parsed[file]
 
     def datasets(self) -> dict[str, Dataset]:
         """The contracts in force, by dataset id."""

@@ -1,0 +1,156 @@
+"""Bronze: every record once, in order, the bad ones with every reason and their own bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from kafka import KafkaProducer
+
+from infra.broker import Broker
+from infra.bus import Bus
+from infra.output import quarantined_records
+from infra.settings import Settings
+from pipelines.ingest import change_log, ingest_available
+from schemas.avro import Encoder
+from tests.integration.conftest import Road
+
+GOOD = {"id": "good", "district_code": "440106", "seq": 1, "amount": 1}
+
+
+@pytest.fixture(scope="module")
+def scene(
+    tmp_path_factory: pytest.TempPathFactory, broker: Broker, spark: Any, names: Callable[[], str]
+) -> tuple[Road, dict[str, dict[str, Any]], dict[str, bytes]]:
+    """Eleven bad records and two good ones, ingested together: the road, what is in quarantine by key, the bytes sent."""
+    home = tmp_path_factory.mktemp("ingest") / "home"
+    road = Road(Bus(Settings(home=home, bootstrap_servers=broker.bootstrap)), names())
+    encoder, topic = Encoder(road.dataset), road.dataset.topic("440106")
+
+    def key(name: str) -> bytes:
+        return encoder.key({"id": name})
+
+    def value(name: str, **changes: Any) -> bytes:
+        return encoder.value({**GOOD, "id": name, **changes})
+
+    values: dict[str, bytes | None] = {
+        "good": value("good"),
+        "framing": b"not avro at all",
+        "empty": b"",
+        "schema": b"\xc3\x01" + b"12345678" + value("schema")[10:],
+        "truncated": value("truncated")[:-3],
+        "broken": value("broken", amount=-5),
+        "district": value("district", district_code="440103"),
+        "twice": value("twice", amount=-1, district_code="440103"),
+        "other": value("not-other"),
+        "last": value("last"),
+    }
+    producer = KafkaProducer(bootstrap_servers=broker.bootstrap, acks="all")
+    for name, sent in values.items():
+        producer.send(topic, sent, key(name))
+    producer.send(topic, value("nokey"), None)
+    producer.send(topic, None, key("tombstone"))  # no sequence header
+    producer.send(topic, None, key("textsequence"), headers=[("sequence", b"yesterday")])
+    producer.close()
+    ingest_available(road.lake, road.bus.store, road.bus.bootstrap)
+    records = quarantined_records(road.bus, road.name)
+    by_key = {(r["key"] or "none").removeprefix('{"id":"').removesuffix('"}'): r for r in records}
+    assert len(by_key) == len(records)
+    return road, by_key, {k: v for k, v in values.items() if v is not None}
+
+
+Scene = tuple[Road, dict[str, dict[str, Any]], dict[str, bytes]]
+
+
+@pytest.mark.parametrize(
+    ("key", "rules"),
+    [
+        ("framing", ["framing"]),
+        ("empty", ["framing"]),
+        ("schema", ["schema"]),
+        ("truncated", ["malformed"]),
+        ("broken", ["amount_not_negative"]),
+        ("district", ["district"]),
+        ("twice", ["district", "amount_not_negative"]),
+        ("other", ["key"]),
+        ("none", ["key"]),
+        ("tombstone", ["sequence"]),
+        ("textsequence", ["sequence"]),
+    ],
+)
+def test_a_bad_record_is_quarantined_with_every_rule_it_breaks(scene: Scene, key: str, rules: list[str]) -> None:
+    _, quarantined, _ = scene
+    assert [reason["rule"] for reason in quarantined[key]["reasons"]] == rules
+    assert all(reason["reason"] and reason["reason_zh"] for reason in quarantined[key]["reasons"])
+
+
+def test_quarantine_keeps_the_bytes_and_where_they_stood(scene: Scene) -> None:
+    import base64
+
+    road, quarantined, sent = scene
+    for name, value in sent.items():
+        if name in quarantined:
+            record = quarantined[name]
+            assert base64.b64decode(record["value"]) == value
+            assert (record["topic"], record["partition"]) == (road.dataset.topic("440106"), 0)
+    assert [quarantined[n]["offset"] for n in ("framing", "empty", "schema")] == [1, 2, 3]
+
+
+def test_good_records_beside_bad_ones_are_in_bronze_once_and_keep_no_raw_bytes(scene: Scene) -> None:
+    road, quarantined, _ = scene
+    rows = road.lake.read(road.lake.bronze(road.dataset)).where("NOT _quarantined").collect()
+    assert sorted(row["id"] for row in rows) == ["good", "last"]
+    assert all(row["_value"] is None and row["_reasons"] is None for row in rows)
+    assert len(quarantined) == 11
+
+
+def test_all_rules_are_checked_in_one_pass_over_one_decoding(scene: Scene, spark: Any) -> None:
+    road, _, _ = scene
+    records = (
+        spark.read.format("kafka")
+        .option("kafka.bootstrap.servers", road.bus.bootstrap)
+        .option("subscribe", road.dataset.topic("440106"))
+        .option("includeHeaders", "true")
+        .load()
+    )
+    rows = change_log(records, road.dataset, road.bus.store)
+    plan = rows._jdf.queryExecution().executedPlan().toString()
+    assert plan.count("from_avro(") == 1
+    assert plan.count("Scan") == 1
+
+
+def test_a_rule_that_spark_cannot_run_stops_its_own_dataset_and_loses_nothing(road: Road) -> None:
+    road.contract(version="1.1.0")
+    broken = road.contract(
+        version="1.2.0",
+        columns="      - name: extra\n        logicalType: string\n        quality:\n"
+        "          - {name: broken_sql, type: sql, query: 'SELECT COUNT(*) FROM ${object} WHERE no_such_column = 1', mustBe: 0}\n",
+    )
+    assert broken.version == "1.2.0"
+    road.publish({"id": "a", "seq": 1}, {"id": "b", "seq": 1})
+    assert ingest_available(road.lake, road.bus.store, road.bus.bootstrap).records == 2
+    records = quarantined_records(road.bus, road.name)
+    assert [r["reasons"][0]["rule"] for r in records] == ["contract", "contract"]
+    assert all(r["value"] for r in records)
+
+
+def test_a_record_of_an_older_schema_version_decodes_with_the_new_column_null(road: Road) -> None:
+    old = road.dataset
+    road.publish({"id": "old", "seq": 1, "amount": 1})
+    road.contract(version="1.1.0", columns="      - {name: note, logicalType: string}\n")
+    road.publish({"id": "new", "seq": 1, "amount": 2, "note": "新"})
+    assert Encoder(old).value({**GOOD})[:10] != Encoder(road.dataset).value({**GOOD, "note": None})[:10]
+    road.merge()
+    rows = road.lake.read(road.lake.silver(road.dataset)).select("id", "amount", "note").orderBy("id").collect()
+    assert [tuple(r) for r in rows] == [("new", 2, "新"), ("old", 1, None)]
+
+
+def test_a_table_made_before_a_column_was_added_is_widened(road: Road) -> None:
+    road.publish({"id": "a", "seq": 1, "amount": 1})
+    road.merge()
+    road.contract(version="1.1.0", columns="      - {name: note, logicalType: string}\n")
+    road.publish({"id": "b", "seq": 1, "note": "x"})
+    road.merge()
+    rows = road.lake.read(road.lake.silver(road.dataset)).select("id", "note").orderBy("id").collect()
+    assert [tuple(r) for r in rows] == [("a", None), ("b", "x")]
