@@ -141,18 +141,20 @@ class Bus:
         listed = []
         for dataset in datasets.values():
             record = pipeline.get("records", {}).get(dataset.id)
-            waiting = sum(
-                end - int(taken.get(topic, {}).get(str(partition), 0))
-                for topic in (dataset.topic(c) for c in districts())
-                for partition, end in ends.get(topic, {}).items()
-            )
+            waiting = None
+            if reachable and taken is not None:
+                waiting = sum(
+                    end - int(taken.get(topic, {}).get(str(partition), 0))
+                    for topic in (dataset.topic(c) for c in districts())
+                    for partition, end in ends.get(topic, {}).items()
+                )
             listed.append(
                 {
                     "dataset": dataset.name,
                     "version": dataset.version,
                     "title": dataset.title,
                     "sharing": dataset.sharing,
-                    "offsets_waiting": waiting if reachable else None,
+                    "offsets_waiting": waiting,
                     "last_decision": record,
                     "failure": pipeline.get("failures", {}).get(dataset.id),
                 }
@@ -170,8 +172,10 @@ class Bus:
             "datasets": listed,
         }
 
-    def _taken(self) -> dict[str, dict[str, int]]:
-        """The end offsets of the last batch in bronze, by topic and partition, where the lake is a local folder."""
+    def _taken(self) -> dict[str, dict[str, int]] | None:
+        """The end offsets of the last batch in bronze, by topic and partition; None if the lake is no local folder."""
+        if "://" in self.settings.lake_path:
+            return None
         folder = Path(self.settings.lake_path) / "checkpoints" / "ingest"
         done = [int(p.name) for p in (folder / "commits").glob("*") if p.name.isdigit()]
         if not done:

@@ -55,6 +55,7 @@ def main() -> None:
     import logging
 
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    logging.getLogger("kafka").setLevel(logging.CRITICAL)  # its reconnects are told once, by our own error
     for name in ("SQLQueryContextLogger", "DataFrameQueryContextLogger"):  # PySpark logs what it also raises
         logging.getLogger(name).setLevel(logging.CRITICAL)
 
@@ -356,7 +357,14 @@ def contract_diff(files: tuple[Path, ...], as_json: bool) -> None:
 @main.command()
 @click.argument("sql")
 @click.option("--as", "department", metavar="DEPARTMENT", help="Who asks; unset: the city itself.")
-@click.option("--format", "format_", type=click.Choice(["table", "csv", "json"]), default="table", show_default=True)
+@click.option(
+    "--format",
+    "format_",
+    type=click.Choice(["table", "csv", "json"]),
+    default="table",
+    show_default=True,
+    help="json: one array of row objects and nothing else.",
+)
 def query(sql: str, department: str | None, format_: str) -> None:
     r"""Query the released versions with Spark SQL. 查询已发布数据。
 
@@ -451,7 +459,7 @@ def quarantine(dataset: str | None, as_json: bool) -> None:
         return
     rows = [
         (r["dataset"], r["district"], f"{r['partition']}:{r['offset']}", r["key"],
-         "; ".join(f"{x['rule']}: {x['reason']} {x['reason_zh']} ({x['found']})" for x in r["reasons"]))
+         "; ".join(f"{x['rule']}: {x['reason']} {x['reason_zh']}" + (f" ({x['found']})" if x["found"] else "") for x in r["reasons"]))
         for r in found
     ]  # fmt: skip
     _print_table(("dataset", "district", "offset", "key", "reasons 原因"), rows, "nothing is quarantined 没有隔离记录")

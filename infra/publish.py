@@ -35,6 +35,7 @@ def publish_command(
     """Publish and print the account; the exit status."""
     check_district(district)
     dataset = find_dataset(name, bus.folders)
+    registry_id = _registry_id(bus, dataset, district)  # before a database is connected: either may be away
     delete = mode == "delete"
     if file is not None:
         source = open_source(file, dataset, format=format_, encoding=encoding, delete=delete)
@@ -46,7 +47,7 @@ def publish_command(
         bus.outbox(district),
         bus.address,
         timeout=timeout,
-        registry_id=_registry_id(bus, dataset, district),
+        registry_id=registry_id,
     )
     with publisher.outbox, _bar() as bar:
         task = bar.add_task(source.name, total=1.0, rows="")

@@ -22,11 +22,12 @@ from pipelines.tables import ENVELOPE, REASON, Lake, bronze_schema, sequence_typ
 from quality.rules import row_rules
 from schemas.avro import FRAME, MAGIC, avro_schema
 from schemas.dataset import Dataset, districts, parse_topic
-from schemas.errors import StateError
-from schemas.registry import Registry
+from schemas.errors import InputError, StateError, SuibusError
+from schemas.registry import Registry, agreed_schema
 from schemas.store import ContractStore
 
 log = logging.getLogger(__name__)
+REGISTRY_IDS = 1_000  # looked up a dataset and batch: made-up ids must not become a flood of calls
 BATCH = 400_000  # records a micro-batch at most: bounds memory, and what a killed batch has to do again
 
 
@@ -46,15 +47,21 @@ def ingest_available(
 
     Killed anywhere and run again, each record is in bronze once: Spark replays the same offsets under the same
     batch number, and Delta drops a batch that a table already has. A topic that was deleted or has lost records
-    raises, since going on would skip them in silence.
+    raises, since going on would skip them in silence. UnavailableError if a registry is needed and away: the batch
+    stays to be done.
     """
     touched: set[str] = set()
+    failed: list[SuibusError] = []
     topics = [dataset.topic(code) for dataset in store.datasets().values() for code in districts()]
     if not topics:
         return IngestInfo(0, 0, frozenset())
 
     def batch(frame: DataFrame, number: int) -> None:
-        touched.update(ingest_batch(frame, number, lake, store, registry))
+        try:
+            touched.update(ingest_batch(frame, number, lake, store, registry))
+        except SuibusError as error:  # Spark would wrap it in a stack of Java
+            failed.append(error)
+            raise
 
     query = (
         lake.spark.readStream.format("kafka")
@@ -74,6 +81,8 @@ def ingest_available(
     try:
         query.awaitTermination()
     except StreamingQueryException as error:
+        if failed:
+            raise failed[-1] from None
         reason = str(error).split("terminated with exception: ")[-1].splitlines()[0]
         raise StateError(
             f"Ingest stopped and skipped nothing: {reason} If a topic was deleted or lost records, restore it; "
@@ -151,14 +160,17 @@ def _decoded(records: DataFrame, dataset: Dataset, store: ContractStore, registr
     for known, schema in store.writer_schemas(dataset.id).items():
         decoded = from_avro(body, json.dumps(schema), {"avroSchema": reader, "mode": "PERMISSIVE"})
         record = F.when(writer == known.hex(), decoded).otherwise(record)
+    confluent = (F.substring(value, 1, 1) == F.lit(bytearray(1))) & (F.length(value) > 5)
+    number = F.when(confluent, F.conv(F.hex(F.substring(value, 2, 4)), 16, 10).cast("long"))
+    writer = F.coalesce(writer, F.concat(F.lit("registry:"), number.cast("string")))
+    refusal: Column = F.when(number.isNotNull(), _texts(*_NO_SUCH_ID if registry else _NO_REGISTRY))
     if registry:
-        confluent = (F.substring(value, 1, 1) == F.lit(bytearray(1))) & (F.length(value) > 5)
-        number = F.when(confluent, F.conv(F.hex(F.substring(value, 2, 4)), 16, 10).cast("long"))
-        writer = F.coalesce(writer, F.concat(F.lit("registry:"), number.cast("string")))
-        for known_id in [r[0] for r in records.select(number).distinct().collect() if r[0] is not None]:
-            if (text := registry.schema(known_id)) is not None:
-                decoded = from_avro(F.expr("substring(value, 6)"), text, {"avroSchema": reader, "mode": "PERMISSIVE"})
-                record = F.when(number == known_id, decoded).otherwise(record)
+        agreed, refused = _registry_schemas(records, number, dataset, registry)
+        for text, ids in agreed.items():
+            decoded = from_avro(F.expr("substring(value, 6)"), text, {"avroSchema": reader, "mode": "PERMISSIVE"})
+            record = F.when(number.isin(ids), decoded).otherwise(record)
+        for (en, zh), ids in refused.items():
+            refusal = F.when(number.isin(ids), _texts(en, zh)).otherwise(refusal)
     header = F.expr("element_at(filter(headers, h -> h.key = 'sequence'), 1).value").cast("string")
     kinds = {"date": "INT", "timestamp": "BIGINT"}
     parts = [(n, dataset.field(n).kind) for n in dataset.key]
@@ -170,7 +182,45 @@ def _decoded(records: DataFrame, dataset: Dataset, store: ContractStore, registr
         header.alias("_header"),
         F.from_json(F.col("key").cast("string"), key_ddl).alias("_keys"),
         record.alias("_record"),
+        refusal.alias("_refusal"),
     )
+
+
+_UNREGISTERED = (
+    "The schema that wrote the record is not registered for this dataset.",
+    "写入该记录的模式未在此数据集登记。",
+)
+_NO_SUCH_ID = ("The schema registry has no schema of this id.", "模式注册中心没有此编号的模式。")
+_NO_REGISTRY = (
+    "The record names a schema registry's id, and no registry is configured at the city: set SUIBUS_REGISTRY_URL there.",
+    "记录引用了模式注册中心的编号，但市级未配置注册中心：请在市级设置 SUIBUS_REGISTRY_URL。",
+)
+
+
+def _texts(en: str, zh: str) -> Column:
+    return F.struct(F.lit(en).alias("en"), F.lit(zh).alias("zh"))
+
+
+def _registry_schemas(
+    records: DataFrame, number: Column, dataset: Dataset, registry: Registry
+) -> tuple[dict[str, list[int]], dict[tuple[str, str], list[int]]]:
+    """The registry ids of a batch by the schema that decodes them, and the others by why they cannot be decoded.
+
+    The most frequent ids are asked for first. UnavailableError if the registry is away.
+    """
+    reader = avro_schema(dataset)
+    agreed: dict[str, list[int]] = defaultdict(list)
+    refused: dict[tuple[str, str], list[int]] = defaultdict(list)
+    counted = records.groupBy(number.alias("id")).count().where("id IS NOT NULL").orderBy(F.desc("count"))
+    for found in counted.limit(REGISTRY_IDS).collect():
+        if (text := registry.schema(found["id"])) is None:
+            continue
+        try:
+            agreed[json.dumps(agreed_schema(text, reader))].append(found["id"])
+        except InputError as error:
+            en = f"The registry's schema does not agree with the contract: {error.en}."
+            refused[en, f"注册中心的模式与契约不一致：{error.zh}。"].append(found["id"])
+    return agreed, refused
 
 
 def _envelope() -> list[Column]:
@@ -249,8 +299,7 @@ def _reasons(dataset: Dataset) -> Column:
         ),
         _reason(
             upsert & writer.isNotNull() & ~known_writer, "schema", None, writer,
-            "The schema that wrote the record is not registered for this dataset.",
-            "写入该记录的模式未在此数据集登记。",
+            *(F.coalesce(f"_refusal.{n}", F.lit(t)) for n, t in zip(("en", "zh"), _UNREGISTERED, strict=True)),
         ),
         _reason(
             upsert & known_writer & ~decoded, "malformed", None, F.length("_value").cast("string"),
@@ -282,7 +331,7 @@ def _reasons(dataset: Dataset) -> Column:
     return F.filter(F.array(*reasons), lambda r: r.isNotNull())
 
 
-def _reason(holds: Column, rule: str, column: str | None, found: Column, en: str, zh: str) -> Column:
+def _reason(holds: Column, rule: str, column: str | None, found: Column, en: Column | str, zh: Column | str) -> Column:
     parts = [F.lit(rule), F.lit(column), found, F.lit(en), F.lit(zh)]
     named = [p.cast("string").alias(f.name) for p, f in zip(parts, REASON.fields, strict=True)]
     return F.when(F.coalesce(holds, F.lit(False)), F.struct(*named))

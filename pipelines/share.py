@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from typing import Any
 
 from pyspark.errors import AnalysisException, ParseException
@@ -23,9 +23,9 @@ def query(sql: str, lake: Lake, store: ContractStore, department: str | None = N
     The query runs in a session of its own, whose only tables are the datasets this reader may see.
     """
     session = lake.spark.newSession()
-    visible = visible_datasets(store, department)
     mine = Lake(session, lake.root)
     newest = released_versions(mine)
+    visible = visible_datasets(store, department, newest)
     for name, dataset in visible.items():
         if re.search(rf"(?<![\w.]){re.escape(name)}(?!\w)", sql, re.IGNORECASE) and dataset.id in newest:
             release = newest[dataset.id]
@@ -37,13 +37,13 @@ def query(sql: str, lake: Lake, store: ContractStore, department: str | None = N
         raise _explain(error, session, visible, newest) from error
 
 
-def visible_datasets(store: ContractStore, department: str | None) -> dict[str, Dataset]:
-    """The datasets a reader may name, each by its plain name: the newest major stands for it.
+def visible_datasets(store: ContractStore, department: str | None, released: Container[str]) -> dict[str, Dataset]:
+    """The datasets a reader may name, each by its plain name: the newest major that has a release stands for it.
 
     This is the seam for grants. Today a department sees every dataset whose sharing class is not `none`.
     """
     found: dict[str, Dataset] = {}
-    for dataset in sorted(store.datasets().values(), key=lambda d: d.major):
+    for dataset in sorted(store.datasets().values(), key=lambda d: (d.id in released, d.major)):
         if department is None or dataset.sharing != "none":
             found[dataset.name] = dataset
     return found

@@ -103,3 +103,15 @@ def test_silver_bronze_and_quarantine_cannot_be_named_by_a_query(road: Road) -> 
     for name in ("silver", "bronze", "releases", "account", f"{road.name}_quarantine"):
         with pytest.raises(InputError):
             road.query(f"SELECT * FROM {name}")
+
+
+def test_a_new_major_does_not_hide_the_old_one_before_it_is_released(road: Road) -> None:
+    old = road.dataset
+    road.publish({"id": "a", "seq": 1, "amount": 1})
+    road.sync()
+    new = road.contract(version="2.0.0", columns="      - {name: grade, logicalType: integer, required: true}\n")
+    assert (old.id, new.id) == (f"{road.name}.v1", f"{road.name}.v2")
+    assert road.query("SELECT id, amount FROM t") == [{"id": "a", "amount": 1}]
+    road.publish({"id": "b", "seq": 1, "grade": 3})
+    road.sync()
+    assert road.query("SELECT id, grade FROM t") == [{"id": "b", "grade": 3}]
