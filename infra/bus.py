@@ -156,6 +156,7 @@ class Bus:
                     "sharing": dataset.sharing,
                     "offsets_waiting": waiting,
                     "last_decision": record,
+                    "late": _late(dataset, record, waiting),
                     "failure": pipeline.get("failures", {}).get(dataset.id),
                 }
             )
@@ -347,6 +348,14 @@ class Bus:
             return found
         except (FileNotFoundError, ValueError):
             return {}
+
+
+def _late(dataset: Dataset, record: dict[str, Any] | None, waiting: int | None) -> bool:
+    """Whether changes wait, on the topics or held at the gate, and the release is older than its contract's freshness."""
+    if record is None or dataset.freshness is None or not (waiting or record["status"] == "held"):
+        return False
+    released_at = record["released_at"]
+    return released_at is None or datetime.now(UTC) - datetime.fromisoformat(released_at) > dataset.freshness
 
 
 def _now() -> str:

@@ -406,10 +406,10 @@ def status(as_json: bool) -> None:
                 d["offsets_waiting"],
                 decision,
                 last.get("rows"),
-                d["failure"],
+                "late 超时" if d["late"] else d["failure"],
             )
         )
-    columns = ("dataset", "version", "名称", "sharing", "offsets waiting", "last decision", "rows", "failure")
+    columns = ("dataset", "version", "名称", "sharing", "offsets waiting", "last decision", "rows", "trouble")
     _print_table(columns, rows, "no contract is in force yet 尚无生效的契约")
     for refused in found["refused_contracts"]:
         click.echo(f"\nrefused 不予服务\n{refused['en']}\n{refused['zh']}")

@@ -30,10 +30,23 @@ class ReleaseInfo:
 
 
 def last_records(lake: Lake) -> dict[str, dict[str, Any]]:
-    """The newest record of each dataset, released or held, by dataset id; one scan for all."""
-    columns = F.struct(*RECORD)
-    newest = lake.read(lake.releases()).groupBy("dataset").agg(F.max_by(columns, "release").alias("last"))
-    return {row["dataset"]: row["last"].asDict() for row in newest.collect()}
+    """The newest record of each dataset, released or held, by dataset id; one scan for all.
+
+    `released_at` beside it is when a version was last released, None if none ever was.
+    """
+    newest = (
+        lake.read(lake.releases())
+        .groupBy("dataset")
+        .agg(
+            F.max_by(F.struct(*RECORD), "release").alias("last"),
+            F.max(F.when(F.col("status") == "released", F.col("decided_at"))).alias("released_at"),
+        )
+    )
+    found = {row["dataset"]: {**row["last"].asDict(), "released_at": row["released_at"]} for row in newest.collect()}
+    for record in found.values():  # Spark hands out naive datetimes in this process's zone
+        for name in ("decided_at", "released_at"):
+            record[name] = record[name].astimezone(UTC) if record[name] else None
+    return found
 
 
 def release_version(
@@ -73,7 +86,9 @@ def release_version(
         "verdict": verdict.to_json(),
     }
     lake.append(path, [row], RELEASE, f"release:{dataset.id}", number)
-    return ReleaseInfo(dataset.id, number, status, verdict, {name: row[name] for name in RECORD})
+    released_at = row["decided_at"] if verdict.passed else last["released_at"] if last else None
+    record = {name: row[name] for name in RECORD} | {"released_at": released_at}
+    return ReleaseInfo(dataset.id, number, status, verdict, record)
 
 
 def shared_rows(lake: Lake, dataset: Dataset, version: int) -> DataFrame:

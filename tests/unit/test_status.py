@@ -1,0 +1,37 @@
+"""Freshness: a release is late only when changes wait and it is older than its contract allows."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from infra.bus import _late
+from schemas.contract import SHIPPED, load_contract
+
+DATASET = load_contract(SHIPPED / "flights.yaml")  # fresh for a day
+OLD = (datetime.now(UTC) - timedelta(days=2)).isoformat()
+NEW = datetime.now(UTC).isoformat()
+
+
+@pytest.mark.parametrize(
+    ("status", "released_at", "waiting", "late"),
+    [
+        ("released", OLD, 0, False),  # old, but nothing waits
+        ("released", OLD, 3, True),
+        ("released", NEW, 3, False),
+        ("held", OLD, 0, True),
+        ("held", NEW, 0, False),
+        ("held", None, 0, True),  # never released
+        ("released", OLD, None, False),  # unknown what waits
+    ],
+)
+def test_a_release_is_late_when_changes_wait_longer_than_its_freshness(
+    status: str, released_at: str | None, waiting: int | None, late: bool
+) -> None:
+    record = {"status": status, "released_at": released_at}
+    assert _late(DATASET, record, waiting) is late
+
+
+def test_a_dataset_that_was_never_judged_is_not_late() -> None:
+    assert not _late(DATASET, None, 5)
