@@ -10,25 +10,24 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import date, datetime
 from decimal import Decimal
 from typing import Any
 
 from schemas.dataset import Dataset, Field, Rule, Severity
+from schemas.rules import OBJECT, PROPERTY
 
 SAMPLES = 20  # rows shown of each failed rule
 _COUNT_WHERE = re.compile(
-    r"^\s*SELECT\s+COUNT\s*\(\s*(?:\*|1)\s*\)\s+FROM\s+\$?\{(?:object|table|model|schema)\}\s+WHERE\s+(.+)$",
+    rf"^\s*SELECT\s+COUNT\s*\(\s*(?:\*|1)\s*\)\s+FROM\s+{OBJECT.pattern}\s+WHERE\s+(.+)$",
     re.IGNORECASE | re.DOTALL,
 )
 _NOT_ONE_ROW = re.compile(
     r"\b(select|over|group\s+by|having|order\s+by|limit|union|intersect|except|join)\b", re.IGNORECASE
 )
 _TEXT = re.compile(r"'(?:[^'\\]|\\.|'')*'")
-_OBJECT = re.compile(r"\$?\{(?:object|table|model|schema)\}")
-_PROPERTY = re.compile(r"\$?\{(?:property|column|field)\}")
 
 
 @dataclass(frozen=True)
@@ -111,8 +110,8 @@ def row_condition(rule: Rule, dataset: Dataset) -> str | None:
     """The condition that is true for a row that counts against the rule; None if one row cannot tell."""
     column = f"`{rule.column}`" if rule.column else ""
     if rule.type == "sql" and rule.query and (match := _COUNT_WHERE.match(rule.query)):
-        condition = _PROPERTY.sub(lambda _: column, match[1].strip())
-        return None if _NOT_ONE_ROW.search(_TEXT.sub("''", condition)) else f"({condition})"
+        condition = PROPERTY.sub(lambda _: column, match[1].strip())
+        return None if _NOT_ONE_ROW.search(_TEXT.sub("''", condition)) else f"({condition}\n)"  # a comment may end it
     if rule.type != "library" or not rule.column:
         return None
     if rule.metric == "nullValues":
@@ -121,21 +120,19 @@ def row_condition(rule: Rule, dataset: Dataset) -> str | None:
         missing = rule.arguments["missingValues"]
         parts = [f"{column} IS NULL"] if None in missing else []
         if values := [v for v in missing if v is not None]:
-            parts.append(f"coalesce({column} IN ({_list(values, dataset.field(rule.column))}), false)")
+            parts.append(f"coalesce({column} IN ({_list(values)}), false)")
         return f"({' OR '.join(parts)})"
     if rule.metric == "invalidValues":
         parts = []
         if valid := rule.arguments.get("validValues"):
-            parts.append(f"{column} NOT IN ({_list(valid, dataset.field(rule.column))})")
+            parts.append(f"{column} NOT IN ({_list(valid)})")
         if pattern := rule.arguments.get("pattern"):
             parts.append(f"NOT ({column} RLIKE {sql_literal(pattern)})")
         return f"({' OR '.join(parts)})"
     return None
 
 
-def _list(values: list[Any], field: Field) -> str:
-    if field.kind in ("string", "bytes"):
-        return ", ".join(sql_literal(str(v)) for v in values)
+def _list(values: list[Any]) -> str:
     return ", ".join(sql_literal(v) for v in values)
 
 
@@ -154,46 +151,57 @@ def _reason(rule: Rule) -> tuple[str, str]:
 
 
 def _limit_rules(field: Field) -> Iterator[RowRule]:
-    """The rules of a column's own type and limits; the node checks them too, but a node can be passed by."""
-    name, limits = f"`{field.name}`", field.limits
-    size = f"size({name})" if field.kind == "array" else f"char_length({name})"
+    """The rules of a column's own type and limits, and of what it holds; a node checks them too, but can be passed by."""
+    return _limits_of(field, field.name, f"`{field.name}`", field.name, lambda broken: broken)
+
+
+def _limits_of(field: Field, column: str, value: str, place: str, somewhere: Callable[[str], str]) -> Iterator[RowRule]:
+    """The rules of one value of a row: `value` is its SQL, `somewhere` says of a condition that it holds for any."""
+    size = f"size({value})" if field.kind == "array" else f"char_length({value})"  # of bytes, their number
+    limits = field.limits
     between, lengths = "expect_column_values_to_be_between", "expect_column_value_lengths_to_be_between"
     checks: list[tuple[str, Any, str, str, str, str, dict[str, Any]]] = [
-        ("minimum", limits.minimum, f"{name} < {{}}", "below", "小于", between, {"min_value": limits.minimum}),
-        ("maximum", limits.maximum, f"{name} > {{}}", "above", "大于", between, {"max_value": limits.maximum}),
-        ("exclusive_minimum", limits.exclusive_minimum, f"{name} <= {{}}", "not above", "不大于", between,
+        ("minimum", limits.minimum, f"{value} < {{}}", "below", "小于", between, {"min_value": limits.minimum}),
+        ("maximum", limits.maximum, f"{value} > {{}}", "above", "大于", between, {"max_value": limits.maximum}),
+        ("exclusive_minimum", limits.exclusive_minimum, f"{value} <= {{}}", "not above", "不大于", between,
          {"min_value": limits.exclusive_minimum, "strict_min": True}),
-        ("exclusive_maximum", limits.exclusive_maximum, f"{name} >= {{}}", "not below", "不小于", between,
+        ("exclusive_maximum", limits.exclusive_maximum, f"{value} >= {{}}", "not below", "不小于", between,
          {"max_value": limits.exclusive_maximum, "strict_max": True}),
-        ("multiple_of", limits.multiple_of, f"{name} % {{}} <> 0", "not a multiple of", "不是其整数倍：", "", {}),
+        ("multiple_of", limits.multiple_of, f"{value} % {{}} <> 0", "not a multiple of", "不是其整数倍：", "", {}),
         ("min_length", limits.min_length, f"{size} < {{}}", "shorter than", "长度小于", lengths,
          {"min_value": limits.min_length}),
         ("max_length", limits.max_length, f"{size} > {{}}", "longer than", "长度大于", lengths,
          {"max_value": limits.max_length}),
-        ("pattern", limits.pattern, f"NOT ({name} RLIKE {{}})", "not of the pattern", "不符合格式",
+        ("pattern", limits.pattern, f"NOT ({value} RLIKE {{}})", "not of the pattern", "不符合格式",
          "expect_column_values_to_match_regex", {"regex": limits.pattern}),
     ]  # fmt: skip
     if field.kind in ("float", "double"):
-        broken = f"(isnan({name}) OR abs({name}) = double('infinity'))"
         yield RowRule(
-            f"{field.name}_finite",
-            field.name,
-            broken,
-            f"{field.name} is not a finite number",
-            f"{field.name} 不是有限数值",
+            f"{place}_finite",
+            column,
+            somewhere(f"(isnan({value}) OR abs({value}) = double('infinity'))"),
+            f"{place} is not a finite number",
+            f"{place} 不是有限数值",
         )
     for kind, limit, template, en, zh, expectation, kwargs in checks:
         if limit is None:
             continue
         exact = field.kind == "string" or (field.kind in ("int", "long") and isinstance(limit, int))
-        native = (expectation, {"column": field.name, **kwargs}) if expectation and exact else None
+        native = (expectation, {"column": column, **kwargs}) if expectation and exact and place == column else None
         yield RowRule(
-            f"{field.name}_{kind}",
-            field.name,
-            template.format(sql_literal(limit)),
-            f"{field.name} is {en} {limit}",
-            f"{field.name} {zh} {limit}",
+            f"{place}_{kind}",
+            column,
+            somewhere(template.format(sql_literal(limit))),
+            f"{place} is {en} {limit}",
+            f"{place} {zh} {limit}",
             native,
+        )
+    for member in field.fields:
+        yield from _limits_of(member, column, f"{value}.`{member.name}`", f"{place}.{member.name}", somewhere)
+    if field.item:
+        item = f"item{place.count('[]')}"
+        yield from _limits_of(
+            field.item, column, item, f"{place}[]", lambda broken: somewhere(f"exists({value}, {item} -> {broken})")
         )
 
 
@@ -225,7 +233,7 @@ def _derived_rules(dataset: Dataset) -> Iterator[GateRule]:
 
 
 def _repeats(columns: str) -> str:
-    return f"SELECT {columns}, count(*) AS rows FROM {{batch}} GROUP BY {columns} HAVING count(*) > 1 LIMIT {SAMPLES}"
+    return f"SELECT {columns}, count(*) AS _rows FROM {{batch}} GROUP BY {columns} HAVING count(*) > 1 LIMIT {SAMPLES}"
 
 
 def _rows(dataset: Dataset, condition: str) -> str:
@@ -253,16 +261,17 @@ def _gate_rule(rule: Rule, dataset: Dataset) -> GateRule:
     broken = row_condition(rule, dataset)
     samples = _rows(dataset, broken) if broken else None
     native: tuple[str, dict[str, Any]] | None = None
+    plain = rule.column is not None and dataset.field(rule.column).kind in ("string", "int", "long")  # JSON has them
     if _allows_none(rule):
         if rule.metric == "nullValues":
             native = ("expect_column_values_to_not_be_null", {"column": rule.column})
-        elif rule.metric == "invalidValues" and set(rule.arguments) == {"validValues"}:
+        elif rule.metric == "invalidValues" and set(rule.arguments) == {"validValues"} and plain:
             values = rule.arguments["validValues"]
             native = ("expect_column_values_to_be_in_set", {"column": rule.column, "value_set": list(values)})
         elif rule.metric == "invalidValues" and set(rule.arguments) == {"pattern"}:
             regex = rule.arguments["pattern"]
             native = ("expect_column_values_to_match_regex", {"column": rule.column, "regex": regex})
-        elif rule.metric == "missingValues" and None not in rule.arguments["missingValues"]:
+        elif rule.metric == "missingValues" and None not in rule.arguments["missingValues"] and plain:
             values = rule.arguments["missingValues"]
             native = ("expect_column_values_to_not_be_in_set", {"column": rule.column, "value_set": list(values)})
         elif rule.metric == "duplicateValues":
@@ -293,7 +302,7 @@ def _gate_rule(rule: Rule, dataset: Dataset) -> GateRule:
 def _value_query(rule: Rule, dataset: Dataset, broken: str | None) -> str:
     """The query whose one value the rule compares, ``{batch}`` for the candidate."""
     if rule.type == "sql" and rule.query:
-        parts = _OBJECT.split(_PROPERTY.sub(lambda _: f"`{rule.column}`", rule.query))
+        parts = OBJECT.split(PROPERTY.sub(lambda _: f"`{rule.column}`", rule.query))
         return "{batch}".join(_braces(part) for part in parts)
     if rule.metric == "rowCount":
         return "SELECT count(*) FROM {batch}"

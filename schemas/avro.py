@@ -30,33 +30,34 @@ _PRIMITIVE: dict[str, Any] = {
 
 
 def avro_schema(dataset: Dataset) -> dict[str, Any]:
-    """The Avro schema of one record, fields in the contract's order; a nullable field defaults to null."""
+    """The Avro schema of one record, fields in the contract's order; a nullable field defaults to null.
+
+    A nested record is named after its field, in a namespace that is the way to it, so no two can share a name.
+    """
     return _record(dataset.name, dataset.fields, "gz")
 
 
-def _record(name: str, fields: tuple[Field, ...], namespace: str | None = None) -> dict[str, Any]:
-    schema: dict[str, Any] = {"type": "record", "name": name}
-    if namespace:
-        schema["namespace"] = namespace
-    schema["fields"] = [_member(f, f"{name}_{f.name}") for f in fields]
-    return schema
+def _record(name: str, fields: tuple[Field, ...], namespace: str) -> dict[str, Any]:
+    inside = f"{namespace}.{name}"
+    members = [_member(f, inside) for f in fields]
+    return {"type": "record", "name": name, "namespace": namespace, "fields": members}
 
 
-def _member(field: Field, path: str) -> dict[str, Any]:
-    kind = _type(field, path)
+def _member(field: Field, namespace: str) -> dict[str, Any]:
+    kind = _type(field, namespace)
     if field.required:
         return {"name": field.name, "type": kind}
     return {"name": field.name, "type": ["null", kind], "default": None}
 
 
-def _type(field: Field, path: str) -> Any:
+def _type(field: Field, namespace: str) -> Any:
     if field.kind == "decimal":
         return {"type": "bytes", "logicalType": "decimal", "precision": field.precision, "scale": field.scale}
     if field.kind == "array" and field.item:
-        item = _type(field.item, f"{path}_item")
+        item = _type(field.item, f"{namespace}.{field.name}")
         return {"type": "array", "items": item if field.item.required else ["null", item]}
     if field.kind == "record":
-        return _record(path, field.fields)
+        return _record(field.name, field.fields, namespace)
     return _PRIMITIVE.get(field.kind, field.kind)
 
 

@@ -153,9 +153,10 @@ def _limits(old: Field, new: Field, where: str) -> Iterator[Change]:
         )
     for name in ("pattern", "multiple_of"):
         before, after = getattr(a, name), getattr(b, name)
-        if before != after:
+        if before != after and old.kind == new.kind:
+            looser = after is None or (name == "multiple_of" and before is not None and before % after == 0)
             yield _graded(
-                after is not None,
+                not looser,
                 where,
                 f"{name} of {where} is {after}, was {before}",
                 f"{where} 的 {name} 由 {before} 改为 {after}",
@@ -186,7 +187,9 @@ def _rules(old: Dataset, new: Dataset) -> Iterator[Change]:
 
 def _rule(old: Rule, new: Rule) -> Iterator[Change]:
     where = f"rule {new.name}"
-    if _measure(old) != _measure(new):
+    if old.severity != "critical" == new.severity:
+        tighter, word, zh = True, f"is critical, was {old.severity}", f"严重程度由 {old.severity} 改为 critical"
+    elif _measure(old) != _measure(new):
         tighter, word = True, "measures something else: what passes today may be refused"
         zh = "度量内容改变：现在合格的数据可能被拒绝"
     elif (loosened := _accepts(old, new)) is not None:
@@ -194,7 +197,7 @@ def _rule(old: Rule, new: Rule) -> Iterator[Change]:
         word = "accepts more" if loosened else "accepts less: what passes today would be refused"
         zh = "放宽" if loosened else "收紧：现在合格的数据将被拒绝"
     elif old.severity != new.severity:
-        tighter = new.severity == "critical"
+        tighter = False
         word, zh = f"is {new.severity}, was {old.severity}", f"严重程度由 {old.severity} 改为 {new.severity}"
     else:
         return

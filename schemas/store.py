@@ -13,7 +13,7 @@ import fcntl
 import json
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -69,7 +69,7 @@ class ContractStore:
                 "registered_at": datetime.now(UTC).isoformat(timespec="milliseconds"),
             }
             with (folder / "history.jsonl").open("a", encoding="utf-8") as history:
-                history.write(json.dumps(line, ensure_ascii=False) + "\n")
+                history.write("\n" + json.dumps(line, ensure_ascii=False))  # after a line that was cut off, too
                 history.flush()
                 os.fsync(history.fileno())
             return True
@@ -79,12 +79,11 @@ class ContractStore:
         history = self.folder / dataset_id / "history.jsonl"
         if not history.exists():
             return []
-        lines = [json.loads(line) for line in history.read_text("utf-8").splitlines() if line.endswith("}")]
-        return [self._parse(history.parent / e["file"], e["path"]) for e in lines]
+        return [self._parse(history.parent / e["file"], e["path"]) for e in _entries(history)]
 
     def _parse(self, file: Path, where: str) -> Dataset:
         if file not in self._parsed:
-            self._parsed[file] = parse_contract(file.read_text("utf-8"), where)
+            self._parsed[file] = parse_contract(file.read_bytes().decode(), where)
         return self._parsed[file]
 
     def datasets(self) -> dict[str, Dataset]:
@@ -107,10 +106,17 @@ class ContractStore:
             yield
 
 
+def _entries(history: Path) -> Iterator[dict[str, str]]:
+    """The registrations, oldest first; a line that was cut off is none."""
+    for line in history.read_bytes().decode(errors="replace").split("\n"):
+        with suppress(ValueError):
+            yield json.loads(line)
+
+
 def _write(path: Path, text: str) -> None:
     """The whole text or nothing, on disk."""
     part = path.with_suffix(".part")
-    with part.open("w", encoding="utf-8") as out:
+    with part.open("w", encoding="utf-8", newline="") as out:
         out.write(text)
         out.flush()
         os.fsync(out.fileno())

@@ -1,0 +1,303 @@
+"""A contract's `quality` entries as rules: each one can be executed, or is refused with its line.
+
+`quality.rules` compiles them, for the door and for the gate.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import yaml
+from open_data_contract_standard.model import DataQuality, SchemaProperty
+
+from schemas.columns import allowed_values, check_pattern
+from schemas.dataset import Field, Rule, Severity
+from schemas.standard import Place, Problems
+
+OBJECT = re.compile(r"\$?\{(?:object|table|model|schema)\}")  # what a query calls the dataset
+PROPERTY = re.compile(r"\$?\{(?:property|column|field)\}")  # and the column its rule stands under
+
+OPERATORS = (
+    "mustBe", "mustNotBe", "mustBeGreaterThan", "mustBeGreaterOrEqualTo", "mustBeLessThan", "mustBeLessOrEqualTo",
+    "mustBeBetween", "mustNotBeBetween",
+)  # fmt: skip
+METRICS: dict[str, tuple[str, ...]] = {  # and the arguments of each
+    "nullValues": (),
+    "missingValues": ("missingValues",),
+    "invalidValues": ("validValues", "pattern"),
+    "duplicateValues": ("properties",),
+    "rowCount": (),
+}
+SEVERITIES: dict[str, Severity] = {
+    "critical": "critical", "error": "critical", "high": "critical",
+    "warning": "warning", "warn": "warning", "medium": "warning", "info": "info", "low": "info",
+}  # fmt: skip
+
+
+def rules(
+    properties: Sequence[SchemaProperty],
+    quality: Sequence[DataQuality],
+    fields: Mapping[str, Field],
+    place: Place,
+    problems: Problems,
+) -> tuple[Rule, ...]:
+    """The rules of all columns in their order, then those of the dataset; `place` is the schema object's."""
+    found: list[Rule] = []
+    for i, prop in enumerate(properties):
+        here = (*place, "properties", i)
+        field = fields.get(prop.name or "")
+        if field is None:
+            continue
+        if field.allowed:
+            found.append(
+                Rule(
+                    name=f"{field.name}_allowed",
+                    type="library",
+                    column=field.name,
+                    metric="invalidValues",
+                    arguments={"validValues": list(field.allowed)},
+                    operator="mustBe",
+                    threshold=0,
+                    line=problems.line((*here, "enum")),
+                )
+            )
+        if field.unique and not prop.primaryKey:
+            found.append(
+                Rule(
+                    name=f"{field.name}_unique",
+                    type="library",
+                    column=field.name,
+                    metric="duplicateValues",
+                    operator="mustBe",
+                    threshold=0,
+                    line=problems.line((*here, "unique")),
+                )
+            )
+        for j, entry in enumerate(prop.quality or []):
+            found.extend(_rule(entry, field, fields, (*here, "quality", j), problems))
+    for j, entry in enumerate(quality):
+        found.extend(_rule(entry, None, fields, (*place, "quality", j), problems))
+    named: dict[str, int] = {}
+    unique: list[Rule] = []
+    for rule in found:  # two rules with one name stay two rules
+        named[rule.name] = named.get(rule.name, 0) + 1
+        unique.append(rule if named[rule.name] == 1 else replace(rule, name=f"{rule.name}_{named[rule.name]}"))
+    return tuple(unique)
+
+
+def _rule(
+    entry: DataQuality, column: Field | None, fields: Mapping[str, Field], place: Place, problems: Problems
+) -> list[Rule]:
+    """The executable rule of one quality entry; none for a `text` entry, which only people read."""
+    kind = entry.type or "library"
+    if kind == "text":
+        return []
+    severity = SEVERITIES.get((entry.severity or "critical").lower())
+    if severity is None:
+        problems.add(
+            (*place, "severity"),
+            f"found {entry.severity!r}, expected one of {', '.join(SEVERITIES)}",
+            f"实际为 {entry.severity!r}，应为 {'、'.join(SEVERITIES)} 之一",
+        )
+        return []
+    name = column.name if column else None
+    base = Rule(
+        name=entry.name or entry.id or "_".join(filter(None, (name, entry.metric or kind))),
+        type="library",
+        column=name,
+        metric=entry.metric,
+        severity=severity,
+        description=(entry.description or "").strip(),
+        line=problems.line(place),
+    )
+    if kind == "custom":
+        return _custom_rule(entry, base, fields, place, problems)
+    compared = _compared(entry, base, place, problems)
+    if compared is None:
+        return []
+    if kind == "sql":
+        return _sql_rule(entry, compared, place, problems)
+    return _library_rule(entry, compared, column, fields, place, problems)
+
+
+def _compared(entry: DataQuality, base: Rule, place: Place, problems: Problems) -> Rule | None:
+    """The rule with its operator, threshold and unit."""
+    operators = [o for o in OPERATORS if getattr(entry, o) is not None]
+    if len(operators) != 1:
+        problems.add(
+            place,
+            f"found {len(operators)} operators, expected exactly one of {', '.join(OPERATORS)}",
+            f"有 {len(operators)} 个比较运算，应恰好一个：{'、'.join(OPERATORS)}",
+        )
+        return None
+    (operator,) = operators
+    threshold, unit = getattr(entry, operator), entry.unit or "rows"
+    numbers = threshold if isinstance(threshold, list) else [threshold]
+    if not all(isinstance(n, int | float) and not isinstance(n, bool) and math.isfinite(n) for n in numbers):
+        en, zh = ("two numbers", "两个数字") if operator.endswith("Between") else ("a number", "数字")
+        problems.add((*place, operator), f"found {threshold!r}, expected {en}", f"实际为 {threshold!r}，应为{zh}")
+        return None
+    if numbers != sorted(numbers):
+        problems.add(
+            (*place, operator),
+            f"found {threshold!r}, expected the smaller number first",
+            f"实际为 {threshold!r}，应先写较小的数",
+        )
+        return None
+    if unit not in ("rows", "percent") or (unit == "percent" and entry.metric == "rowCount"):
+        accepted = "rows" if entry.metric == "rowCount" else "rows or percent"
+        problems.add((*place, "unit"), f"found {unit!r}, expected {accepted}", f"实际为 {unit!r}，应为 {accepted}")
+        return None
+    return replace(base, operator=operator, threshold=threshold, unit="percent" if unit == "percent" else "rows")
+
+
+def _sql_rule(entry: DataQuality, base: Rule, place: Place, problems: Problems) -> list[Rule]:
+    place = (*place, "query")
+    query = (entry.query or "").strip().rstrip(";").rstrip()
+    others = re.findall(r"\$\{[^}]*\}", PROPERTY.sub("", OBJECT.sub("", query)))
+    if not OBJECT.search(query):
+        problems.add(
+            place,
+            f"found {query[:80]!r}, expected ${{object}} where it names the dataset: it is run on each candidate version",
+            f"实际为 {query[:80]!r}，其中应以 ${{object}} 表示数据集：查询将在每个候选版本上执行",
+        )
+    elif others:
+        problems.add(
+            place,
+            f"found {others[0]}, expected ${{object}} for the dataset or ${{property}} for the column",
+            f"实际为 {others[0]}，应为 ${{object}}（数据集）或 ${{property}}（列）",
+        )
+    elif base.column is None and PROPERTY.search(query):
+        problems.add(
+            place,
+            "found ${property} in a rule of the dataset, expected the column's own name, or the rule under its column",
+            "数据集级规则中含有 ${property}，应写列名，或将规则写在该列下",
+        )
+    return [replace(base, type="sql", query=query)]
+
+
+def _custom_rule(
+    entry: DataQuality, base: Rule, fields: Mapping[str, Field], place: Place, problems: Problems
+) -> list[Rule]:
+    engine = re.sub(r"[^a-z]", "", (entry.engine or "").lower())
+    if engine != "greatexpectations":
+        problems.add(
+            (*place, "engine"),
+            f"found {entry.engine!r}, expected greatExpectations",
+            f"实际为 {entry.engine!r}，应为 greatExpectations",
+        )
+        return []
+    place = (*place, "implementation")
+    body: Any = entry.implementation
+    if isinstance(body, str):
+        try:
+            body = yaml.safe_load(body)
+        except (yaml.YAMLError, ValueError):
+            body = None
+    kind = (body.get("type") or body.get("expectation_type")) if isinstance(body, dict) else None
+    kwargs = (body.get("kwargs") or {}) if isinstance(body, dict) else None
+    if not isinstance(kind, str) or not kind.startswith("expect_") or not isinstance(kwargs, dict):
+        example = "{type: expect_column_values_to_be_between, kwargs: {column: …, min_value: 0}}"
+        problems.add(
+            place,
+            f"found {str(entry.implementation)[:80]!r}, expected a mapping such as {example}",
+            f"实际为 {str(entry.implementation)[:80]!r}，应为形如 {example} 的映射",
+        )
+        return []
+    kwargs = dict(kwargs)
+    if kind.startswith("expect_column_") and not kind.startswith("expect_column_pair_"):
+        kwargs.setdefault("column", base.column)
+    for name in ("column", "column_A", "column_B", "column_list"):
+        if name in kwargs:
+            _known_columns(kwargs[name], fields, place, problems)
+    return [replace(base, type="greatExpectations", expectation={"type": kind, "kwargs": kwargs})]
+
+
+def _library_rule(
+    entry: DataQuality,
+    base: Rule,
+    column: Field | None,
+    fields: Mapping[str, Field],
+    place: Place,
+    problems: Problems,
+) -> list[Rule]:
+    metric, arguments = entry.metric or "", dict(entry.arguments or {})
+    if metric not in METRICS:
+        problems.add(
+            (*place, "metric"),
+            f"found {metric!r}, expected one of {', '.join(METRICS)}",
+            f"实际为 {metric!r}，应为 {'、'.join(METRICS)} 之一",
+        )
+        return []
+    known, place_of = METRICS[metric], (*place, "arguments")
+    for name in arguments.keys() - set(known):
+        problems.add(
+            (*place_of, name),
+            f"found argument {name}, expected {' or '.join(known) or 'none'}",
+            f"实际有参数 {name}，应为 {'、'.join(known) or '无参数'}",
+        )
+    if metric == "duplicateValues":
+        if "properties" in arguments:
+            _known_columns(arguments["properties"], fields, (*place_of, "properties"), problems)
+        elif column is None:
+            problems.add(
+                place,
+                "found duplicateValues at the schema object, expected arguments.properties: the columns unique together",
+                "schema 对象上的 duplicateValues 应有 arguments.properties：共同唯一的列",
+            )
+    elif metric != "rowCount":
+        if column is None:
+            problems.add(
+                place,
+                f"found {metric} at the schema object, expected it under a column",
+                f"{metric} 写在 schema 对象上，应写在某一列下",
+            )
+            return []
+        arguments = _typed_arguments(metric, arguments, column, place, problems)
+    return [replace(base, arguments=arguments)]
+
+
+def _typed_arguments(
+    metric: str, arguments: dict[str, Any], column: Field, place: Place, problems: Problems
+) -> dict[str, Any]:
+    """The arguments with their values as the column's type has them."""
+    place_of = (*place, "arguments")
+    if metric == "missingValues":
+        empty = [None, ""] if column.kind == "string" else [None]
+        missing = arguments.get("missingValues", empty)
+        given = [v for v in missing if v is not None] if isinstance(missing, list) else missing
+        typed = [] if missing == [None] else allowed_values(given, column, (*place_of, metric), problems)
+        return {metric: [*([None] if isinstance(missing, list) and None in missing else []), *typed]}
+    if metric == "invalidValues":
+        if not arguments:
+            problems.add(
+                place,
+                "found invalidValues without arguments, expected arguments.validValues or arguments.pattern",
+                "invalidValues 缺少参数，应有 arguments.validValues 或 arguments.pattern",
+            )
+        if "validValues" in arguments:
+            here = (*place_of, "validValues")
+            arguments["validValues"] = allowed_values(arguments["validValues"], column, here, problems)
+        if "pattern" in arguments:
+            check_pattern(arguments["pattern"], (*place_of, "pattern"), problems)
+            if column.kind != "string":
+                problems.add(
+                    (*place_of, "pattern"),
+                    f"found a pattern for a {column.type_name}, expected one for a string only",
+                    f"{column.type_name} 列上有 pattern，仅 string 列可用",
+                )
+    return arguments
+
+
+def _known_columns(names: Any, fields: Mapping[str, Field], place: Place, problems: Problems) -> None:
+    for name in names if isinstance(names, list) and names else [names]:
+        if not isinstance(name, str) or name not in fields:
+            problems.add(
+                place,
+                f"found {name!r}, expected a column: one of {', '.join(fields)}",
+                f"实际为 {name!r}，应为列名：{'、'.join(fields)} 之一",
+            )
