@@ -106,6 +106,8 @@ class Bus:
         from pipelines.sync import sync
 
         with self._exclusive("pipeline.lock", tell):
+            if self._lake is None:
+                tell("starting Spark, which takes some seconds", "正在启动 Spark，需要数秒")
             lake = self.lake()
             info = sync(lake, self.store, self.bootstrap, self.registry, only, tell)
             self._write("pipeline.json", {"records": info.records, "failures": info.failures, "ended_at": _now()})

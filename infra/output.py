@@ -37,12 +37,13 @@ def write_rows(frame: DataFrame, format_: str) -> None:
 
 
 def _write_json(frame: DataFrame) -> None:
+    """Spark writes each object: decimals as numbers with all their digits, moments in UTC with microseconds."""
+    from pyspark.sql import functions as F
+
+    options = {"ignoreNullFields": "false", "timestampFormat": "yyyy-MM-dd'T'HH:mm:ss[.SSSSSS]XXX"}
     click.echo("[", nl=False)
-    for i, row in enumerate(frame.toLocalIterator()):
-        click.echo(
-            (",\n " if i else "") + json.dumps(plain(row.asDict(recursive=True)), ensure_ascii=False),
-            nl=False,
-        )
+    for i, row in enumerate(frame.select(F.to_json(F.struct("*"), options)).toLocalIterator()):
+        click.echo((",\n " if i else "") + row[0], nl=False)
     click.echo("]")
 
 

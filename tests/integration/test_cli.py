@@ -94,8 +94,8 @@ def test_rows_published_while_the_bus_is_away_wait_and_are_delivered_once(suibus
         "query", "SELECT park_id, name, area, note FROM parks ORDER BY 1", "--as", "园林局", "--format", "json"
     )
     assert rows == [
-        {"park_id": 1, "name": "越秀公园", "area": "86.00", "note": "NA"},
-        {"park_id": 2, "name": "流花湖公园", "area": "54.43", "note": None},
+        {"park_id": 1, "name": "越秀公园", "area": 86.0, "note": "NA"},
+        {"park_id": 2, "name": "流花湖公园", "area": 54.43, "note": None},
     ]
     suibus("down")
 
