@@ -1,8 +1,8 @@
 """Suibus 穗: the public API. What is imported from here stays; everything else may move.
 
-    from suibus import Publisher, find_dataset
+    from suibus import Bus, read_settings
 
-    with Publisher(find_dataset("enterprise", [SHIPPED]), "440106", "outbox.sqlite", "127.0.0.1:9092") as publisher:
+    with Bus(read_settings()).publisher("enterprise", "440106") as publisher:
         publisher.publish(row)
 
 The city's side (`Bus`, with `sync` and the lake) needs the `city` extra; importing this file does not.

@@ -20,9 +20,11 @@ from typing import TYPE_CHECKING, Any
 from infra.broker import Broker
 from infra.settings import Settings
 from infra.topics import end_offsets, ensure_topics
+from producers.publisher import Publisher
 from producers.sender import flush
-from schemas.contract import SHIPPED, contract_files, load_contracts
-from schemas.dataset import Dataset, districts
+from schemas.avro import avro_schema
+from schemas.contract import SHIPPED, contract_files, find_dataset, load_contracts
+from schemas.dataset import Dataset, check_district, districts
 from schemas.errors import ContractError, StateError, SuibusError, UnavailableError
 from schemas.registry import Registry
 from schemas.store import ContractStore
@@ -66,6 +68,16 @@ class Bus:
     def outbox(self, district: str) -> Path:
         """The outbox of a district's node on this machine."""
         return self.home / "nodes" / district / "outbox.sqlite"
+
+    def publisher(self, name: str, district: str, timeout: float = 60.0) -> Publisher:
+        """A publisher of the dataset called `name` for a district, over the outbox of its node on this machine."""
+        check_district(district)
+        dataset = find_dataset(name, self.folders)
+        number = None
+        if registry := self.registry:
+            number = registry.register(f"{dataset.topic(district)}-value", avro_schema(dataset))
+        path = self.outbox(district)
+        return Publisher(dataset, district, path, self.address, timeout=timeout, registry_id=number)
 
     def lake(self) -> Lake:
         """The lake, with Spark started on first use (seconds)."""

@@ -10,11 +10,9 @@ import click
 
 from infra.bus import Bus
 from producers.outbox import Mode
-from producers.publisher import Progress, Publisher, PublishInfo, publish_source
+from producers.publisher import Progress, PublishInfo, publish_source
 from producers.sources import open_query, open_source
-from schemas.avro import avro_schema
-from schemas.contract import find_dataset
-from schemas.dataset import Dataset, check_district
+from schemas.dataset import Dataset
 
 if TYPE_CHECKING:
     from rich.progress import Progress as Bar
@@ -33,22 +31,12 @@ def publish_command(
     timeout: float,
 ) -> int:
     """Publish and print the account; the exit status."""
-    check_district(district)
-    dataset = find_dataset(name, bus.folders)
-    registry_id = _registry_id(bus, dataset, district)  # before a database is connected: either may be away
-    delete = mode == "delete"
+    publisher = bus.publisher(name, district, timeout)
+    dataset, delete = publisher.dataset, mode == "delete"
     if file is not None:
         source = open_source(file, dataset, format=format_, encoding=encoding, delete=delete)
     else:
         source = open_query(sql or "", database or "", dataset, delete=delete)
-    publisher = Publisher(
-        dataset,
-        district,
-        bus.outbox(district),
-        bus.address,
-        timeout=timeout,
-        registry_id=registry_id,
-    )
     with publisher.outbox, _bar() as bar:
         task = bar.add_task(source.name, total=1.0, rows="")
 
@@ -60,11 +48,6 @@ def publish_command(
         info = publish_source(publisher, source, mode, progress=show)
     _account(dataset, district, info)
     return info.exit_status
-
-
-def _registry_id(bus: Bus, dataset: Dataset, district: str) -> int | None:
-    registry = bus.registry
-    return registry.register(f"{dataset.topic(district)}-value", avro_schema(dataset)) if registry else None
 
 
 def _bar() -> Bar:

@@ -18,7 +18,7 @@ import click
 from infra.bus import Bus, Tell
 from infra.output import account_records, quarantined_records, release_records, write_rows
 from infra.settings import Settings, read_settings
-from producers.publisher import Publisher, PublishInfo, publish_source
+from producers.publisher import PublishInfo, publish_source
 from producers.sources import open_source
 from schemas.dataset import Dataset, districts
 
@@ -160,7 +160,7 @@ def _write(path: Path, rows: list[Row]) -> Path:
 
 
 def _publish(bus: Bus, dataset: Dataset, code: str, path: Path) -> PublishInfo:
-    publisher = Publisher(dataset, code, bus.outbox(code), bus.bootstrap)
+    publisher = bus.publisher(dataset.name, code)
     with publisher.outbox:
         info = publish_source(publisher, open_source(path, dataset), "snapshot")
     if info.problem:
