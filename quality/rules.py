@@ -11,10 +11,10 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date, datetime
 from decimal import Decimal
-from typing import Any
+from typing import Any, TypeVar
 
 from schemas.dataset import Dataset, Field, Rule, Severity
 from schemas.rules import OBJECT, PROPERTY
@@ -63,9 +63,12 @@ class GateRule:
         return {"type": self.expectation, "kwargs": self.kwargs, "severity": self.severity, "meta": meta}
 
 
+Derived = TypeVar("Derived", RowRule, GateRule)
+
+
 def row_rules(dataset: Dataset) -> tuple[RowRule, ...]:
     """The rules every arriving row is held against, in the contract's order."""
-    limits = [rule for field in dataset.table_fields for rule in _limit_rules(field)]
+    limits = [_apart(rule, dataset) for field in dataset.table_fields for rule in _limit_rules(field)]
     named = [
         RowRule(rule.name, rule.column, broken, *_reason(rule))
         for rule in dataset.rules
@@ -76,9 +79,15 @@ def row_rules(dataset: Dataset) -> tuple[RowRule, ...]:
 
 def gate_rules(dataset: Dataset) -> tuple[GateRule, ...]:
     """Everything the gate judges of a candidate version."""
-    rules = list(_derived_rules(dataset))
+    rules = [_apart(rule, dataset) for rule in _derived_rules(dataset)]
     rules += [_gate_rule(rule, dataset) for rule in dataset.rules]
     return tuple(rules)
+
+
+def _apart(rule: Derived, dataset: Dataset) -> Derived:
+    """A derived rule under a name of its own, where the contract has given its name to another."""
+    taken = any(rule.name == other.name for other in dataset.rules)
+    return replace(rule, name=f"{rule.name}_derived") if taken else rule
 
 
 def suite(dataset: Dataset) -> dict[str, Any]:

@@ -1,0 +1,176 @@
+"""For any row of any dataset: what was coerced is what is decoded, and one key is one key."""
+
+from __future__ import annotations
+
+import math
+import struct
+from datetime import UTC, date, datetime
+from decimal import Decimal
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from schemas.avro import MAGIC, Encoder, avro_schema, decode, schema_fingerprint
+from schemas.coercion import RowCoercer
+from schemas.compatibility import compare
+from schemas.dataset import Dataset, Field
+from schemas.errors import InputError
+
+SCALARS = ("string", "boolean", "int", "long", "float", "double", "date", "timestamp", "bytes")
+TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
+
+
+def names(count: int) -> list[str]:
+    return [f"f{i}" for i in range(count)]
+
+
+def fields(name: str, depth: int = 2, required: bool | None = None) -> st.SearchStrategy[Field]:
+    """Any column that a contract may declare."""
+    need = st.booleans() if required is None else st.just(required)
+    plain = st.builds(Field, st.just(name), st.sampled_from(SCALARS), need)
+    decimal = st.integers(1, 38).flatmap(
+        lambda p: st.builds(Field, st.just(name), st.just("decimal"), need, st.just(p), st.integers(0, p))
+    )
+    if not depth:
+        return plain | decimal
+    array = st.builds(Field, st.just(name), st.just("array"), need, item=fields("item", depth - 1))
+    record = st.builds(
+        Field,
+        st.just(name),
+        st.just("record"),
+        need,
+        fields=st.integers(1, 3).flatmap(lambda n: st.tuples(*(fields(m, depth - 1) for m in names(n)))),
+    )
+    return plain | decimal | array | record
+
+
+def dataset(*columns: Field) -> Dataset:
+    key = Field("id", "string", True)
+    return Dataset("t", "1.0.0", (key, *columns), ("id",), None, None, "none", None, (), "", "", "t.yaml", "")
+
+
+DATASETS = (
+    st.integers(0, 4).flatmap(lambda n: st.tuples(*(fields(name) for name in names(n)))).map(lambda f: dataset(*f))
+)
+
+
+def values(field: Field) -> st.SearchStrategy[Any]:
+    """Any value of a column, null where it may be."""
+    return _given(field) if field.required else st.none() | _given(field)
+
+
+def _given(field: Field) -> st.SearchStrategy[Any]:
+    match field.kind:
+        case "string":
+            return TEXT
+        case "boolean":
+            return st.booleans()
+        case "int":
+            return st.integers(-(2**31), 2**31 - 1)
+        case "long":
+            return st.integers(-(2**63), 2**63 - 1)
+        case "float":
+            return st.floats(allow_nan=False, allow_infinity=False, width=32)
+        case "double":
+            return st.floats(allow_nan=False, allow_infinity=False)
+        case "decimal":
+            most = 10**field.precision - 1
+            return st.integers(-most, most).map(
+                lambda n: Decimal((int(n < 0), tuple(map(int, str(abs(n)))), -field.scale))
+            )
+        case "date":
+            return st.dates()
+        case "timestamp":
+            return st.datetimes(timezones=st.just(UTC))
+        case "bytes":
+            return st.binary(max_size=12)
+        case "array":
+            assert field.item
+            return st.lists(values(field.item), max_size=3)
+        case "record":
+            return st.fixed_dictionaries({f.name: values(f) for f in field.fields})
+
+
+def rows(made: Dataset) -> st.SearchStrategy[dict[str, Any]]:
+    return st.fixed_dictionaries({f.name: values(f) for f in made.fields}).filter(lambda row: row["id"] != "")
+
+
+def same(a: Any, b: Any) -> bool:
+    """Equal in value and in type; -0.0 is not 0.0."""
+    if type(a) is not type(b):
+        return False
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(same(a[k], b[k]) for k in a)
+    if isinstance(a, list):
+        return len(a) == len(b) and all(map(same, a, b))
+    if isinstance(a, float):
+        return struct.pack("<d", a) == struct.pack("<d", b) and math.isfinite(a)
+    return bool(a == b)
+
+
+def read(value: bytes, writer: Dataset, reader: Dataset) -> dict[str, Any]:
+    schema = avro_schema(writer)
+    return decode(value, {schema_fingerprint(schema): schema}, avro_schema(reader))
+
+
+@given(st.data())
+def test_decoded_row_is_the_row_that_was_encoded(data: st.DataObject) -> None:
+    made = data.draw(DATASETS)
+    row = data.draw(rows(made))
+    coerced = RowCoercer(made, text=False).coerce(row)
+    found = read(Encoder(made).value(coerced), made, made)
+    assert same(found, coerced), (found, coerced)
+    assert found == row
+
+
+@given(st.data())
+def test_row_of_an_older_version_reads_null_in_a_column_added_since(data: st.DataObject) -> None:
+    old = data.draw(DATASETS)
+    new = dataset(*old.fields[1:], data.draw(fields("added", required=False)))
+    assert not any(c.breaking for c in compare(old, new))
+    row = data.draw(rows(old))
+    assert read(Encoder(old).value(row), old, new) == {**row, "added": None}
+
+
+@given(st.data())
+def test_value_cut_off_anywhere_is_refused_and_never_another_row(data: st.DataObject) -> None:
+    made = data.draw(DATASETS)
+    value = Encoder(made).value(data.draw(rows(made)))
+    cut = data.draw(st.integers(0, len(value) - 1))
+    try:
+        found = read(value[:cut], made, made)
+    except InputError as error:
+        assert error.zh  # noqa: PT017
+    else:
+        raise AssertionError(f"{found} was read from {cut} of {len(value)} bytes")
+
+
+@given(DATASETS, st.binary(max_size=40))
+def test_any_bytes_are_a_record_or_refused_and_never_crash(made: Dataset, body: bytes) -> None:
+    frame = MAGIC + schema_fingerprint(avro_schema(made))
+    try:
+        assert set(read(frame + body, made, made)) == {f.name for f in made.fields}
+    except InputError as error:
+        assert error.en  # noqa: PT017
+
+
+KEY_VALUES = {
+    "string": TEXT.filter(bool),
+    "int": st.integers(-(2**31), 2**31 - 1),
+    "long": st.integers(-(2**63), 2**63 - 1),
+    "date": st.dates(date(1, 1, 1)),
+    "timestamp": st.datetimes(datetime(1, 1, 1), timezones=st.just(UTC)),
+}
+
+
+@given(st.data())
+def test_two_rows_have_one_key_only_if_their_key_columns_are_equal(data: st.DataObject) -> None:
+    kinds = data.draw(st.lists(st.sampled_from(sorted(KEY_VALUES)), min_size=1, max_size=3))
+    columns = tuple(Field(name, kind, True) for name, kind in zip(names(len(kinds)), kinds, strict=True))  # type: ignore[arg-type]
+    made = Dataset("t", "1.0.0", columns, tuple(names(len(kinds))), None, None, "none", None, (), "", "", "t.yaml", "")
+    key = st.tuples(*(KEY_VALUES[kind] for kind in kinds))
+    a, b = data.draw(key), data.draw(key)
+    encoder = Encoder(made)
+    keys = [encoder.key(dict(zip(made.key, values, strict=True))) for values in (a, b)]
+    assert (keys[0] == keys[1]) == (a == b)

@@ -1,0 +1,279 @@
+"""Which rules stop a row at the door and which a release at the gate, and what each is compiled to."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from datetime import UTC, date, datetime
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from quality.rules import gate_rules, row_condition, row_rules, sql_literal, suite
+from schemas.contract import SHIPPED, load_contract
+from schemas.dataset import Dataset, Field, Kind, Limits, Rule
+
+NONE = {"operator": "mustBe", "threshold": 0}
+CONTRACTS = [*sorted(SHIPPED.glob("*.yaml")), *sorted((Path(__file__).parents[1] / "contracts").glob("*.yaml"))]
+
+
+def dataset(*fields: Field, rules: tuple[Rule, ...] = ()) -> Dataset:
+    fields = (Field("id", "string", True), *fields)
+    return Dataset("t", "1.0.0", fields, ("id",), None, None, "none", None, rules, "", "", "t.yaml", "")
+
+
+def sql(query: str, column: str | None = None, **changes: Any) -> Rule:
+    return replace(Rule("r", "sql", column=column, query=query, **NONE), **changes)
+
+
+def library(metric: str, *, column: str | None = "x", **changes: Any) -> Rule:
+    return replace(Rule("r", "library", column=column, metric=metric, **NONE), **changes)
+
+
+def condition(rule: Rule, kind: Kind = "string") -> str | None:
+    return row_condition(rule, dataset(Field("x", kind)))
+
+
+def row_names(*rules: Rule, field: Field | None = None) -> list[str]:
+    return [r.name for r in row_rules(dataset(field or Field("x", "string"), rules=rules))]
+
+
+# ---- what one row decides
+
+
+@pytest.mark.parametrize(
+    ("rule", "made"),
+    [
+        (library("nullValues"), "`x` IS NULL"),
+        (library("missingValues", arguments={"missingValues": [None, ""]}), "(`x` IS NULL OR coalesce(`x` IN (''), false))"),
+        (library("missingValues", arguments={"missingValues": ["无"]}), "(coalesce(`x` IN ('无'), false))"),
+        (library("missingValues", arguments={"missingValues": [None]}), "(`x` IS NULL)"),
+        (library("invalidValues", arguments={"validValues": ["a", "b"]}), "(`x` NOT IN ('a', 'b'))"),
+        (library("invalidValues", arguments={"pattern": r"^\d$"}), r"(NOT (`x` RLIKE '^\\d$'))"),
+        (library("invalidValues", arguments={"validValues": ["a"], "pattern": "a"}),
+         "(`x` NOT IN ('a') OR NOT (`x` RLIKE 'a'))"),
+        (library("duplicateValues"), None),
+        (library("rowCount", column=None), None),
+    ],
+)  # fmt: skip
+def test_library_rule_of_a_column_is_a_condition(rule: Rule, made: str | None) -> None:
+    assert condition(rule) == made
+
+
+@pytest.mark.parametrize("name", ["${object}", "${table}", "{model}", "{schema}"])
+def test_count_where_is_a_condition_whatever_the_dataset_is_called(name: str) -> None:
+    assert condition(sql(f"select count(*)\nfrom {name} where x < 0")) == "(x < 0\n)"
+
+
+@pytest.mark.parametrize("name", ["${property}", "${column}", "{field}"])
+def test_placeholder_of_the_column_is_its_name(name: str) -> None:
+    assert condition(sql(f"SELECT COUNT(1) FROM ${{object}} WHERE {name} < 0", "x")) == "(`x` < 0\n)"
+
+
+def test_condition_that_ends_in_a_comment_keeps_its_bracket() -> None:
+    found = condition(sql("SELECT COUNT(*) FROM ${object} WHERE x < 0 -- never"))
+    assert found is not None
+    assert found.splitlines()[-1] == ")"
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "SELECT COUNT(*) FROM ${object}",
+        "SELECT COUNT(DISTINCT x) FROM ${object} WHERE x < 0",
+        "SELECT AVG(x) FROM ${object} WHERE x < 0",
+        "SELECT COUNT(*) FROM ${object} WHERE x < 0 GROUP BY x",
+        "SELECT COUNT(*) FROM ${object} WHERE x < (SELECT AVG(x) FROM ${object})",
+        "SELECT COUNT(*) FROM ${object} WHERE count(*) OVER (PARTITION BY x) > 1",
+        "SELECT COUNT(*) FROM ${object} WHERE x < 0 UNION SELECT 1",
+        "SELECT COUNT(*) FROM ${object} a JOIN ${object} b WHERE a.x = b.x",
+        "SELECT COUNT(*) FROM ${object} WHERE x < 0 HAVING count(*) > 1",
+        "SELECT COUNT(*) FROM ${object} WHERE x < 0 LIMIT 1",
+    ],
+)
+def test_query_that_one_row_cannot_decide_is_no_condition(query: str) -> None:
+    assert condition(sql(query)) is None
+
+
+def test_word_inside_a_text_decides_nothing() -> None:
+    assert condition(sql("SELECT COUNT(*) FROM ${object} WHERE x = 'select over limit, it''s'")) is not None
+
+
+# ---- which rules are row rules
+
+
+@pytest.mark.parametrize(
+    ("change", "row"),
+    [
+        ({}, True), ({"operator": "mustBeLessOrEqualTo"}, True), ({"operator": "mustBeLessThan", "threshold": 1}, True),
+        ({"unit": "percent"}, True), ({"threshold": 1}, False), ({"operator": "mustBeLessThan", "threshold": 5}, False),
+        ({"operator": "mustBeLessThan", "threshold": 1, "unit": "percent"}, False), ({"operator": "mustNotBe"}, False),
+        ({"operator": "mustBeGreaterOrEqualTo"}, False), ({"severity": "warning"}, False), ({"severity": "info"}, False),
+    ],
+)  # fmt: skip
+def test_row_rule_allows_none_and_is_critical(change: dict[str, Any], row: bool) -> None:
+    rule = library("nullValues", **change)
+    assert row_names(rule) == (["r"] if row else [])
+    assert "r" in [r.name for r in gate_rules(dataset(Field("x", "string"), rules=(rule,)))]
+
+
+def test_every_row_rule_is_judged_again_at_the_gate() -> None:
+    for path in CONTRACTS:
+        made = load_contract(path)
+        gate = [r.name for r in gate_rules(made)]
+        assert {r.name for r in row_rules(made)} <= set(gate)
+        assert len(gate) == len(set(gate))
+
+
+def test_derived_rule_steps_aside_for_a_rule_of_its_name() -> None:
+    mine = library("rowCount", column=None, name="x_minimum", operator="mustBeGreaterThan")
+    made = dataset(Field("x", "int", limits=Limits(minimum=0)), rules=(mine,))
+    assert [r.name for r in row_rules(made)] == ["x_minimum_derived"]
+    assert [r.name for r in gate_rules(made)][-2:] == ["x_minimum_derived", "x_minimum"]
+
+
+def test_reason_is_the_description_english_first() -> None:
+    told = library("nullValues", description="It is given. 必须填写。")
+    plain = library("nullValues", name="given")
+    reasons = [(r.en, r.zh) for r in row_rules(dataset(Field("x", "string"), rules=(told, plain)))]
+    assert reasons == [("It is given.", "必须填写。"), ("rule given is broken", "不满足规则 given")]
+
+
+# ---- limits
+
+
+@pytest.mark.parametrize(
+    ("kind", "limits", "broken"),
+    [
+        ("int", Limits(minimum=0), "`x` < 0"),
+        ("int", Limits(maximum=Decimal("9.5")), "`x` > 9.5BD"),
+        ("long", Limits(exclusive_minimum=0), "`x` <= 0"),
+        ("long", Limits(exclusive_maximum=9), "`x` >= 9"),
+        ("int", Limits(multiple_of=5), "`x` % 5 <> 0"),
+        ("decimal", Limits(minimum=Decimal("0.10")), "`x` < 0.10BD"),
+        ("date", Limits(maximum=date(2030, 1, 1)), "`x` > DATE'2030-01-01'"),
+        ("timestamp", Limits(minimum=datetime(2020, 1, 1, tzinfo=UTC)), "`x` < TIMESTAMP'2020-01-01 00:00:00+00:00'"),
+        ("string", Limits(min_length=2), "char_length(`x`) < 2"),
+        ("bytes", Limits(max_length=2), "char_length(`x`) > 2"),
+        ("array", Limits(max_length=2), "size(`x`) > 2"),
+        ("string", Limits(pattern="^a'$"), r"NOT (`x` RLIKE '^a\'$')"),
+    ],
+)
+def test_limit_is_a_row_rule(kind: Kind, limits: Limits, broken: str) -> None:
+    (rule,) = row_rules(dataset(Field("x", kind, limits=limits, item=None)))
+    assert rule.broken == broken
+    assert rule.column == "x"
+
+
+@pytest.mark.parametrize("kind", ["float", "double"])
+def test_floating_number_must_be_finite(kind: Kind) -> None:
+    assert row_names(field=Field("x", kind)) == ["x_finite"]
+
+
+def test_limit_inside_a_record_or_array_is_a_row_rule() -> None:
+    price = Field("price", "decimal", precision=5, scale=2, limits=Limits(minimum=Decimal(0)))
+    code = Field("item", "string", limits=Limits(max_length=3))
+    line = Field("item", "record", fields=(price, Field("codes", "array", item=code)))
+    made = {r.name: r.broken for r in row_rules(dataset(Field("lines", "array", item=line), replace(price, name="p")))}
+    assert made == {
+        "lines[].price_minimum": "exists(`lines`, item0 -> item0.`price` < 0BD)",
+        "lines[].codes[]_max_length": "exists(`lines`, item0 -> exists(item0.`codes`, item1 -> char_length(item1) > 3))",
+        "p_minimum": "`p` < 0BD",
+    }
+
+
+@pytest.mark.parametrize(
+    ("value", "literal"),
+    [
+        (None, "NULL"), (True, "true"), (7, "7"), (-(2**63), "-9223372036854775808"), (0.1, "0.1D"),
+        (float("inf"), "double('inf')"), (Decimal("1E+2"), "100BD"), ("it's\\n\n", r"'it\'s\\n\n'"), (date(1, 1, 1), "DATE'0001-01-01'"),
+    ],
+)  # fmt: skip
+def test_literal_is_the_same_value_in_spark_sql(value: Any, literal: str) -> None:
+    assert sql_literal(value) == literal
+
+
+# ---- the gate
+
+
+def gate(rule: Rule, *fields: Field) -> Any:
+    return next(r for r in gate_rules(dataset(*(fields or (Field("x", "string"),)), rules=(rule,))) if r.name == "r")
+
+
+def test_key_is_judged_unique_and_required_columns_given() -> None:
+    made = {r.name: r.expectation for r in gate_rules(dataset())}
+    assert made == {
+        "key_is_unique": "expect_column_values_to_be_unique",
+        "id_is_given": "expect_column_values_to_not_be_null",
+    }
+
+
+def test_compound_key_is_judged_as_one() -> None:
+    t = replace(dataset(Field("x", "int", True)), key=("id", "x"))
+    unique = gate_rules(t)[0]
+    assert unique.expectation == "expect_compound_columns_to_be_unique"
+    assert unique.kwargs == {"column_list": ["id", "x"]}
+
+
+@pytest.mark.parametrize(
+    ("rule", "expectation"),
+    [
+        (library("nullValues"), "expect_column_values_to_not_be_null"),
+        (library("invalidValues", arguments={"validValues": ["a"]}), "expect_column_values_to_be_in_set"),
+        (library("invalidValues", arguments={"pattern": "a"}), "expect_column_values_to_match_regex"),
+        (library("missingValues", arguments={"missingValues": ["a"]}), "expect_column_values_to_not_be_in_set"),
+        (library("missingValues", arguments={"missingValues": [None, "a"]}), "unexpected_rows_expectation"),
+        (library("duplicateValues"), "expect_column_values_to_be_unique"),
+        (library("duplicateValues", arguments={"properties": ["id", "x"]}), "expect_compound_columns_to_be_unique"),
+        (library("rowCount", column=None, threshold=5), "expect_table_row_count_to_equal"),
+        (library("rowCount", column=None, operator="mustBeBetween", threshold=[1, 2]),
+         "expect_table_row_count_to_be_between"),
+        (library("rowCount", column=None, operator="mustBeGreaterThan"), "expect_query_value"),
+        (library("nullValues", threshold=5), "expect_query_value"),
+        (sql("SELECT COUNT(*) FROM ${object} WHERE x < 0"), "unexpected_rows_expectation"),
+        (sql("SELECT AVG(x) FROM ${object}"), "expect_query_value"),
+    ],
+)  # fmt: skip
+def test_rule_is_judged_by_great_expectations_own_word_where_it_has_one(rule: Rule, expectation: str) -> None:
+    assert gate(rule).expectation == expectation
+
+
+@pytest.mark.parametrize(
+    ("kind", "value"),
+    [("date", date(2020, 1, 1)), ("decimal", Decimal("0.1")), ("timestamp", datetime(2020, 1, 1, tzinfo=UTC))],
+)
+def test_value_that_json_cannot_hold_is_judged_by_its_sql(kind: Kind, value: Any) -> None:
+    made = gate(library("invalidValues", arguments={"validValues": [value]}), Field("x", kind))
+    assert made.expectation == "unexpected_rows_expectation"
+    assert sql_literal(value) in made.kwargs["unexpected_rows_query"]
+
+
+@pytest.mark.parametrize(
+    ("rule", "query"),
+    [
+        (library("nullValues", threshold=5), "SELECT count_if(`x` IS NULL) FROM {batch}"),
+        (library("nullValues", threshold=5, unit="percent"),
+         "SELECT coalesce(100.0D * (count_if(`x` IS NULL)) / nullif(count(*), 0), 0.0D) FROM {batch}"),
+        (library("duplicateValues", threshold=5), "SELECT count(*) - count(DISTINCT struct(`x`)) FROM {batch}"),
+        (sql("SELECT AVG(${property}) FROM ${object} WHERE x RLIKE '{2}'", "x"),
+         "SELECT AVG(`x`) FROM {batch} WHERE x RLIKE '{{2}}'"),
+    ],
+)  # fmt: skip
+def test_measure_is_one_value_of_one_query_over_the_candidate(rule: Rule, query: str) -> None:
+    assert gate(rule).kwargs["query"] == query
+
+
+def test_expectation_of_the_contract_is_judged_as_it_stands() -> None:
+    body = {"type": "expect_column_values_to_be_between", "kwargs": {"column": "x", "min_value": 0}}
+    made = gate(Rule("r", "greatExpectations", column="x", expectation=body, severity="warning"))
+    assert made.config() | {"meta": None} == {**body, "severity": "warning", "meta": None}
+
+
+@pytest.mark.parametrize("path", CONTRACTS, ids=lambda p: p.stem)
+def test_suite_is_json_as_great_expectations_keeps_it(path: Path) -> None:
+    made = suite(load_contract(path))
+    assert json.loads(json.dumps(made)) == made
+    assert made["name"] == load_contract(path).id
+    assert all(e["type"] and isinstance(e["kwargs"], dict) for e in made["expectations"])
