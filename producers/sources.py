@@ -494,11 +494,18 @@ def open_query(sql: str, database: str, dataset: Dataset, *, delete: bool = Fals
     InputError if the query or the URL cannot be used, UnavailableError if the database is away. The URL's
     password appears in no message.
     """
-    from sqlalchemy import create_engine
+    from sqlalchemy import create_engine, event, make_url
     from sqlalchemy.exc import ArgumentError, DBAPIError, InterfaceError, NoSuchModuleError, OperationalError
 
     try:
-        engine = create_engine(database, execution_options={"stream_results": True, "max_row_buffer": BATCH})
+        url = make_url(database)
+        postgres = url.get_dialect().name == "postgresql"
+        more: dict[str, Any] = {"json_deserializer": _json} if postgres else {}
+        if postgres and "connect_timeout" not in url.query:
+            more["connect_args"] = {"connect_timeout": 15}  # seconds; without it two minutes
+        engine = create_engine(url, execution_options={"stream_results": True, "max_row_buffer": BATCH}, **more)
+        if engine.dialect.driver == "psycopg":
+            event.listen(engine, "connect", _read_postgres_whole)
     except (ArgumentError, ValueError):
         raise InputError(
             "The --database URL cannot be read. Write it as postgresql+psycopg://user:password@host/name "
@@ -512,12 +519,14 @@ def open_query(sql: str, database: str, dataset: Dataset, *, delete: bool = Fals
             f"未安装该数据库的驱动（{error}）。PostgreSQL 请执行 pip install 'suibus[postgres]'，"
             "URL 以 postgresql+psycopg:// 开头。",
         ) from None
-    name = engine.url.render_as_string(hide_password=True)
-    secret = engine.url.password
+    name = url.set(query={}).render_as_string(hide_password=True)
+    secrets = [str(s) for s in (url.password, url.query.get("password")) if s]
 
     def told(error: Exception) -> str:
-        text = " ".join(str(getattr(error, "orig", None) or error).split())[:300]
-        return clean(text.replace(str(secret), "***") if secret else text)
+        text = " ".join(str(getattr(error, "orig", None) or error).split())
+        for secret in secrets:
+            text = text.replace(secret, "***")
+        return clean(text[:300])
 
     try:
         connection = engine.connect()
@@ -556,7 +565,41 @@ def open_query(sql: str, database: str, dataset: Dataset, *, delete: bool = Fals
         except DBAPIError as error:
             yield _broken(f"{name}, query", number, Exception(told(error)))
         finally:
+            result.close()  # the server's cursor too, where the connection was lost
             connection.close()
             engine.dispose()
 
     return Source(f"{name}, query", read, sql=True, format="sql", columns=tuple(columns))
+
+
+def _json(text: str | bytes) -> Any:
+    """JSON with its numbers exact; what is not strict JSON stays text, which the coercer refuses in its own row."""
+    text = text if isinstance(text, str) else text.decode()
+    try:
+        return parse_json(text)
+    except ValueError:
+        return text
+
+
+def _read_postgres_whole(connection: Any, _record: object) -> None:
+    """A time that Python lacks (infinity, before year 1, after 9999) arrives as text and is refused in its own row.
+
+    psycopg would raise for it, and the rows after it would be lost; it also reads no other DateStyle than ISO.
+    """
+    import psycopg
+    from psycopg.types import datetime as types
+
+    def kept(loader: type[Any]) -> type[Any]:
+        def load(self: Any, data: Any) -> Any:
+            try:
+                return loader.load(self, data)
+            except psycopg.DataError:
+                return bytes(data).decode()
+
+        return type(loader.__name__, (loader,), {"load": load})
+
+    loaders = {"date": types.DateLoader, "timestamp": types.TimestampLoader, "timestamptz": types.TimestamptzLoader}
+    for name, loader in loaders.items():
+        connection.adapters.register_loader(name, kept(loader))
+    connection.execute("SET datestyle = 'ISO'")
+    connection.commit()

@@ -93,7 +93,8 @@ def did_you_mean(name: str, known: Iterable[str]) -> tuple[str, str]:
 class RowCoercer:
     """Turns raw rows of one dataset into values that Avro keeps whole; compiled once, called for each row.
 
-    `text`: the values are CSV text ('' is null). `sql`: 0 and 1 are taken for a boolean, which SQLite lacks.
+    `text`: the values are CSV text ('' is null). `sql`: 0 and 1 are taken for a boolean, and JSON text for an array
+    or a record, which SQLite lacks.
     `district`: what the dataset's district column must hold, if it has one. `columns`: check these only, and
     ignore the dataset's other columns (a file of keys to delete).
     """
@@ -112,7 +113,7 @@ class RowCoercer:
         fields = [f for f in dataset.fields if columns is None or f.name in columns]
         self._columns: list[tuple[str, bool, Convert]] = []
         for f in fields:
-            convert = _text_converter(f) if text else _converter(f, sql)
+            convert = _text_converter(f) if text else _sql_converter(f) if sql else _converter(f, False)
             if f.name in key:
                 convert = _key_converter(convert)
             if f.name == dataset.district and district is not None:
@@ -189,21 +190,9 @@ def _district_converter(convert: Convert, district: str) -> Convert:
 
 def _text_converter(f: Field) -> Convert:
     """CSV: the cell's text, by type; arrays and records are JSON text inside the cell."""
-    if f.kind in ("array", "record"):
-        inner = _converter(f, False)
-
-        def from_json(value: str) -> Any:
-            try:
-                parsed = parse_json(value)
-            except ValueError as error:
-                raise ValueRefusedError(
-                    f"not JSON text ({error}): expected {f.type_name} written as JSON",
-                    f"不是有效的 JSON 文本（{error}）：应为以 JSON 书写的 {f.type_name}",
-                ) from None
-            return inner(parsed)
-
-        return from_json
     inner = _converter(f, False)
+    if f.kind in ("array", "record"):
+        return _json_converter(f, inner)
     if f.kind == "boolean":
         words = {"true": True, "false": False}
 
@@ -244,6 +233,29 @@ def _text_converter(f: Field) -> Convert:
 
         return number
     return inner
+
+
+def _sql_converter(f: Field) -> Convert:
+    """A database's value: typed, but for an array or a record it may be JSON text."""
+    inner = _converter(f, True)
+    if f.kind not in ("array", "record"):
+        return inner
+    from_json = _json_converter(f, inner)
+    return lambda value: from_json(value) if isinstance(value, str) else inner(value)
+
+
+def _json_converter(f: Field, inner: Convert) -> Convert:
+    def from_json(value: str) -> Any:
+        try:
+            parsed = parse_json(value)
+        except ValueError as error:
+            raise ValueRefusedError(
+                f"not JSON text ({error}): expected {f.type_name} written as JSON",
+                f"不是有效的 JSON 文本（{error}）：应为以 JSON 书写的 {f.type_name}",
+            ) from None
+        return inner(parsed)
+
+    return from_json
 
 
 def _not_integer(kind: str) -> tuple[str, str]:
