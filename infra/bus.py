@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 Tell = Callable[[str, str], None]
+RETRY_AFTER = 10.0  # seconds before a pass or dataset that failed is tried again
 LOOK_EVERY = 1.0  # seconds between two looks at the topics, the contract folders and the outboxes
 
 
@@ -236,27 +237,34 @@ class Bus:
                     self.broker.stop()
 
     def _watch(self, stop: threading.Event, services_only: bool, fresh: set[str], tell: Tell) -> None:
-        seen_contracts, seen_ends, first = self._signature(), None, True
+        """Look once a second; run a pass when something was published, a contract is new, or a retry is due."""
+        contracts, ends, told = self._signature(), None, ("", "")
+        due: set[str] | None = None  # the datasets that the next pass takes beside those with news; None is all
+        retry_at = time.monotonic()
         while not stop.is_set():
             try:
-                if (signature := self._signature()) != seen_contracts:
-                    seen_contracts = signature
+                if not self.settings.bootstrap_servers and not self.broker.running():
+                    tell(f"Kafka had stopped; it answers again at {self.broker.start()}", "Kafka 曾停止，现已恢复")
+                if (signature := self._signature()) != contracts:
+                    contracts = signature
                     fresh |= {d.id for d in self.adopt_contracts(tell)}
                 self.flush_outboxes()
                 if not services_only:
                     topics = [d.topic(c) for d in self.store.datasets().values() for c in districts()]
-                    if (ends := end_offsets(self.bootstrap, topics)) != seen_ends or fresh:
-                        self.sync(None if first else fresh, tell)
-                        seen_ends, first, fresh = ends, False, set()
-            except SuibusError as error:
-                tell(error.en, error.zh)
-            except Exception as error:  # a pass that failed is tried again; nothing is lost by waiting
-                log.exception("the pass failed")
-                tell(
-                    f"the pass failed and will be tried again: {_first(error)}",
-                    f"本轮失败，将重试：{_first(error)}",
-                )
-                stop.wait(10)
+                    now = end_offsets(self.bootstrap, topics)
+                    if now != ends or fresh or (due != set() and time.monotonic() >= retry_at):
+                        info = self.sync(None if due is None else due | fresh, tell)
+                        ends, fresh, due = now, set(), set(info.failures)
+                        retry_at = time.monotonic() + RETRY_AFTER
+                told = ("", "")
+            except Exception as error:  # a look or pass that failed is tried again; nothing is lost by waiting
+                if not isinstance(error, SuibusError):
+                    log.exception("the pass failed and will be tried again")
+                said = (error.en, error.zh) if isinstance(error, SuibusError) else (_first(error), _first(error))
+                if said != told:  # once, not every second
+                    tell(*said)
+                told = said
+                stop.wait(RETRY_AFTER if ends is not None else LOOK_EVERY)
             stop.wait(LOOK_EVERY)
 
     def start_detached(self, services_only: bool, tell: Tell, timeout: float = 180) -> None:

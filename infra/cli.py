@@ -132,8 +132,8 @@ def down() -> None:
 def sync(datasets: tuple[str, ...]) -> None:
     """Bring everything up to the end of what is published, once, and stop. 同步一次。
 
-    Ingests all topics, then merges, judges and releases the datasets named (all, if none is). Exit status 1 if a
-    dataset failed. A release that is held is the gate doing its work: it is printed, and `suibus releases` lists it.
+    Ingests all topics, then merges, judges and releases the datasets named (all, if none is) and those with new
+    records. Exit status 1 if a dataset failed. A release that is held is the gate doing its work: it is printed, and `suibus releases` lists it.
     """
     bus = _bus()
     bus.adopt_contracts(_tell)
