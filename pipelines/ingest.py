@@ -104,8 +104,8 @@ def ingest_batch(
     claimed: dict[str, list[str]] = defaultdict(list)
     for topic in _topics_of_batch(lake, number):
         claimed[parse_topic(topic)[1]].append(topic)
-    if len(claimed) > 1:
-        frame = frame.persist()  # else Kafka would be read once a dataset
+    if len(claimed) > 1 or registry:
+        frame = frame.persist()  # else Kafka would be read once a dataset, and once more for a registry's ids
     try:
         for dataset_id, topics in sorted(claimed.items()):
             dataset = store.versions(dataset_id)[-1]
