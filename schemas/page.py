@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from schemas.dataset import Dataset, Field, Rule
 
 _SHARING = {
@@ -47,9 +49,26 @@ def _column(field: Field) -> str:
 
 
 def _rule(rule: Rule) -> str:
-    must = f"{rule.metric or rule.type} {rule.operator or ''} {'' if rule.threshold is None else rule.threshold}"
-    unit = " %" if rule.unit == "percent" else ""
-    return _row(rule.name, rule.column or "—", must.strip() + unit, rule.severity, rule.description)
+    threshold = "" if rule.threshold is None else f"{rule.threshold}{' %' if rule.unit == 'percent' else ''}"
+    must = (_measure(rule), rule.operator, threshold)
+    return _row(rule.name, rule.column or "—", " ".join(filter(None, must)), rule.severity, rule.description)
+
+
+def _measure(rule: Rule) -> str:
+    """What a rule counts, so that a person can repeat it by hand."""
+    if rule.expectation:
+        kwargs = ", ".join(f"{k} {v}" for k, v in rule.expectation["kwargs"].items())
+        return f"{rule.expectation['type']} ({kwargs})"
+    if rule.query:
+        return f"`{rule.query}`"
+    values = ", ".join(f"{k} {_shown(v)}" for k, v in rule.arguments.items())
+    return f"{rule.metric} ({values})" if values else str(rule.metric)
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, list):
+        return ", ".join(map(_shown, value))
+    return "null" if value is None else "''" if value == "" else str(value)
 
 
 def _row(*cells: str) -> str:

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from schemas.contract import SHIPPED, find_dataset, load_contract, load_contracts, parse_contract
 from schemas.dataset import Dataset, Field
 from schemas.errors import ContractError, InputError
+from schemas.page import page
 
 CONTRACTS = Path(__file__).parents[1] / "contracts"
 BASE = """\
@@ -650,6 +651,35 @@ def test_missing_means_null_and_empty_text_where_nothing_is_said(types: dict[str
 )
 def test_argument_that_would_judge_nothing_is_refused(rule: dict[str, Any], types: dict[str, Any], says: str) -> None:
     assert says in refusal(with_rule({**rule, "mustBe": 0}, **types)).en
+
+
+# ---- the page
+
+
+@pytest.mark.parametrize(
+    "path", [*sorted(SHIPPED.glob("*.yaml")), *sorted(CONTRACTS.glob("*.yaml"))], ids=lambda p: p.stem
+)
+def test_page_has_one_line_for_each_column_and_each_rule(path: Path) -> None:
+    dataset = load_contract(path)
+    first_cells = re.findall(r"^\| (\S.*?) \|", page(dataset), re.MULTILINE)
+    heads = [cell for cell in first_cells if cell in ("column 列", "rule 规则")]
+    assert len(heads) == 1 + bool(dataset.rules)
+    assert [c for c in first_cells if c not in heads] == [x.name for x in (*dataset.fields, *dataset.rules)]
+
+
+def test_page_shows_what_a_rule_counts() -> None:
+    text = page(load_contract(CONTRACTS / "as_v3_1.yaml"))
+    assert "missingValues (missingValues null, '', N/A) mustBeLessThan 5 % | warning" in text
+    assert "`SELECT COUNT(*) FROM ${object} WHERE ${column} % 0.5 <> 0` mustBe 0 | critical" in text
+    assert "expect_column_values_to_be_between (column total, min_value 0) | critical" in text
+    assert "an_enum_allowed | an_enum | invalidValues (validValues 存续, 注销) mustBe 0" in page(
+        load_contract(CONTRACTS / "every_type.yaml")
+    )
+
+
+def test_bar_and_line_end_in_a_page_stay_in_their_cell() -> None:
+    text = changed("      - name: price\n", '      - name: price\n        description: "a | b\\nc"\n')
+    assert "| a \\| b c |" in page(parse_contract(text))
 
 
 # ---- whatever else a file may hold
