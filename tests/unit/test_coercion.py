@@ -247,9 +247,7 @@ VALUES: dict[str, st.SearchStrategy[Any]] = {
     "double": st.floats(allow_nan=False, allow_infinity=False),
     "decimal": st.decimals(Decimal("-1e8"), Decimal("1e8"), places=4),
     "date": st.dates(),
-    "timestamp": st.datetimes(
-        datetime(2, 1, 1), datetime(9998, 1, 1), timezones=st.just(timezone(timedelta(hours=8)))
-    ),
+    "timestamp": st.datetimes(datetime(2, 1, 1), datetime(9998, 1, 1), timezones=st.just(timezone(timedelta(hours=8)))),
     "bytes": st.binary(),
 }
 FIELDS = tuple(Field(k, k, precision=20, scale=4) for k in VALUES)  # type: ignore[arg-type]

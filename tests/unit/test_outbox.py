@@ -78,9 +78,7 @@ def waiting(path: Path, dataset: Dataset = DATASET) -> list[tuple[str, Any]]:
     return [
         (
             r.key.decode().split('"')[3],
-            None
-            if r.value is None
-            else decode(r.value, {schema_fingerprint(schema): schema}, schema)["name"],
+            None if r.value is None else decode(r.value, {schema_fingerprint(schema): schema}, schema)["name"],
         )
         for r in rows
     ]
@@ -237,9 +235,7 @@ def test_rejects_file_is_written_only_when_needed_and_never_stale(path: Path, tm
     assert publish(path, table(tmp_path, [("1", "a", "x", "440106"), ("", "b", "y", "440103")])).rejected == 2
     text = rejects.read_text("utf-8-sig").splitlines()
     assert len(text) == 3
-    assert all(
-        part in text[2] for part in ("code; at; d", "not a whole number", "names district", "不是整数")
-    )
+    assert all(part in text[2] for part in ("code; at; d", "not a whole number", "names district", "不是整数"))
     info = publish(path, table(tmp_path, {"1": "a"}))
     assert not rejects.exists()
     assert info.rejects_path is None
@@ -292,9 +288,7 @@ def test_empty_snapshot_is_refused(path: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("after", [100, 2_100, 4_100])
-def test_interrupted_snapshot_resumes_and_deletes_only_what_is_gone(
-    path: Path, tmp_path: Path, after: int
-) -> None:
+def test_interrupted_snapshot_resumes_and_deletes_only_what_is_gone(path: Path, tmp_path: Path, after: int) -> None:
     publish(path, table(tmp_path, {f"{i:05d}": "x" for i in range(5_000)}), "snapshot")
     deliver(path)
     file = table(tmp_path, {f"{i:05d}": "x" for i in range(10, 5_000)})

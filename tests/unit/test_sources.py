@@ -71,9 +71,7 @@ def refused(path: Path, **options: Any) -> InputError:
         ("a.avro", b"Obj\x01 cut", "is not whole"),
     ],
 )
-def test_wrong_file_is_refused_before_its_first_row(
-    tmp_path: Path, name: str, content: str | bytes, says: str
-) -> None:
+def test_wrong_file_is_refused_before_its_first_row(tmp_path: Path, name: str, content: str | bytes, says: str) -> None:
     assert says in refused(write(tmp_path, name, content)).en
 
 
