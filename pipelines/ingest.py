@@ -18,7 +18,7 @@ from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 from pyspark.sql.avro.functions import from_avro
 
-from pipelines.tables import ENVELOPE, REASON, Lake, bronze_schema, sequence_type, spark_type
+from pipelines.tables import ENVELOPE, NOT_ANSI, REASON, Lake, bronze_schema, sequence_type, spark_type
 from quality.rules import row_rules
 from schemas.avro import FRAME, MAGIC, avro_schema
 from schemas.dataset import Dataset, districts, parse_topic
@@ -128,6 +128,7 @@ def change_log(
     records: DataFrame, dataset: Dataset, store: ContractStore, registry: Registry | None = None
 ) -> DataFrame:
     """Kafka records of one dataset as bronze rows: decoded once, held against every row rule in one pass."""
+    records.sparkSession.conf.set(*NOT_ANSI)
     try:
         rows = _checked(_decoded(records, dataset, store, registry), dataset)
         _ = rows.schema  # analysed here, so that a rule with broken SQL stops its own dataset only

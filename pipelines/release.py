@@ -11,7 +11,7 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from pipelines.merge import APPLICATION as MERGE
-from pipelines.tables import RELEASE, Lake
+from pipelines.tables import NOT_ANSI, RELEASE, Lake
 from quality.gate import Verdict, judge
 from schemas.dataset import Dataset
 
@@ -68,6 +68,7 @@ def release_version(
             return None
         if not (changed or _changed_since(lake, dataset, judged)):
             return None
+    lake.spark.conf.set(*NOT_ANSI)
     verdict = judge(shared_rows(lake, dataset, version), dataset, version)
     number = (last["release"] if last else 0) + 1
     status = "released" if verdict.passed else "held"

@@ -44,7 +44,6 @@ def sync(
     `only` limits merge and release to these dataset ids and those with new records; None takes all. A dataset
     that fails is reported and does not stop another.
     """
-    lake.spark.conf.set("spark.sql.ansi.enabled", "false")  # a rule's cast of a bad value is null, not a dead job
     info = SyncInfo(ingest_available(lake, store, bootstrap_servers, registry))
     if info.ingest.records:
         tell(

@@ -35,6 +35,7 @@ _SCALARS: dict[str, T.DataType] = {
 REASON = T.StructType(
     [T.StructField(name, T.StringType()) for name in ("rule", "column", "found", "reason", "reason_zh")]
 )
+NOT_ANSI = ("spark.sql.ansi.enabled", "false")  # where rules run: a cast of a bad value is null, not a dead job
 EVENT = ("_topic", "_partition", "_offset")  # what identifies one record for ever
 ORDER = ("_sequence", "_offset", "_topic", "_partition")  # what decides between two versions of a key
 FATES = ("inserted", "updated", "deleted", "unchanged", "superseded", "duplicate", "quarantined")
@@ -156,6 +157,22 @@ _KEEP = {  # a release may name a version for years, so nothing ages out by itse
 }
 
 
+def _missing(there: T.DataType, wanted: T.DataType, place: str = "") -> list[tuple[str, str]]:
+    """What a table's type lacks, nested members too, as the places and types of an ALTER TABLE … ADD COLUMNS."""
+    if isinstance(wanted, T.ArrayType) and isinstance(there, T.ArrayType):
+        return _missing(there.elementType, wanted.elementType, f"{place}element.")
+    if not (isinstance(wanted, T.StructType) and isinstance(there, T.StructType)):
+        return []
+    found: list[tuple[str, str]] = []
+    for field in wanted:
+        name = f"{place}`{field.name}`"
+        if field.name in there.names:
+            found += _missing(there[field.name].dataType, field.dataType, f"{name}.")
+        else:
+            found.append((name, field.dataType.simpleString()))
+    return found
+
+
 class Lake:
     """The tables under one root, a path or URL that Spark can write to."""
 
@@ -201,10 +218,9 @@ class Lake:
                 builder = builder.property(key, value)
             builder.partitionedBy(*partitions).execute() if partitions else builder.execute()
         else:
-            there = set(self.spark.read.format("delta").load(path).columns)
-            missing = [f for f in schema.fields if f.name not in there]
+            missing = _missing(self.spark.read.format("delta").load(path).schema, schema)
             if missing:
-                columns = ", ".join(f"`{f.name}` {f.dataType.simpleString()}" for f in missing)
+                columns = ", ".join(f"{place} {kind}" for place, kind in missing)
                 self.spark.sql(f"ALTER TABLE delta.`{path}` ADD COLUMNS ({columns})")
         self._ensured[path] = wanted
         return path

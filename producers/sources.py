@@ -499,6 +499,8 @@ def open_query(sql: str, database: str, dataset: Dataset, *, delete: bool = Fals
 
     try:
         url = make_url(database)
+        if url.drivername in ("postgresql", "postgres"):  # SQLAlchemy would take psycopg2; ours is psycopg 3
+            url = url.set(drivername="postgresql+psycopg")
         postgres = url.get_dialect().name == "postgresql"
         more: dict[str, Any] = {"json_deserializer": _json} if postgres else {}
         if postgres and "connect_timeout" not in url.query:

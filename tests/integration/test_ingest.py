@@ -154,3 +154,23 @@ def test_a_table_made_before_a_column_was_added_is_widened(road: Road) -> None:
     road.merge()
     rows = road.lake.read(road.lake.silver(road.dataset)).select("id", "note").orderBy("id").collect()
     assert [tuple(r) for r in rows] == [("a", None), ("b", "x")]
+
+
+def test_a_rule_that_fails_on_a_value_costs_no_job(road: Road) -> None:
+    """A cast of text, a division by zero and an overflow inside a rule are null there, which breaks no rule."""
+    rules = "".join(
+        f'          - {{name: r{i}, type: sql, query: "SELECT COUNT(*) FROM ${{object}} WHERE {condition}", mustBe: 0}}\n'
+        for i, condition in enumerate(
+            ["CAST(note AS INT) > 5", "10 / (amount - 1) > 100", "element_at(split(note, ','), 9) = 'x'"]
+        )
+    )
+    road.contract(
+        version="1.1.0", columns=f"      - name: note\n        logicalType: string\n        quality:\n{rules}"
+    )
+    road.publish(
+        {"id": "a", "seq": 1, "amount": 1, "note": "not a number"}, {"id": "b", "seq": 1, "amount": 2, "note": "9"}
+    )
+    assert road.merge() == 2
+    (record,) = quarantined_records(road.bus, road.name)
+    assert (record["record"]["id"], [r["rule"] for r in record["reasons"]]) == ("b", ["r0"])
+    assert [row[0] for row in road.silver()] == ["a"]
