@@ -17,6 +17,7 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+from schemas.dataset import parse_topic
 from schemas.errors import InputError, StateError, UnavailableError
 
 Mode = Literal["append", "delete", "snapshot"]
@@ -381,6 +382,12 @@ class Outbox:
                 break
         cursor.close()
         return found
+
+    @property
+    def district(self) -> str:
+        """The district whose outbox it is: that of the first topic it took rows for."""
+        found = self._db.execute("SELECT name FROM topics ORDER BY id LIMIT 1").fetchone()
+        return parse_topic(found[0])[0] if found else ""
 
     @property
     def attempt(self) -> str | None:

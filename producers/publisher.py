@@ -121,7 +121,6 @@ class Publisher:
             self.outbox.path,
             self._servers,
             self._timeout,
-            district=self.district,
             client=self._client,
             progress=progress,
         )

@@ -55,7 +55,6 @@ def flush(
     bootstrap_servers: str,
     timeout: float = 30.0,
     *,
-    district: str = "node",
     client: Mapping[str, Any] | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> FlushInfo:
@@ -69,7 +68,7 @@ def flush(
     """
     start = time.monotonic()
     with Outbox(outbox_path) as outbox:
-        sender = _Sender(outbox, bootstrap_servers, timeout, district, client or {}, progress)
+        sender = _Sender(outbox, bootstrap_servers, timeout, client or {}, progress)
         sender.run()
         return FlushInfo(sender.sent, outbox.waiting(), time.monotonic() - start)
 
@@ -79,7 +78,6 @@ class _Sender:
     outbox: Outbox
     servers: str
     timeout: float
-    district: str
     client: Mapping[str, Any]
     progress: Callable[[int], None] | None
     sent: int = 0
@@ -142,7 +140,7 @@ class _Sender:
         }
         producer = KafkaProducer(
             **common,
-            transactional_id=f"suibus.{self.district}.{self.outbox.uuid}",
+            transactional_id=self.transactional_id,
             acks="all",
             compression_type="gzip",
             batch_size=1 << 18,
@@ -210,6 +208,11 @@ class _Sender:
             before = self.outbox.waiting()
             self.outbox.sent(max(positions))
             self.sent += before - self.outbox.waiting()
+
+    @property
+    def transactional_id(self) -> str:
+        """The outbox's own, whoever sends it: under another name a killed sender's transaction could still end."""
+        return f"suibus.{self.outbox.district}.{self.outbox.uuid}"
 
     @property
     def group(self) -> str:
