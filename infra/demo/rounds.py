@@ -21,26 +21,26 @@ from infra.settings import Settings, read_settings
 from producers.publisher import PublishInfo, publish_source
 from producers.sources import open_source
 from schemas.dataset import Dataset, districts
+from schemas.errors import StateError
 
 REGISTER = Path(__file__).parent / "register"
 DEPARTMENT = "民政局"
 BY_DISTRICT = "SELECT district_code, count(*) AS communities FROM grassroots_division GROUP BY 1 ORDER BY 1"
+_MARK = "made-by-suibus-demo"
+_STATE = ("kafka", "run", "contracts", "nodes", "lake", "spark", "deliveries")
 Row = dict[str, str]
 
 
 def run(tell: Tell) -> None:
     """Run both rounds in a state folder made anew, and stop everything that was started."""
     started = time.monotonic()
-    settings = read_settings()
-    if "SUIBUS_HOME" not in os.environ:
-        settings = Settings(home=Path(".suibus-demo"))
-    if settings.home.exists():
-        Bus(settings).down()
-        _remove_state(settings.home)
+    named = bool(os.environ.get("SUIBUS_HOME"))
+    home = read_settings().home if named else Path(".suibus-demo")
+    settings = Settings(home=home, bootstrap_servers=None, lake=None, registry_url=None)  # no other bus is touched
+    make_anew(settings, ours=not named)
     bus = Bus(settings)
     try:
-        if not settings.bootstrap_servers:
-            tell(f"Kafka answers at {bus.broker.start()}", "Kafka 已就绪")
+        tell(f"Kafka answers at {bus.broker.start()}", "Kafka 已就绪")
         bus.adopt_contracts(tell)
         dataset = bus.store.datasets()["grassroots_division.v1"]
         _first_round(bus, dataset, tell)
@@ -55,10 +55,25 @@ def run(tell: Tell) -> None:
     tell(f"look at it again: SUIBUS_HOME={settings.home} .venv/bin/suibus releases", f"状态文件夹：{settings.home}")
 
 
-def _remove_state(home: Path) -> None:
-    """Only what Suibus made: the folder may be somebody's."""
-    for name in ("kafka", "run", "contracts", "nodes", "lake", "spark", "deliveries"):
-        shutil.rmtree(home / name, ignore_errors=True)
+def make_anew(settings: Settings, ours: bool = False) -> None:
+    """Empty what an earlier demo left. StateError, and nothing is touched, if the state there is not a demo's.
+
+    `ours`: the folder is the demo's by its name; another must hold the mark of an earlier demo, or no state.
+    """
+    home, mark = settings.home, settings.home / _MARK
+    state = [home / name for name in _STATE if (home / name).exists()]
+    if state and not (ours or mark.exists()):
+        raise StateError(
+            f"{home} holds {state[0].name}, and no earlier demo made it: the demo would delete it. "
+            "Unset SUIBUS_HOME, or name an empty folder.",
+            f"{home} 中已有 {state[0].name}，且并非演示所建，演示会将其删除。请取消 SUIBUS_HOME，或指定一个空文件夹。",
+        )
+    home.mkdir(parents=True, exist_ok=True)
+    mark.touch()
+    if state:
+        Bus(settings).down()
+    for folder in state:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _first_round(bus: Bus, dataset: Dataset, tell: Tell) -> None:
