@@ -74,7 +74,7 @@ def _fates(events: DataFrame, silver: DataFrame, dataset: Dataset, merged: int) 
     unique = (
         events.where("NOT _quarantined")
         .groupBy(*key, "_district", event.alias("_event"))
-        .agg((F.count("*") - 1).alias("copies"))
+        .agg((F.count("*") - 1).alias("_copies"))
     )
     holders = silver.select(
         *key, event.alias("_winner"), F.col("_district").alias("_holder"), "_bronze", "_fate", "_replaced"
@@ -82,7 +82,7 @@ def _fates(events: DataFrame, silver: DataFrame, dataset: Dataset, merged: int) 
     touched = unique.join(F.broadcast(holders.where(F.col("_bronze") == merged)), key, "left")
     rows = _count_fates(touched, merged)
     if any(row["fate"] is None for row in rows):
-        late = touched.where("_winner IS NULL").select(*key, "_district", "_event", "copies")
+        late = touched.where("_winner IS NULL").select(*key, "_district", "_event", "_copies")
         rows = [row for row in rows if row["fate"] is not None] + _count_fates(late.join(holders, key, "left"), merged)
     return rows
 
@@ -100,7 +100,7 @@ def _count_fates(joined: DataFrame, merged: int) -> list[Row]:
         joined.groupBy("_district", fate.alias("fate"))
         .agg(
             F.count("*").alias("events"),
-            F.sum("copies").alias("copies"),
+            F.sum("_copies").alias("copies"),
             F.count_if(~won & (F.col("_holder") != F.col("_district"))).alias("lost"),
             F.count_if(mine & F.col("_replaced").isNotNull()).alias("took"),
         )
