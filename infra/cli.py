@@ -6,6 +6,7 @@ import json
 import sys
 import time
 from collections.abc import Iterable, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -72,6 +73,15 @@ def _tell(en: str, zh: str) -> None:
 
 def _print_json(value: Any) -> None:
     click.echo(json.dumps(value, ensure_ascii=False, indent=2, default=str))
+
+
+def _print_json_array(values: Iterable[Any]) -> None:
+    """One JSON array, an item at a time: there may be more than memory holds."""
+    separator = "[\n"
+    for value in values:
+        click.echo(separator + json.dumps(value, ensure_ascii=False, default=str), nl=False)
+        separator = ",\n"
+    click.echo("[]" if separator == "[\n" else "\n]")
 
 
 def _print_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], empty: str) -> None:
@@ -237,7 +247,7 @@ def flush(district: str, timeout: float) -> None:
             f"District {district} has no outbox here ({path}): nothing was ever published.",
             f"此处没有 {district} 的发件箱（{path}）：从未发布过数据。",
         )
-    info = send(path, bus.bootstrap, timeout, district=district)
+    info = send(path, bus.bootstrap, timeout)
     _tell(f"sent {info.sent:,} records", f"已发送 {info.sent:,} 条记录")
 
 
@@ -450,18 +460,20 @@ def releases(dataset: str | None, as_json: bool) -> None:
 @as_json
 def quarantine(dataset: str | None, as_json: bool) -> None:
     """Every record that was refused at the door, with every reason. 查看隔离记录。"""
-    from infra.output import quarantined_records
+    from infra.output import SHOWN, each_quarantined
 
-    found = quarantined_records(_bus(), dataset)
+    found = each_quarantined(_bus(), dataset)
     if as_json:
-        _print_json(found)
+        _print_json_array(found)
         return
     rows = [
         (r["dataset"], r["district"], f"{r['partition']}:{r['offset']}", r["key"],
          "; ".join(f"{x['rule']}: {x['reason']} {x['reason_zh']}" + (f" ({x['found']})" if x["found"] else "") for x in r["reasons"]))
-        for r in found
+        for r in islice(found, SHOWN)
     ]  # fmt: skip
     _print_table(("dataset", "district", "offset", "key", "reasons 原因"), rows, "nothing is quarantined 没有隔离记录")
+    if next(found, None):
+        click.echo(f"(the first {SHOWN} records; --json gives all 仅显示前 {SHOWN} 条，--json 可输出全部)")
 
 
 @main.command()

@@ -7,8 +7,10 @@ import csv
 import json
 import math
 import sys
+from collections.abc import Iterator
 from datetime import date, datetime
 from decimal import Decimal
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -24,26 +26,52 @@ SHOWN = 200  # rows of a table on a terminal
 
 
 def write_rows(frame: DataFrame, format_: str) -> None:
-    """Print a result. CSV and JSON are streamed, a partition at a time; a table shows the first rows."""
-    if format_ == "json":
-        _write_json(frame)
-    elif format_ == "csv":
-        writer = csv.writer(sys.stdout)
-        writer.writerow(frame.columns)
-        for row in frame.toLocalIterator():
-            writer.writerow("" if v is None else _text(v) for v in row)
-    else:
-        _write_table(frame)
+    """Print a result. CSV and JSON are streamed, a partition at a time; a table shows the first rows.
+
+    InputError if a row cannot be computed, such as a division by zero: what was printed by then is not the whole.
+    """
+    from pyspark.errors import PySparkException
+
+    write = {"json": _write_json, "csv": _write_csv}.get(format_, _write_table)
+    try:
+        write(frame)
+    except PySparkException as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(
+            f"The query stopped at a row that cannot be computed: {reason}",
+            f"查询遇到无法计算的行，已停止：{reason}",
+        ) from error
+    except ValueError as error:  # a date or moment that Python lacks
+        raise InputError(
+            f"The result holds a value that {format_} cannot show here ({error}). Cast it to string.",
+            f"结果中有无法以 {format_} 显示的值（{error}）。请转换为 string。",
+        ) from error
+
+
+def _write_csv(frame: DataFrame) -> None:
+    rows = frame.toLocalIterator()
+    first = next(rows, None)  # before anything is printed, since most failures show with it
+    writer = csv.writer(sys.stdout)
+    writer.writerow(frame.columns)
+    for row in chain([] if first is None else [first], rows):
+        writer.writerow("" if v is None else _text(v) for v in row)
 
 
 def _write_json(frame: DataFrame) -> None:
     """Spark writes each object: decimals as numbers with all their digits, moments in UTC with microseconds."""
     from pyspark.sql import functions as F
 
+    if twice := sorted({name for name in frame.columns if frame.columns.count(name) > 1}):
+        raise InputError(
+            f"The result has two columns called {twice[0]}, and an object has room for one. Name one with AS.",
+            f"结果中有两列同名 {twice[0]}，而 JSON 对象只能容纳一列。请用 AS 改名。",
+        )
     options = {"ignoreNullFields": "false", "timestampFormat": "yyyy-MM-dd'T'HH:mm:ss[.SSSSSS]XXX"}
-    click.echo("[", nl=False)
-    for i, row in enumerate(frame.select(F.to_json(F.struct("*"), options)).toLocalIterator()):
-        click.echo((",\n " if i else "") + row[0], nl=False)
+    rows = frame.select(F.to_json(F.struct("*"), options)).toLocalIterator()
+    first = next(rows, None)
+    click.echo("[" + (first[0] if first else ""), nl=False)
+    for row in rows:
+        click.echo(",\n " + row[0], nl=False)
     click.echo("]")
 
 
@@ -75,7 +103,7 @@ def _write_table(frame: DataFrame) -> None:
 def plain(value: Any) -> Any:
     """A value as JSON has it: decimals and moments as text, bytes as base64, NaN and infinity as text."""
     if isinstance(value, dict):
-        return {k: plain(v) for k, v in value.items()}
+        return {k if isinstance(k, str) else _text(k): plain(v) for k, v in value.items()}
     if isinstance(value, list | tuple):
         return [plain(v) for v in value]
     if isinstance(value, datetime):
@@ -121,16 +149,20 @@ def release_records(bus: Bus, name: str | None) -> list[dict[str, Any]]:
 
 
 def quarantined_records(bus: Bus, name: str | None) -> list[dict[str, Any]]:
-    """Every quarantined record, oldest first: where it stood, its bytes (base64), its reasons, what could be read."""
+    """Every quarantined record, as `each_quarantined` gives them."""
+    return list(each_quarantined(bus, name))
+
+
+def each_quarantined(bus: Bus, name: str | None) -> Iterator[dict[str, Any]]:
+    """Every quarantined record, oldest first: where it stood, its bytes (base64), its reasons, what could be read.
+
+    They come from the lake a partition at a time: there may be more than memory holds.
+    """
     lake = bus.lake()
-    wanted = _wanted(bus, name)
-    listed: list[dict[str, Any]] = []
-    for dataset in wanted.values():
-        rows = (
-            lake.read(lake.bronze(dataset)).where("_quarantined").orderBy("_timestamp", "_topic", "_offset").collect()
-        )
-        listed += [_quarantined(row.asDict(recursive=True), dataset) for row in rows]
-    return listed
+    for dataset in _wanted(bus, name).values():
+        rows = lake.read(lake.bronze(dataset)).where("_quarantined").orderBy("_timestamp", "_topic", "_offset")
+        for row in rows.toLocalIterator():
+            yield _quarantined(row.asDict(recursive=True), dataset)
 
 
 def _quarantined(row: dict[str, Any], dataset: Dataset) -> dict[str, Any]:
