@@ -36,6 +36,21 @@ change; 2 refused, nothing done; 3 something outside is away, what was accepted 
 """
 
 
+CITY = ("pyspark", "delta", "great_expectations", "py4j", "pyarrow", "pandas")
+NEEDS_CITY = (
+    "this command is the city's and needs its extra: pip install 'suibus[city]'",
+    "该命令属于市级中心，需要安装附加组件：pip install 'suibus[city]'",
+)
+
+
+def _city() -> None:
+    """Refuse before anything is touched where the city's libraries are not installed."""
+    from importlib.util import find_spec
+
+    if find_spec("pyspark") is None:
+        raise InputError(*NEEDS_CITY)
+
+
 class _Group(click.Group):
     """Prints an error a person can act on, in both languages, instead of a traceback."""
 
@@ -45,6 +60,18 @@ class _Group(click.Group):
         except SuibusError as error:
             click.echo(f"error: {error.en}\n错误：{error.zh}", err=True)
             sys.exit(error.exit_status)
+        except ModuleNotFoundError as error:
+            if (error.name or "").split(".")[0] not in CITY:
+                raise
+            click.echo(f"error: {NEEDS_CITY[0]}\n错误：{NEEDS_CITY[1]}", err=True)
+            sys.exit(2)
+        except KeyboardInterrupt:
+            click.echo(
+                "stopped; what was accepted is kept, and the same command goes on from there\n"
+                "已中断；已接收的数据均已保留，重新执行同一命令即可继续",
+                err=True,
+            )
+            sys.exit(130)
         except BrokenPipeError:
             sys.exit(0)
 
@@ -117,6 +144,7 @@ def up(detach: bool, services_only: bool) -> None:
     topics, and takes what is published through to release until `suibus down` or Ctrl-C. Contracts added or
     changed meanwhile are picked up. It starts again where it stopped.
     """
+    _city()
     bus = _bus()
     if detach:
         bus.start_detached(services_only, _tell)
@@ -131,6 +159,8 @@ def down() -> None:
     A pass under way is finished first. Doing it again does nothing.
     """
     bus = _bus()
+    if bus.pid():
+        _tell("stopping; a pass under way is finished first", "正在停止；会先完成正在进行的一轮")
     if bus.down():
         _tell("stopped", "已停止")
     else:
@@ -145,6 +175,7 @@ def sync(datasets: tuple[str, ...]) -> None:
     Ingests all topics, then merges, judges and releases the datasets named (all, if none is) and those with new
     records. Exit status 1 if a dataset failed. A release that is held is the gate doing its work: it is printed, and `suibus releases` lists it.
     """
+    _city()
     bus = _bus()
     bus.adopt_contracts(_tell)
     bus.flush_outboxes()
@@ -175,6 +206,7 @@ def demo() -> None:
     """
     from infra.demo.rounds import run
 
+    _city()
     run(_tell)
 
 
@@ -209,7 +241,7 @@ def publish(
     encoding: str | None,
     timeout: float,
 ) -> None:
-    r"""Publish a file's rows as a district. 发布数据。
+    """Publish a file's rows as a district. 发布数据。
 
     FILE is CSV, JSON Lines, Parquet or an Avro container. Every row is validated first; a bad one goes, with all
     its reasons, to FILE's .rejects.csv and never stops the good ones (exit status 1). What was accepted survives
@@ -375,7 +407,7 @@ def contract_diff(files: tuple[Path, ...], as_json: bool) -> None:
     help="json: one array of row objects and nothing else.",
 )
 def query(sql: str, department: str | None, format_: str) -> None:
-    r"""Query the released versions with Spark SQL. 查询已发布数据。
+    """Query the released versions with Spark SQL. 查询已发布数据。
 
     \b
     suibus query "SELECT district_code, count(*) FROM grassroots_division GROUP BY 1"
@@ -428,7 +460,10 @@ def status(as_json: bool) -> None:
 @click.argument("dataset", required=False)
 @as_json
 def releases(dataset: str | None, as_json: bool) -> None:
-    """Every decision of the gate, newest first, with its verdict. 查看发布记录。"""
+    """Every decision of the gate, newest first, with its verdict. 查看发布记录。
+
+    For one DATASET also what failed: observed, expected, and rows that show it. --json gives whole verdicts.
+    """
     from infra.output import release_records
 
     found = release_records(_bus(), dataset)
@@ -453,6 +488,18 @@ def releases(dataset: str | None, as_json: bool) -> None:
         "verdict",
     )
     _print_table(columns, rows, "nothing was judged yet 尚无评判记录")
+    for r in found if dataset else []:
+        for result in (x for x in r["verdict"]["results"] if not x["success"]):
+            click.echo(
+                f"\nrelease {r['release']} {r['status']}: {result['rule']} ({result['severity']}) {result['description']}"
+            )
+            click.echo(
+                f"  observed 实测 {result['observed']}; expected 要求 {json.dumps(result['parameters'], ensure_ascii=False)}"
+            )
+            if result["error"]:
+                click.echo(f"  could not be judged 无法评判: {result['error']}")
+            for sample in result["samples"][:3]:
+                click.echo(f"  such as 例如 {json.dumps(sample, ensure_ascii=False)}")
 
 
 @main.command()

@@ -17,7 +17,7 @@ import click
 
 from infra.bus import Bus
 from schemas.dataset import Dataset
-from schemas.errors import InputError
+from schemas.errors import InputError, first_line
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
@@ -36,7 +36,7 @@ def write_rows(frame: DataFrame, format_: str) -> None:
     try:
         write(frame)
     except PySparkException as error:
-        reason = str(error).splitlines()[0]
+        reason = first_line(error)
         raise InputError(
             f"The query stopped at a row that cannot be computed: {reason}",
             f"查询遇到无法计算的行，已停止：{reason}",

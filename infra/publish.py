@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -76,6 +77,12 @@ def _account(dataset: Dataset, district: str, info: PublishInfo) -> None:
     for en, zh in info.notes:
         click.echo(f"{en}\n{zh}")
     if info.rejects_path:
+        with info.rejects_path.open(encoding="utf-8-sig", newline="") as file:
+            first = next(csv.DictReader(file), {})
+        click.echo(
+            f"The first: line {first.get('line')}: {first.get('reason')}\n首个：第 {first.get('line')} 行：{first.get('原因')}",
+            err=True,
+        )
         click.echo(
             f"Rejected rows with their reasons: {info.rejects_path}. Correct them and publish that part again.\n"
             f"被拒行及原因见 {info.rejects_path}。请更正后重新发布这些行。",

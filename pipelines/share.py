@@ -13,7 +13,7 @@ from pyspark.sql import functions as F
 from pipelines.release import shared_rows
 from pipelines.tables import Lake
 from schemas.dataset import Dataset
-from schemas.errors import InputError
+from schemas.errors import InputError, first_line
 from schemas.store import ContractStore
 
 
@@ -60,7 +60,7 @@ def released_versions(lake: Lake) -> dict[str, dict[str, Any]]:
 def _explain(
     error: Exception, session: SparkSession, visible: Mapping[str, Dataset], newest: Mapping[str, object]
 ) -> InputError:
-    first = str(error).splitlines()[0]
+    first = first_line(error)
     released = sorted(n for n, d in visible.items() if d.id in newest)
     waiting = sorted(n for n, d in visible.items() if d.id not in newest)
     named = ", ".join(released) or "none / 无"

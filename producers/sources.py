@@ -186,9 +186,10 @@ def _check_columns(name: str, found: list[str], dataset: Dataset, delete: bool, 
             en.append(f"column {show(column)} is there {times} times")
             zh.append(f"列 {show(column)} 出现了 {times} 次")
         if column not in known:
-            hint = did_you_mean(column, [k for k in known if k not in found])
-            en.append(f"column {show(column)} is not in the contract ({hint[0]})")
-            zh.append(f"契约中没有列 {show(column)}（{hint[1]}）")
+            any_left = [k for k in known if k not in found]
+            hint = did_you_mean(column, any_left)
+            en.append(f"column {show(column)} is not in the contract" + (f" ({hint[0]})" if any_left else ""))
+            zh.append(f"契约中没有列 {show(column)}" + (f"（{hint[1]}）" if any_left else ""))
     missing = [c for c in wanted if c not in found]
     if missing:
         en.append(f"missing {', '.join(missing)}")
@@ -501,6 +502,12 @@ def open_query(sql: str, database: str, dataset: Dataset, *, delete: bool = Fals
         url = make_url(database)
         if url.drivername in ("postgresql", "postgres"):  # SQLAlchemy would take psycopg2; ours is psycopg 3
             url = url.set(drivername="postgresql+psycopg")
+        file = url.database if url.get_backend_name() == "sqlite" else None
+        if file and file != ":memory:" and not file.startswith("file:") and not Path(file).is_file():
+            raise InputError(
+                f"{file}: no such database file. Check the URL; an absolute path has four slashes: sqlite:////folder/file.db.",
+                f"{file}：没有这个数据库文件。请检查 URL；绝对路径要写四个斜杠：sqlite:////文件夹/文件.db。",
+            )
         postgres = url.get_dialect().name == "postgresql"
         more: dict[str, Any] = {"json_deserializer": _json} if postgres else {}
         if postgres and "connect_timeout" not in url.query:

@@ -30,6 +30,7 @@ class Result:
     severity: Severity
     success: bool
     expectation: str
+    parameters: dict[str, Any]  # what the expectation was told: column, limits, operator and threshold, or its SQL
     observed: Any  # a number: the value compared, or how many rows or values failed; None if it could not be judged
     samples: tuple[dict[str, Any], ...]  # of failures only
     error: str | None
@@ -86,7 +87,17 @@ def judge(candidate: DataFrame, dataset: Dataset, silver_version: int) -> Verdic
             found = spark.sql(rule.samples.format(batch=_VIEW)).collect()
             samples = tuple(row.asDict(recursive=True) for row in found)
         results.append(
-            Result(rule.name, rule.severity, success, rule.expectation, observed, samples, error, rule.description)
+            Result(
+                rule.name,
+                rule.severity,
+                success,
+                rule.expectation,
+                rule.kwargs,
+                observed,
+                samples,
+                error,
+                rule.description,
+            )
         )
     spark.catalog.dropTempView(_VIEW)
     return Verdict(

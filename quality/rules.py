@@ -156,6 +156,16 @@ def _reason(rule: Rule) -> tuple[str, str]:
         if start and start.start():
             return rule.description[: start.start()].strip(), rule.description[start.start() :].strip()
         return rule.description, rule.description
+    if valid := rule.arguments.get("validValues"):
+        listed = [str(v) for v in valid[:SAMPLES]] + ["…"] * (len(valid) > SAMPLES)
+        return (
+            f"{rule.column} is not one of {', '.join(listed)}",
+            f"{rule.column} 不在允许的取值之内：{'、'.join(listed)}",
+        )
+    if pattern := rule.arguments.get("pattern"):
+        return f"{rule.column} is not of the pattern {pattern}", f"{rule.column} 不符合格式 {pattern}"
+    if rule.metric in ("nullValues", "missingValues"):
+        return f"{rule.column} is missing", f"缺少 {rule.column}"
     return f"rule {rule.name} is broken", f"不满足规则 {rule.name}"
 
 

@@ -8,6 +8,11 @@ SuibusError            exit status 2: nothing was done
 """
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of an error that says something; its kind where none does."""
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), repr(error))
+
+
 class SuibusError(Exception):
     """An error a person reads: ``en`` and ``zh`` say the same thing."""
 

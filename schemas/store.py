@@ -41,18 +41,7 @@ class ContractStore:
             earlier = self.versions(dataset.id)
             if earlier and earlier[-1].text == dataset.text:
                 return False
-            for old in earlier:
-                wire = [c for c in compare(old, dataset) if c.wire]
-                if wire:
-                    start = f"start version {dataset.major + 1}"
-                    raise ContractError(
-                        f"{dataset.path}: dataset {dataset.name} {dataset.version} cannot replace {old.version}: "
-                        + "; ".join(c.en for c in wire)
-                        + f". Undo it, or {start}.",
-                        f"{dataset.path}：数据集 {dataset.name} {dataset.version} 不能取代 {old.version}："
-                        + "；".join(c.zh for c in wire)
-                        + f"。请撤销修改，或使用新的主版本 {dataset.major + 1}。",
-                    )
+            self.check(dataset)
             folder = self.folder / dataset.id
             folder.mkdir(parents=True, exist_ok=True)
             name = f"{dataset.version}-{dataset.hash[:8]}.yaml"
@@ -73,6 +62,19 @@ class ContractStore:
                 history.flush()
                 os.fsync(history.fileno())
             return True
+
+    def check(self, dataset: Dataset) -> None:
+        """ContractError if records of any earlier version of the contract's major could not be read with it."""
+        for old in self.versions(dataset.id):
+            if wire := [c for c in compare(old, dataset) if c.wire]:
+                raise ContractError(
+                    f"{dataset.path}: dataset {dataset.name} {dataset.version} cannot replace {old.version}: "
+                    + "; ".join(c.en for c in wire)
+                    + f". Undo it, or start version {dataset.major + 1}.",
+                    f"{dataset.path}：数据集 {dataset.name} {dataset.version} 不能取代 {old.version}："
+                    + "；".join(c.zh for c in wire)
+                    + f"。请撤销修改，或使用新的主版本 {dataset.major + 1}。",
+                )
 
     def versions(self, dataset_id: str) -> list[Dataset]:
         """Every contract registered for a dataset id (``name.vN``), oldest first; the last is in force."""

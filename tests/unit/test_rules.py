@@ -138,7 +138,7 @@ def test_reason_is_the_description_english_first() -> None:
     told = library("nullValues", description="It is given. 必须填写。")
     plain = library("nullValues", name="given")
     reasons = [(r.en, r.zh) for r in row_rules(dataset(Field("x", "string"), rules=(told, plain)))]
-    assert reasons == [("It is given.", "必须填写。"), ("rule given is broken", "不满足规则 given")]
+    assert reasons == [("It is given.", "必须填写。"), ("x is missing", "缺少 x")]
 
 
 # ---- limits

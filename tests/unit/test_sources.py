@@ -17,7 +17,7 @@ import pytest
 from producers.sources import Record, Source, open_query, open_source
 from schemas.coercion import RowCoercer, RowError
 from schemas.dataset import Dataset, Field
-from schemas.errors import InputError, UnavailableError
+from schemas.errors import InputError
 
 FIELDS = (Field("code", "string", True), Field("name", "string"), Field("n", "int"))
 DATASET = Dataset("t", "1.0.0", FIELDS, ("code",), None, None, "none", None, (), "", "", "t.yaml", "")
@@ -273,7 +273,7 @@ def test_bad_database_url_is_told_without_its_password(tmp_path: Path) -> None:
     for url, error in (
         ("nonsense", InputError),
         ("nosuchdb://u:hunter2@h/x", InputError),
-        (f"sqlite:///{tmp_path}/no/such/folder.db", UnavailableError),
+        (f"sqlite:///{tmp_path}/no/such/folder.db", InputError),
     ):
         with pytest.raises(error) as caught:
             open_query("SELECT 1", url, DATASET)

@@ -22,14 +22,14 @@ NEW = datetime.now(UTC).isoformat()
         ("released", NEW, 3, False),
         ("held", OLD, 0, True),
         ("held", NEW, 0, False),
-        ("held", None, 0, True),  # never released
+        ("held", None, 0, False),  # never released, held a moment ago
         ("released", OLD, None, False),  # unknown what waits
     ],
 )
 def test_a_release_is_late_when_changes_wait_longer_than_its_freshness(
     status: str, released_at: str | None, waiting: int | None, late: bool
 ) -> None:
-    record = {"status": status, "released_at": released_at}
+    record = {"status": status, "released_at": released_at, "decided_at": NEW}
     assert _late(DATASET, record, waiting) is late
 
 
