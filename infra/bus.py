@@ -50,6 +50,7 @@ class Bus:
         self.folders: tuple[Path, ...] = (SHIPPED, *settings.contract_folders)
         self.refused: list[ContractError] = []
         self._lake: Lake | None = None
+        self._adopted: tuple[Any, ...] | None = None  # the signature of the contract folders when they were adopted
 
     @property
     def bootstrap(self) -> str:
@@ -74,6 +75,7 @@ class Bus:
         """A publisher of the dataset called `name` for a district, over the outbox of its node on this machine."""
         check_district(district)
         dataset = find_dataset(name, self.folders)
+        self.store.check(dataset)  # the bus could not read what a refused contract writes
         number = None
         if registry := self.registry:
             number = registry.register(f"{dataset.topic(district)}-value", avro_schema(dataset))
@@ -90,11 +92,16 @@ class Bus:
         return self._lake
 
     def adopt_contracts(self, tell: Tell = lambda en, zh: None) -> list[Dataset]:
-        """Put every contract of the folders in force and make its topics; the newly registered ones.
+        """Make the topics of every contract of the folders and put it in force; the newly registered ones.
 
-        What cannot be served is kept in `refused` and named in the status; the last good version stays in force.
+        In this order, since another process subscribes to the topics of all that is in force. What cannot be served is
+        kept in `refused` and named in the status; the last good version stays in force.
         """
+        self._adopted = self._signature()
         found, self.refused = load_contracts(self.folders)
+        served = {**self.store.datasets(), **found}
+        topics = [d.topic(code) for d in served.values() for code in districts()]
+        made = ensure_topics(self.bootstrap, topics, self.settings.partitions, self.settings.replication)
         fresh: list[Dataset] = []
         for dataset in found.values():
             try:
@@ -102,8 +109,6 @@ class Bus:
                     fresh.append(dataset)
             except ContractError as error:
                 self.refused.append(error)
-        topics = [d.topic(code) for d in self.store.datasets().values() for code in districts()]
-        made = ensure_topics(self.bootstrap, topics, self.settings.partitions, self.settings.replication)
         if fresh or made:
             tell(
                 f"{len(fresh)} contracts put in force, {len(made)} topics made",
@@ -118,11 +123,15 @@ class Bus:
         """One pass over the whole road; waits for another process that is in the middle of one."""
         from pipelines.sync import sync
 
+        def refresh() -> None:
+            if self._adopted not in (None, self._signature()):
+                self.adopt_contracts(tell)
+
         with self._exclusive("pipeline.lock", tell):
             if self._lake is None:
                 tell("starting Spark, which takes some seconds", "正在启动 Spark，需要数秒")
             lake = self.lake()
-            info = sync(lake, self.store, self.bootstrap, self.registry, only, tell)
+            info = sync(lake, self.store, self.bootstrap, self.registry, only, tell, refresh)
             self._write("pipeline.json", {"records": info.records, "failures": info.failures, "ended_at": _now()})
         return info
 
@@ -217,8 +226,12 @@ class Bus:
     def run(self, services_only: bool, tell: Tell) -> None:
         """Run the bus until told to stop (SIGTERM or Ctrl-C); the pass that runs then is finished first."""
         stop = threading.Event()
-        for name in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(name, lambda *_: stop.set())
+
+        def listen() -> None:
+            for name in (signal.SIGTERM, signal.SIGINT):
+                signal.signal(name, lambda *_: stop.set())
+
+        listen()
         with self._only_one():
             try:
                 if not self.settings.bootstrap_servers:
@@ -227,6 +240,7 @@ class Bus:
                 fresh = {d.id for d in self.adopt_contracts(tell)}
                 if not services_only:
                     self.lake()
+                    listen()  # PySpark has put its own handler in place
                     tell("Spark is ready; the pipeline runs", "Spark 已就绪，流水线运行中")
                 self._write("up.json", {"pid": os.getpid(), "pipeline": not services_only, "since": _now()})
                 tell("ready", "就绪")
@@ -235,6 +249,7 @@ class Bus:
                 (self.home / "run" / "up.json").unlink(missing_ok=True)
                 if not self.settings.bootstrap_servers:
                     self.broker.stop()
+                tell("stopped", "已停止")
 
     def _watch(self, stop: threading.Event, services_only: bool, fresh: set[str], tell: Tell) -> None:
         """Look once a second; run a pass when something was published, a contract is new, or a retry is due."""
@@ -376,8 +391,8 @@ def _late(dataset: Dataset, record: dict[str, Any] | None, waiting: int | None) 
     """Whether changes wait, on the topics or held at the gate, and the release is older than its contract's freshness."""
     if record is None or dataset.freshness is None or not (waiting or record["status"] == "held"):
         return False
-    released_at = record["released_at"]
-    return released_at is None or datetime.now(UTC) - datetime.fromisoformat(released_at) > dataset.freshness
+    since = record["released_at"] or record["decided_at"]  # never released: from its last hold
+    return datetime.now(UTC) - datetime.fromisoformat(since) > dataset.freshness
 
 
 def _now() -> str:

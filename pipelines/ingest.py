@@ -10,10 +10,14 @@ from __future__ import annotations
 import json
 import logging
 from collections import defaultdict
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import reduce
+from operator import or_
 from typing import Any
 
-from pyspark.errors import AnalysisException, StreamingQueryException
+from py4j.protocol import Py4JJavaError
+from pyspark.errors import AnalysisException, PySparkException, StreamingQueryException
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 from pyspark.sql.avro.functions import from_avro
@@ -21,8 +25,8 @@ from pyspark.sql.avro.functions import from_avro
 from pipelines.tables import ENVELOPE, NOT_ANSI, REASON, Lake, bronze_schema, sequence_type, spark_type
 from quality.rules import row_rules
 from schemas.avro import FRAME, MAGIC, avro_schema
-from schemas.dataset import Dataset, districts, parse_topic
-from schemas.errors import InputError, StateError, SuibusError
+from schemas.dataset import Dataset, Field, districts, parse_topic
+from schemas.errors import InputError, StateError, SuibusError, UnavailableError
 from schemas.registry import Registry, agreed_schema
 from schemas.store import ContractStore
 
@@ -41,25 +45,33 @@ class IngestInfo:
 
 
 def ingest_available(
-    lake: Lake, store: ContractStore, bootstrap_servers: str, registry: Registry | None = None
+    lake: Lake,
+    store: ContractStore,
+    bootstrap_servers: str,
+    registry: Registry | None = None,
+    refresh: Callable[[], object] = lambda: None,
 ) -> IngestInfo:
     """Append everything published so far on the topics of the contracts in force to bronze, and stop.
 
     Killed anywhere and run again, each record is in bronze once: Spark replays the same offsets under the same
     batch number, and Delta drops a batch that a table already has. A topic that was deleted or has lost records
-    raises, since going on would skip them in silence. UnavailableError if a registry is needed and away: the batch
-    stays to be done.
+    raises, since going on would skip them in silence. UnavailableError if a registry is needed and away, or the
+    lake: the batch stays to be done.
+
+    `refresh` puts the newest contracts in force. It is called once a batch's records are fixed, so that none of them
+    can be newer than the contracts it is read with.
     """
     touched: set[str] = set()
-    failed: list[SuibusError] = []
+    failed: list[Exception] = []
     topics = [dataset.topic(code) for dataset in store.datasets().values() for code in districts()]
     if not topics:
         return IngestInfo(0, 0, frozenset())
 
     def batch(frame: DataFrame, number: int) -> None:
         try:
+            refresh()
             touched.update(ingest_batch(frame, number, lake, store, registry))
-        except SuibusError as error:  # Spark would wrap it in a stack of Java
+        except Exception as error:  # Spark would wrap it in a stack of Java
             failed.append(error)
             raise
 
@@ -81,8 +93,15 @@ def ingest_available(
     try:
         query.awaitTermination()
     except StreamingQueryException as error:
-        if failed:
+        if failed and isinstance(failed[-1], SuibusError):
             raise failed[-1] from None
+        if failed:
+            reason = _cause(failed[-1])
+            raise UnavailableError(
+                f"Ingest stopped and skipped nothing: {reason}. Look at the lake and its disk; the next pass takes the "
+                "same records again.",
+                f"数据接入已停止，未跳过任何记录：{reason}。请检查数据湖及其磁盘；下一轮将重新处理同一批记录。",
+            ) from failed[-1]
         reason = str(error).split("terminated with exception: ")[-1].splitlines()[0]
         raise StateError(
             f"Ingest stopped and skipped nothing: {reason} If a topic was deleted or lost records, restore it; "
@@ -109,19 +128,42 @@ def ingest_batch(
     try:
         for dataset_id, topics in sorted(claimed.items()):
             dataset = store.versions(dataset_id)[-1]
-            records = frame.where(F.col("topic").isin(topics))
-            (
-                change_log(records, dataset, store, registry)
-                .coalesce(spark.sparkContext.defaultParallelism)
-                .write.format("delta")
-                .mode("append")
-                .option("txnAppId", application)
-                .option("txnVersion", number)
-                .save(lake.bronze(dataset))
-            )
+            records, bronze = frame.where(F.col("topic").isin(topics)), lake.bronze(dataset)
+
+            def append(rows: DataFrame, bronze: str = bronze) -> None:
+                tasks = spark.sparkContext.defaultParallelism
+                writer = rows.coalesce(tasks).write.format("delta").mode("append")
+                writer.option("txnAppId", application).option("txnVersion", number).save(bronze)
+
+            rows = change_log(records, dataset, store, registry)
+            try:
+                append(rows)
+            except (PySparkException, Py4JJavaError) as error:
+                if _computes(rows) or not _computes(records):
+                    raise  # it is not the contract's rules that fail
+                append(_refused(records, dataset, _cause(error)))  # else one dataset would stop all others
     finally:
         frame.unpersist()
     return set(claimed)
+
+
+def _computes(rows: DataFrame) -> bool:
+    """Whether every row can be computed, without writing any."""
+    try:
+        rows.write.format("noop").mode("overwrite").save()
+    except (PySparkException, Py4JJavaError):
+        return False
+    return True
+
+
+def _cause(error: Exception) -> str:
+    """What Spark's or Java's error says first of all, on one line."""
+    if isinstance(error, Py4JJavaError):
+        cause = error.java_exception
+        while (deeper := cause.getCause()) is not None:
+            cause = deeper
+        return str(cause.toString()).splitlines()[0]
+    return str(error).splitlines()[0] if str(error) else repr(error)
 
 
 def change_log(
@@ -133,11 +175,19 @@ def change_log(
         rows = _checked(_decoded(records, dataset, store, registry), dataset)
         _ = rows.schema  # analysed here, so that a rule with broken SQL stops its own dataset only
     except AnalysisException as error:
-        reason = str(error).splitlines()[0]
-        log.error("dataset=%s: its rules cannot be run: %s", dataset.id, reason)
-        en = f"The contract's rules cannot be run: {reason}"
-        zh = f"契约中的规则无法执行：{reason}"
-        rows = _all_quarantined(records, "contract", en, zh)
+        return _refused(records, dataset, _cause(error))
+    return _bronze(rows, dataset)
+
+
+def _refused(records: DataFrame, dataset: Dataset, reason: str) -> DataFrame:
+    """Bronze rows of a dataset whose rules Spark cannot run: all quarantined."""
+    log.error("dataset=%s: its rules cannot be run: %s", dataset.id, reason)
+    en = f"The contract's rules cannot be run: {reason}"
+    zh = f"契约中的规则无法执行：{reason}"
+    return _bronze(_all_quarantined(records, "contract", en, zh), dataset)
+
+
+def _bronze(rows: DataFrame, dataset: Dataset) -> DataFrame:
     columns = [
         F.col(f.name) if f.name in rows.columns else F.lit(None).cast(f.dataType).alias(f.name)
         for f in bronze_schema(dataset).fields
@@ -249,8 +299,12 @@ def _checked(rows: DataFrame, dataset: Dataset) -> DataFrame:
     flat = flat.withColumn("_sequence", sequence.cast(sequence_type(dataset)))
     checked = flat.withColumn("_reasons", _reasons(dataset))
     broken = F.size("_reasons") > 0
+    held = {f.name: F.when(~F.coalesce(bad, F.lit(False)), F.col(f.name)) for f, bad in _unreadable(dataset)}
+    if dataset.sequence in held:
+        held["_sequence"] = F.when(F.col("_deleted") | held[dataset.sequence].isNotNull(), F.col("_sequence"))
     return checked.withColumns(
         {
+            **held,
             "_quarantined": broken,
             "_reasons": F.when(broken, F.col("_reasons")),
             "_value": F.when(broken, F.col("_value")),
@@ -277,7 +331,39 @@ def _sequence(dataset: Dataset) -> Column:
         header = F.timestamp_micros(header.try_cast("long"))
     elif kind in ("int", "long"):
         header = header.try_cast(kind if kind == "int" else "bigint")
+    if (bad := _cannot_be_read(dataset.field(dataset.sequence), header)) is not None:
+        header = F.when(~bad, header)
     return F.when(F.col("_deleted"), header).otherwise(F.col(dataset.sequence))
+
+
+def _unreadable(dataset: Dataset) -> list[tuple[Field, Column]]:
+    """The columns that can hold what no reader reads, and the condition that they do."""
+    found = ((f, _cannot_be_read(f, F.col(f.name))) for f in dataset.table_fields)
+    return [(field, bad) for field, bad in found if bad is not None]
+
+
+def _cannot_be_read(field: Field, value: Column) -> Column | None:
+    """True for text that is not UTF-8 and for days outside of years 1 to 9999, anywhere in the value.
+
+    Avro's bytes can hold both; a reader would change the one in silence and fail at the other.
+    """
+    if field.kind == "string":
+        return ~F.is_valid_utf8(value)
+    if field.kind == "date":
+        return ~value.between(F.expr("DATE'0001-01-01'"), F.expr("DATE'9999-12-31'"))
+    if field.kind == "timestamp":
+        first, last = "TIMESTAMP'0001-01-01T00:00:00Z'", "TIMESTAMP'9999-12-31T23:59:59.999999Z'"
+        return ~value.between(F.expr(first), F.expr(last))
+    if field.kind == "array" and field.item:
+        item = field.item
+        return None if _cannot_be_read(item, value) is None else F.exists(value, lambda v: _any_of(item, v))
+    members = [_cannot_be_read(f, value[f.name]) for f in field.fields]
+    return reduce(or_, [m for m in members if m is not None]) if any(m is not None for m in members) else None
+
+
+def _any_of(field: Field, value: Column) -> Column:
+    found = _cannot_be_read(field, value)
+    return F.lit(False) if found is None else found
 
 
 def _reasons(dataset: Dataset) -> Column:
@@ -326,6 +412,15 @@ def _reasons(dataset: Dataset) -> Column:
                 "记录声明的区与其主题所属的区不一致。",
             )
         )
+    for field, bad in _unreadable(dataset):
+        shown = F.make_valid_utf8(F.col(field.name).cast("string")) if not (field.item or field.fields) else F.lit(None)
+        reasons.append(
+            _reason(
+                bad, "unreadable", field.name, shown,
+                f"{field.name} holds text that is not UTF-8, or a day outside of years 1 to 9999.",
+                f"{field.name} 含有非 UTF-8 文本，或年份不在 1 至 9999 之间的日期。",
+            )
+        )  # fmt: skip
     for rule in row_rules(dataset):
         found = F.col(rule.column).cast("string") if rule.column else F.lit(None)
         reasons.append(_reason(upsert & decoded & F.expr(rule.broken), rule.name, rule.column, found, rule.en, rule.zh))

@@ -38,22 +38,25 @@ def sync(
     registry: Registry | None = None,
     only: Collection[str] | None = None,
     tell: Tell = lambda en, zh: None,
+    refresh: Callable[[], object] = lambda: None,
 ) -> SyncInfo:
     """Bring everything up to the end of what is published. Run again with nothing new, it changes nothing.
 
-    `only` limits merge and release to these dataset ids and those with new records; None takes all. A dataset
-    that fails is reported and does not stop another.
+    `only` limits merge and release to these dataset ids and those with new records or a contract that changed since
+    their last verdict; None takes all. A dataset that fails is reported and does not stop another. `refresh` puts
+    the newest contracts in force: see `ingest_available`.
     """
-    info = SyncInfo(ingest_available(lake, store, bootstrap_servers, registry))
+    info = SyncInfo(ingest_available(lake, store, bootstrap_servers, registry, refresh))
     if info.ingest.records:
         tell(
             f"ingested {info.ingest.records:,} records of {len(info.ingest.datasets)} datasets into bronze",
             f"已将 {len(info.ingest.datasets)} 个数据集的 {info.ingest.records:,} 条记录写入变更日志",
         )
-    wanted = None if only is None else {*only, *info.ingest.datasets}
     info.records = last_records(lake)
     for dataset in store.datasets().values():
-        if wanted is None or dataset.id in wanted:
+        record = info.records.get(dataset.id)
+        changed = record is not None and record["contract_sha256"] != dataset.hash
+        if only is None or dataset.id in only or dataset.id in info.ingest.datasets or changed:
             try:
                 _bring_up(dataset, lake, info, tell)
             except Exception as error:  # one dataset must not stop another

@@ -3,19 +3,28 @@
 from __future__ import annotations
 
 import json
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import pytest
+from fastavro import parse_schema, schemaless_writer
+from kafka import KafkaProducer
 
+from infra.bus import Bus
 from infra.demo.rounds import make_anew
-from infra.output import write_rows
+from infra.output import quarantined_records, write_rows
 from infra.settings import Settings
+from pipelines.ingest import ingest_available
 from pipelines.share import query
+from pipelines.sync import sync
+from pipelines.tables import Lake
 from producers.outbox import Entry, Outbox
 from producers.sender import _Sender
-from schemas.errors import InputError, StateError
-from tests.integration.conftest import Road
+from schemas.avro import MAGIC, Encoder, avro_schema, schema_fingerprint
+from schemas.contract import parse_contract
+from schemas.errors import InputError, StateError, UnavailableError
+from tests.integration.conftest import CONTRACT, Road
 
 RECORD = """\
       - name: address
@@ -50,7 +59,6 @@ def test_members_added_inside_records_and_arrays_widen_the_tables(road: Road) ->
 def test_a_key_may_be_called_as_anything_inside(road: Road, key: str) -> None:
     from infra.topics import ensure_topics
     from producers.publisher import Publisher
-    from schemas.contract import parse_contract
     from schemas.dataset import districts
 
     others = "".join(f"      - {{name: {n}, logicalType: string}}\n" for n in ("c", "count", "value", "lost", "events"))
@@ -122,3 +130,118 @@ def test_what_no_format_can_show_is_told_and_never_dropped(road: Road, capsys: p
     empty: list[Any] = json.loads(shown("SELECT 1 AS a WHERE false", "json"))
     assert empty == []
     assert shown("SELECT 1 AS a WHERE false", "csv").split() == ["a"]
+
+
+@pytest.mark.parametrize("condition", ["extra RLIKE '['", "element_at(array(1), seq) = 2", "raise_error(extra) = 1"])
+def test_a_rule_that_fails_while_it_runs_stops_its_own_dataset_only(road: Road, condition: str) -> None:
+    rule = f'{{name: r, type: sql, query: "SELECT COUNT(*) FROM ${{object}} WHERE {condition}", mustBe: 0}}'
+    road.contract(columns=f"      - name: extra\n        logicalType: string\n        quality:\n          - {rule}\n")
+    other = Road(road.bus, f"{road.name}other")
+    road.publish({"id": "a", "seq": 5, "extra": "x"})
+    other.publish({"id": "a", "seq": 1})
+    info = ingest_available(road.lake, road.bus.store, road.bus.bootstrap)
+    assert info.datasets == {road.dataset.id, other.dataset.id}
+    (record,) = quarantined_records(road.bus, road.name)
+    assert record["reasons"][0]["rule"] == "contract"
+    assert record["value"]
+    assert road.lake.read(road.lake.bronze(other.dataset)).where("NOT _quarantined").count() == 1
+
+
+def test_a_lake_that_cannot_be_written_quarantines_nothing_and_the_records_stay_to_be_done(
+    road: Road, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    road.publish({"id": "a", "seq": 1})
+    with monkeypatch.context() as patch:
+        patch.setattr(Lake, "bronze", lambda self, dataset: "/proc/no/lake")
+        with pytest.raises(UnavailableError, match="skipped nothing"):
+            ingest_available(road.lake, road.bus.store, road.bus.bootstrap)
+    assert road.sync().ingest.records == 1
+    assert road.query("SELECT id FROM t") == [{"id": "a"}]
+
+
+def test_a_record_of_a_contract_put_in_force_during_the_pass_is_read_with_it(road: Road) -> None:
+    old = road.dataset
+    new = parse_contract(
+        CONTRACT.format(
+            name=road.name,
+            version="1.1.0",
+            least=1,
+            sharing="none",
+            columns="      - {name: note, logicalType: string}\n",
+        )
+    )
+    road.dataset = new  # a node has it already
+    road.publish({"id": "a", "seq": 1, "note": "新"})
+    assert road.bus.store.datasets()[old.id].hash == old.hash
+    info = sync(road.lake, road.bus.store, road.bus.bootstrap, only=(), refresh=lambda: road.bus.store.register(new))
+    assert info.records[new.id]["contract_sha256"] == new.hash
+    assert quarantined_records(road.bus, road.name) == []
+    assert road.query("SELECT note FROM t") == [{"note": "新"}]
+
+
+def test_a_contract_changed_while_a_pass_waits_is_put_in_force_before_its_records_are_read(
+    road: Road, tmp_path: Path
+) -> None:
+    folder = tmp_path / "contracts"
+    folder.mkdir()
+    bus = Bus(road.bus.settings.model_copy(update={"contracts": str(folder)}))
+    bus.folders = (folder,)
+    (folder / "t.yaml").write_text(road.dataset.text, "utf-8")
+    assert bus.adopt_contracts() == []
+    columns = "      - {name: note, logicalType: string}\n"
+    changed = CONTRACT.format(name=road.name, version="1.1.0", least=1, sharing="none", columns=columns)
+    (folder / "t.yaml").write_text(changed, "utf-8")
+    road.dataset = parse_contract(changed)
+    road.publish({"id": "a", "seq": 1, "note": "新"})
+    assert not bus.sync().failures
+    assert road.query("SELECT note FROM t") == [{"note": "新"}]
+
+
+def test_a_contract_that_changed_is_judged_again_by_whatever_pass_comes_next(road: Road) -> None:
+    road.publish({"id": "a", "seq": 1})
+    road.sync()
+    road.contract(version="1.1.0", least=5)
+    info = sync(road.lake, road.bus.store, road.bus.bootstrap, only=("another.v1",))
+    assert [r.status for r in info.releases] == ["held"]
+
+
+def test_what_no_reader_reads_is_quarantined_with_its_bytes(road: Road) -> None:
+    columns = "".join(
+        f"      - {{name: {name}, logicalType: {kind}}}\n"
+        for name, kind in {"day": "date", "moment": "timestamp", "text": "string"}.items()
+    )
+    road.contract(
+        columns=columns + "      - name: texts\n        logicalType: array\n        items: {logicalType: string}\n"
+    )
+    schema = avro_schema(road.dataset)
+    plain = {"day": "int", "moment": "long", "text": "bytes"}
+    fields = [{**f, "type": ["null", plain[f["name"]]]} if f["name"] in plain else f for f in schema["fields"]]
+    fields[-1] = {**fields[-1], "type": ["null", {"type": "array", "items": ["null", "bytes"]}]}
+    raw = parse_schema({**schema, "fields": fields})
+    bad = {
+        "late": {"day": 4_000_000},
+        "early": {"day": -2_000_000},
+        "moment": {"moment": 1 << 62},
+        "text": {"text": b"a\xff"},
+        "texts": {"texts": [None, b"\xfe"]},
+        "good": {"day": 0, "moment": 0, "text": "好".encode(), "texts": ["好".encode()]},
+    }
+    encoder, producer = Encoder(road.dataset), KafkaProducer(bootstrap_servers=road.bus.bootstrap, acks="all")
+    for name, values in bad.items():
+        row = {
+            "id": name,
+            "district_code": "440106",
+            "seq": 1,
+            "amount": 1,
+            **dict.fromkeys((*plain, "texts")),
+            **values,
+        }
+        out = BytesIO()
+        schemaless_writer(out, raw, row)
+        value = MAGIC + schema_fingerprint(schema) + out.getvalue()
+        producer.send(road.dataset.topic("440106"), value, encoder.key({"id": name}))
+    producer.close()
+    road.sync()
+    found = {r["record"]["id"]: [x["rule"] for x in r["reasons"]] for r in quarantined_records(road.bus, road.name)}
+    assert found == {key: ["unreadable"] for key in ("late", "early", "moment", "text", "texts")}
+    assert [row["id"] for row in road.query("SELECT * FROM t")] == ["good"]
