@@ -213,12 +213,12 @@ class Bus:
 
     def pid(self) -> int | None:
         """The process that runs this bus, if one does: it holds a lock that ends with it, however it ends."""
-        lock = self.home / "run" / "up.lock"
+        lock = self.home / "run" / "up.lock"  # looked at with a shared lock: two that look do not see each other
         if not lock.exists():
             return None
         with lock.open() as file:
             try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
             except BlockingIOError:
                 return int(lock.read_text() or 0) or None
         return None
@@ -347,14 +347,17 @@ class Bus:
         path = self.home / "run" / "up.lock"
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("a+") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
+            for _ in range(20):
+                with suppress(BlockingIOError):
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                time.sleep(0.05)  # a command that only looks holds it for a moment
+            else:
                 pid = path.read_text()
                 raise StateError(
                     f"This bus is already running (process {pid}, {self.home}). `suibus down` stops it.",
                     f"该总线已在运行（进程 {pid}，{self.home}）。可用 suibus down 停止。",
-                ) from None
+                )
             file.truncate(0)
             file.write(str(os.getpid()))
             file.flush()

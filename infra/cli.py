@@ -74,6 +74,16 @@ class _Group(click.Group):
             sys.exit(130)
         except BrokenPipeError:
             sys.exit(0)
+        except OSError as error:  # a state folder that is a file, is not ours to write, or has lost a file
+            if error.filename is None:
+                raise
+            what = error.strerror or repr(error)
+            click.echo(
+                f"error: {error.filename}: {what}. Look at the path and its rights; SUIBUS_HOME names the state folder.\n"
+                f"错误：{error.filename}：{what}。请检查该路径及其权限；状态文件夹由 SUIBUS_HOME 指定。",
+                err=True,
+            )
+            sys.exit(2)
 
 
 @click.group(cls=_Group, help=HELP, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 from fastavro import parse_schema, schemaless_writer
 from kafka import KafkaProducer
 
 from infra.bus import Bus
+from infra.cli import main
 from infra.demo.rounds import make_anew
 from infra.output import quarantined_records, write_rows
 from infra.settings import Settings
@@ -245,3 +248,23 @@ def test_what_no_reader_reads_is_quarantined_with_its_bytes(road: Road) -> None:
     found = {r["record"]["id"]: [x["rule"] for x in r["reasons"]] for r in quarantined_records(road.bus, road.name)}
     assert found == {key: ["unreadable"] for key in ("late", "early", "moment", "text", "texts")}
     assert [row["id"] for row in road.query("SELECT * FROM t")] == ["good"]
+
+
+def test_a_state_folder_that_is_none_is_told_in_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "home").touch()
+    monkeypatch.setenv("SUIBUS_HOME", str(tmp_path / "home"))
+    result = CliRunner().invoke(main, ["status"])
+    assert result.exit_code == 2
+    assert "SUIBUS_HOME names the state folder" in result.output
+
+
+def test_two_commands_that_look_never_take_each_other_for_a_running_bus(tmp_path: Path) -> None:
+    lock = tmp_path / "run" / "up.lock"
+    lock.parent.mkdir()
+    lock.write_text("1")  # the process of a bus that was killed; the number may be another's by now
+    with lock.open() as looking:
+        fcntl.flock(looking, fcntl.LOCK_SH)
+        assert Bus(Settings(home=tmp_path)).pid() is None
+    with lock.open() as running:
+        fcntl.flock(running, fcntl.LOCK_EX)
+        assert Bus(Settings(home=tmp_path)).pid() == 1
