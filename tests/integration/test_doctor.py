@@ -16,11 +16,14 @@ def test_healthy_node_is_ok_in_every_check(settings, broker):
     assert broker.bootstrap in _named(checks)["broker"].found
 
 
-def test_stopped_broker_has_a_remedy_in_both_languages(tmp_path):
-    check = _named(examine(Settings(home=tmp_path)))["broker"]
-    assert not check.ok
-    assert "suibus up" in check.remedy_en
-    assert "suibus up" in check.remedy_zh
+def test_stopped_broker_is_a_state_and_an_outside_one_that_is_away_is_a_fault(tmp_path):
+    stopped = _named(examine(Settings(home=tmp_path)))["broker"]
+    assert stopped.ok
+    assert "suibus up" in stopped.found
+    away = _named(examine(Settings(home=tmp_path, bootstrap_servers="127.0.0.1:9")))["broker"]
+    assert not away.ok
+    assert "suibus up" in away.remedy_en
+    assert "suibus up" in away.remedy_zh
 
 
 def test_examination_changes_nothing(tmp_path):
