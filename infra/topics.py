@@ -16,7 +16,8 @@ ANSWER_MS = 8_000
 
 _CONFIGS = {
     "cleanup.policy": "delete",  # a later record does not erase an earlier one: bronze keeps every change
-    "retention.ms": str(30 * 24 * 3600 * 1000),  # a month to repair an ingest that stands still
+    # A year: Kafka counts from when the node accepted a row, and a node may be away for months.
+    "retention.ms": str(366 * 24 * 3600 * 1000),
     "max.message.bytes": str(MAX_MESSAGE_BYTES),
 }
 

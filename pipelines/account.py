@@ -79,7 +79,7 @@ def _fates(events: DataFrame, silver: DataFrame, dataset: Dataset, merged: int) 
     holders = silver.select(
         *key, event.alias("_winner"), F.col("_district").alias("_holder"), "_bronze", "_fate", "_replaced"
     )
-    touched = unique.join(F.broadcast(holders.where(F.col("_bronze") == merged)), key, "left")
+    touched = unique.join(holders.where(F.col("_bronze") == merged), key, "left")
     rows = _count_fates(touched, merged)
     if any(row["fate"] is None for row in rows):
         late = touched.where("_winner IS NULL").select(*key, "_district", "_event", "_copies")
