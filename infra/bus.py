@@ -25,7 +25,7 @@ from producers.sender import flush
 from schemas.avro import avro_schema
 from schemas.contract import SHIPPED, contract_files, find_dataset, load_contracts
 from schemas.dataset import Dataset, check_district, districts
-from schemas.errors import ContractError, StateError, SuibusError, UnavailableError
+from schemas.errors import ContractError, StateError, SuibusError, UnavailableError, first_line
 from schemas.registry import Registry
 from schemas.store import ContractStore
 
@@ -275,7 +275,9 @@ class Bus:
             except Exception as error:  # a look or pass that failed is tried again; nothing is lost by waiting
                 if not isinstance(error, SuibusError):
                     log.exception("the pass failed and will be tried again")
-                said = (error.en, error.zh) if isinstance(error, SuibusError) else (_first(error), _first(error))
+                said = (
+                    (error.en, error.zh) if isinstance(error, SuibusError) else (first_line(error), first_line(error))
+                )
                 if said != told:  # once, not every second
                     tell(*said)
                 told = said
@@ -400,7 +402,3 @@ def _late(dataset: Dataset, record: dict[str, Any] | None, waiting: int | None) 
 
 def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
-
-
-def _first(error: Exception) -> str:
-    return str(error).splitlines()[0] if str(error) else repr(error)

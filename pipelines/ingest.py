@@ -26,7 +26,7 @@ from pipelines.tables import ENVELOPE, NOT_ANSI, REASON, Lake, bronze_schema, se
 from quality.rules import row_rules
 from schemas.avro import FRAME, MAGIC, avro_schema
 from schemas.dataset import Dataset, Field, districts, parse_topic
-from schemas.errors import InputError, StateError, SuibusError, UnavailableError
+from schemas.errors import InputError, StateError, SuibusError, UnavailableError, first_line
 from schemas.registry import Registry, agreed_schema
 from schemas.store import ContractStore
 
@@ -163,7 +163,7 @@ def _cause(error: Exception) -> str:
         while (deeper := cause.getCause()) is not None:
             cause = deeper
         return str(cause.toString()).splitlines()[0]
-    return str(error).splitlines()[0] if str(error) else repr(error)
+    return first_line(error)
 
 
 def change_log(

@@ -13,6 +13,7 @@ from pipelines.merge import MergeInfo, merge_pending
 from pipelines.release import ReleaseInfo, last_records, release_version
 from pipelines.tables import Lake
 from schemas.dataset import Dataset
+from schemas.errors import first_line
 from schemas.registry import Registry
 from schemas.store import ContractStore
 
@@ -61,7 +62,7 @@ def sync(
                 _bring_up(dataset, lake, info, tell)
             except Exception as error:  # one dataset must not stop another
                 log.exception("dataset=%s failed", dataset.id)
-                reason = str(error).splitlines()[0] if str(error) else repr(error)
+                reason = first_line(error)
                 info.failures[dataset.id] = reason
                 tell(f"{dataset.id}: stopped: {reason}", f"{dataset.id}：已停止：{reason}")
     return info
