@@ -12,7 +12,8 @@ from infra.broker import Broker
 from infra.bus import Bus
 from infra.output import quarantined_records
 from infra.settings import Settings
-from pipelines.ingest import change_log, ingest_available
+from pipelines.decode import change_log
+from pipelines.ingest import ingest_available
 from schemas.avro import Encoder
 from tests.integration.conftest import Road
 

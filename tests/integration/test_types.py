@@ -17,7 +17,7 @@ from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 
 from infra.broker import Broker
 from infra.topics import ensure_topics
-from pipelines.ingest import change_log
+from pipelines.decode import change_log
 from quality.rules import row_rules
 from schemas.avro import Encoder, avro_schema, decode, schema_fingerprint
 from schemas.coercion import RowCoercer, RowError
