@@ -2,6 +2,11 @@
 
 It runs in a session of its own and outlives the command that started it. State: its files in <home>/kafka,
 its process and ports in <home>/run/broker.json.
+
+A secure broker has four doors. Behind each, a principal may do what an ACL lets it, and only the city everything:
+the city's own (mutual TLS, 127.0.0.1 only), the controller's (the same), one for nodes with a password (SCRAM over
+TLS) and one for nodes with a certificate (mutual TLS). What makes it secure is in <home>/security; while that is
+there, it never starts otherwise.
 """
 
 from __future__ import annotations
@@ -15,15 +20,17 @@ import socket
 import subprocess
 import time
 import uuid
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from kafka import KafkaAdminClient
 from kafka.errors import KafkaError
 
 from infra.jars import Say, find_java, jars, jvm_env, quiet
+from infra.settings import node_text, read_node_file, write_secret
 from schemas.errors import StateError, UnavailableError
 
 MAX_MESSAGE_BYTES = 8 * 1024 * 1024
@@ -35,9 +42,6 @@ _PROPERTIES = """\
 process.roles=broker,controller
 node.id=1
 controller.quorum.voters=1@127.0.0.1:{controller_port}
-listeners=BROKER://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller_port}
-advertised.listeners=BROKER://127.0.0.1:{port}
-listener.security.protocol.map=BROKER:PLAINTEXT,CONTROLLER:PLAINTEXT
 controller.listener.names=CONTROLLER
 inter.broker.listener.name=BROKER
 log.dirs=data
@@ -69,6 +73,34 @@ background.threads=2
 log.cleaner.dedupe.buffer.size=16777216
 """
 
+_OPEN = """\
+listeners=BROKER://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller_port}
+advertised.listeners=BROKER://127.0.0.1:{port}
+listener.security.protocol.map=BROKER:PLAINTEXT,CONTROLLER:PLAINTEXT
+"""
+
+_SECURE = """\
+listeners=BROKER://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller_port},\
+PASSWORD://{bind}:{password_port},CERTIFICATE://{bind}:{certificate_port}
+advertised.listeners=BROKER://127.0.0.1:{port},\
+PASSWORD://{host}:{password_port},CERTIFICATE://{host}:{certificate_port}
+listener.security.protocol.map=BROKER:SSL,CONTROLLER:SSL,PASSWORD:SASL_SSL,CERTIFICATE:SSL
+ssl.client.auth=required
+listener.name.password.ssl.client.auth=none
+ssl.keystore.type=PEM
+ssl.keystore.location=../security/broker.pem
+ssl.truststore.type=PEM
+ssl.truststore.location=../security/trusted.pem
+# CN=440106.1f2e3d4c is User:440106.1f2e3d4c, and CN=city is User:city.
+ssl.principal.mapping.rules=RULE:^CN=([0-9a-z.]+)$/$1/
+listener.name.password.sasl.enabled.mechanisms=SCRAM-SHA-512
+listener.name.password.scram-sha-512.sasl.jaas.config=\
+org.apache.kafka.common.security.scram.ScramLoginModule required;
+authorizer.class.name=org.apache.kafka.metadata.authorizer.StandardAuthorizer
+allow.everyone.if.no.acl.found=false
+super.users=User:city
+"""
+
 _LOG4J = """\
 appender.file.type=RollingFile
 appender.file.name=file
@@ -85,6 +117,8 @@ rootLogger.level=WARN
 rootLogger.appenderRef.file.ref=file
 logger.server.name=kafka.server
 logger.server.level=INFO
+logger.denied.name=kafka.authorizer.logger
+logger.denied.level=INFO
 """
 
 
@@ -96,14 +130,46 @@ class _State:
     controller_port: int
     pid: int | None = None
     born: str | None = None  # when the process began: the same pid with another birth is a stranger
+    password_port: int | None = None  # the two for nodes, of a secure broker
+    certificate_port: int | None = None
+    secure: bool = False  # the process runs so
+
+    @property
+    def ports(self) -> list[int]:
+        return [p for p in (self.port, self.controller_port, self.password_port, self.certificate_port) if p]
 
 
 class Broker:
     """The embedded broker of one home. All calls may be repeated, also by several processes at once."""
 
-    def __init__(self, home: Path) -> None:
+    def __init__(self, home: Path, advertised_host: str | None = None) -> None:
         self.folder = home / "kafka"
+        self.security = home / "security"
+        self._host = advertised_host
         self._state_file = home / "run" / "broker.json"
+        self._city = self.security / "city.toml"
+
+    @property
+    def secure(self) -> bool:
+        """Whether nobody gets in without credentials; once so, it stays so."""
+        return (self.security / "authority.pem").is_file()
+
+    @property
+    def client(self) -> Mapping[str, Any]:
+        """kafka-python's security settings of the city itself; empty where the broker is not secure."""
+        return read_node_file(self._city).client if self.secure else {}
+
+    def servers(self, mutual_tls: bool) -> str:
+        """The address for a node of a secure broker, with a certificate or with a password."""
+        state = self._read()
+        port = state and (state.certificate_port if mutual_tls else state.password_port)
+        if port is None:
+            raise StateError(
+                f"The bus of {self.folder.parent} lets everybody in, so a node needs no credentials. Make it secure "
+                "first: suibus down, then suibus up --secure.",
+                f"{self.folder.parent} 的总线未启用安全模式，节点无需凭据。请先执行 suibus down，再执行 suibus up --secure。",
+            )
+        return f"{self._host or '127.0.0.1'}:{port}"
 
     @property
     def bootstrap(self) -> str:
@@ -131,16 +197,22 @@ class Broker:
         state = self._read()
         return state is not None and _alive(state)
 
-    def start(self, say: Say = quiet) -> str:
+    def start(self, say: Say = quiet, *, secure: bool = False) -> str:
         """Start the broker unless it runs, wait until it answers, and return its address.
 
         Topics and records of earlier runs are there again, at the same address unless a foreign process has
-        taken it, which `say` is told. UnavailableError carries the end of the broker's log.
+        taken it, which `say` is told. With `secure` it lets nobody in without credentials, from now on. Then and
+        whenever SUIBUS_ADVERTISED_HOST changed, one that runs otherwise is started anew. UnavailableError carries
+        the end of the broker's log.
         """
         with self._lock():
+            secure = secure or self.secure
             state = self._read()
+            if state is not None and _alive(state) and state.secure != secure:
+                self._kill(state)
+                state = self._read()
             if state is None or not _alive(state):
-                state = self._launch(self._choose_ports(state, say), say)
+                state = self._launch(self._choose_ports(state, say, secure), say, secure)
             try:
                 self._wait(state)
             except UnavailableError:
@@ -164,27 +236,38 @@ class Broker:
                     time.sleep(0.05)
         self._write(replace(state, pid=None, born=None))
 
-    def _choose_ports(self, state: _State | None, say: Say) -> _State:
+    def _choose_ports(self, state: _State | None, say: Say, secure: bool = False) -> _State:
+        """Each port as it was, unless another program has taken it."""
+        names = ["port", "controller_port", *(["password_port", "certificate_port"] if secure else [])]
+        known = {name: port for name in names if state is not None and (port := getattr(state, name))}
         until = time.monotonic() + 2  # a broker just killed may hold its ports a moment longer
-        while state is not None and time.monotonic() < until:
-            if _free(state.port) and _free(state.controller_port):
-                return state
+        while time.monotonic() < until and not all(_free(port) for port in known.values()):
             time.sleep(0.05)
-        with closing(_listen(0)) as one, closing(_listen(0)) as two:
-            chosen = _State(one.getsockname()[1], two.getsockname()[1])
-        if state is not None:
+        kept = {name: port for name, port in known.items() if _free(port)}
+        with ExitStack() as stack:  # all held at once: different ones
+            opened = {name: stack.enter_context(closing(_listen(0))) for name in names if name not in kept}
+            ports = kept | {name: held.getsockname()[1] for name, held in opened.items()}
+        chosen = replace(state, **ports) if state is not None else _State(**ports)
+        if taken := [known[name] for name in known if name not in kept]:
+            listed = ", ".join(map(str, taken))
+            nodes = {"password_port", "certificate_port"} & (known.keys() - kept.keys())
             say(
-                f"Port {state.port} or {state.controller_port} is taken by another program; the broker moves "
-                f"to 127.0.0.1:{chosen.port}.",
-                f"端口 {state.port} 或 {state.controller_port} 已被其他程序占用,消息代理改用 127.0.0.1:{chosen.port}。",
+                f"Port {listed} is taken by another program; the broker moves to 127.0.0.1:{chosen.port}."
+                + (" The nodes' files name the old port: correct `servers` in them." if nodes else ""),
+                f"端口 {listed} 已被其他程序占用，消息代理改用 127.0.0.1:{chosen.port}。"
+                + ("节点文件中仍是旧端口，请更正其中的 servers。" if nodes else ""),
             )
         return chosen
 
-    def _launch(self, state: _State, say: Say) -> _State:
+    def _launch(self, state: _State, say: Say, secure: bool) -> _State:
         java = str(find_java().program)
         class_path = os.pathsep.join(str(path) for path in jars("broker", say))
         self.folder.mkdir(parents=True, exist_ok=True)
-        text = _PROPERTIES.format(max_message_bytes=MAX_MESSAGE_BYTES, **asdict(state))
+        where = {"host": self._host or "127.0.0.1", "bind": "0.0.0.0" if self._host else "127.0.0.1"}  # noqa: S104 as asked
+        text = _PROPERTIES + (_SECURE if secure else _OPEN)
+        text = text.format(max_message_bytes=MAX_MESSAGE_BYTES, **where, **asdict(state))
+        if secure:
+            self._certify(f"127.0.0.1:{state.port}")
         (self.folder / "server.properties").write_text(text, "ascii")
         (self.folder / "log4j2.properties").write_text(_LOG4J, "ascii")
         java_command = [
@@ -213,9 +296,24 @@ class Broker:
             check=True,
         )
         pid = int(launched.stdout)
-        state = replace(state, pid=pid, born=_born(pid))
+        state = replace(state, pid=pid, born=_born(pid), secure=secure)
         self._write(state)
         return state
+
+    def _certify(self, address: str) -> None:
+        """Make the authority, and the broker's and the city's certificates where they are absent or soon over."""
+        from infra.certificates import Authority
+
+        authority = Authority(self.security)
+        broker, hosts = self.security / "broker.pem", ["127.0.0.1", "localhost", *([self._host] if self._host else [])]
+        (self.security / "trusted.pem").write_text(authority.certificate, "ascii")
+        if not authority.issued(broker, hosts):
+            certificate, key = authority.issue("city", hosts=hosts)
+            write_secret(broker, key + certificate + authority.certificate)
+        if not authority.issued(self._city) or read_node_file(self._city).servers != address:
+            certificate, key = authority.issue("city")
+            text = node_text(address, "city", authority.certificate, key=key, certificate=certificate)
+            write_secret(self._city, text)
 
     def _format(self, java_command: list[str]) -> None:
         """Format the storage under a new cluster id; a run that was killed half way does it again."""
@@ -240,7 +338,7 @@ class Broker:
         while time.monotonic() < until:
             if not _alive(state):
                 raise self._failed("ended while it started", "在启动过程中退出")
-            if _answers(state.port):
+            if _answers(state.port, self.client):
                 return
             time.sleep(0.1)
         raise self._failed(f"gave no answer in {START_SECONDS} seconds", f"{START_SECONDS} 秒内没有应答")
@@ -297,14 +395,14 @@ def _born(pid: int) -> str | None:
     return began.strip() if status and not status.startswith("Z") else None
 
 
-def _answers(port: int) -> bool:
+def _answers(port: int, client: Mapping[str, Any]) -> bool:
     """Whether the broker names its nodes: it then takes requests of every kind."""
     with socket.socket() as probe:
         probe.settimeout(1)
         if probe.connect_ex(("127.0.0.1", port)):
             return False
     try:
-        admin = KafkaAdminClient(bootstrap_servers=f"127.0.0.1:{port}", bootstrap_timeout_ms=3000)
+        admin = KafkaAdminClient(bootstrap_servers=f"127.0.0.1:{port}", bootstrap_timeout_ms=3000, **client)
         with closing(admin):
             return bool(admin.describe_cluster()["brokers"])
     except KafkaError:
