@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import csv
 import sys
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from infra.bus import Bus
+from producers.inbox import Inbox
 from producers.outbox import Mode
 from producers.publisher import Progress, PublishInfo, publish_source
 from producers.sources import open_query, open_source
@@ -30,15 +32,16 @@ def publish_command(
     format_: str | None,
     encoding: str | None,
     timeout: float,
+    corrections: bool = False,
 ) -> int:
     """Publish and print the account; the exit status."""
     publisher = bus.publisher(name, district, timeout)
     dataset, delete = publisher.dataset, mode == "delete"
     if file is not None:
-        source = open_source(file, dataset, format=format_, encoding=encoding, delete=delete)
+        source = open_source(file, dataset, format=format_, encoding=encoding, delete=delete, corrections=corrections)
     else:
         source = open_query(sql or "", database or "", dataset, delete=delete)
-    with publisher.outbox, _bar() as bar:
+    with publisher.outbox, _inbox(bus, district, corrections) as inbox, _bar() as bar:
         task = bar.add_task(source.name, total=1.0, rows="")
 
         def show(progress: Progress) -> None:
@@ -46,9 +49,13 @@ def publish_command(
             rows = f"{progress.read:,} rows 行, {progress.sent:,} sent 已发送"
             bar.update(task, completed=done, rows=rows) if done is not None else bar.update(task, rows=rows)
 
-        info = publish_source(publisher, source, mode, progress=show)
+        info = publish_source(publisher, source, mode, corrections=inbox, progress=show)
     _account(dataset, district, info)
     return info.exit_status
+
+
+def _inbox(bus: Bus, district: str, wanted: bool) -> AbstractContextManager[Inbox | None]:
+    return Inbox(bus.outbox(district).with_name("inbox.sqlite")) if wanted else nullcontext()
 
 
 def _bar() -> Bar:

@@ -10,20 +10,21 @@ from __future__ import annotations
 import sqlite3
 import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+from producers.statefile import StateFile
 from schemas.dataset import parse_topic
-from schemas.errors import InputError, StateError, UnavailableError
+from schemas.errors import InputError, StateError
 
 Mode = Literal["append", "delete", "snapshot"]
-VERSION = 1
 CHUNK = 2_000  # rows a transaction
-_SCHEMA = """
+AHEAD = 60_000  # milliseconds that an outbox's clock may be ahead of the machine's
+UNKNOWN = b""  # the digest of no row: the next snapshot sends the key's row, whatever it is
+_VERSION_1 = """
 CREATE TABLE meta (name TEXT PRIMARY KEY, value) WITHOUT ROWID;
 CREATE TABLE topics (id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE);
 -- Rows in the order of acceptance. AUTOINCREMENT: a seq is never used twice. No value: a tombstone.
@@ -47,15 +48,27 @@ CREATE TABLE state (
     topic INTEGER NOT NULL, key BLOB NOT NULL, digest BLOB NOT NULL, sequence BLOB,
     generation INTEGER NOT NULL, PRIMARY KEY (topic, key)
 ) WITHOUT ROWID;
+INSERT INTO meta VALUES ('uuid', lower(hex(randomblob(16))))
+"""
+_VERSION_2 = """
+-- The receipt that a row answers, and those that were answered and are not yet marked in the inbox.
+ALTER TABLE outbox ADD COLUMN answers TEXT;
+CREATE TABLE answered (receipt TEXT PRIMARY KEY) WITHOUT ROWID
 """
 
 
 class Entry(NamedTuple):
-    """One row to accept: no value is a tombstone. `sequence` is the text of the row's sequence column."""
+    """One row to accept: no value is a tombstone. `sequence` is the text of the row's sequence column.
+
+    `answers`: the id of the receipt that the row corrects. `timestamp_ms`: in the refused record's place in time, where
+    that is what orders; never later than the outbox's clock.
+    """
 
     key: bytes
     value: bytes | None
     sequence: bytes | None = None
+    answers: str | None = None
+    timestamp_ms: int | None = None
 
 
 class Waiting(NamedTuple):
@@ -67,6 +80,7 @@ class Waiting(NamedTuple):
     value: bytes | None
     sequence: bytes | None
     timestamp_ms: int
+    answers: str | None = None
 
 
 @dataclass(frozen=True)
@@ -85,84 +99,22 @@ class Delivery:
     complete: bool = False
 
 
-class Outbox:
-    """The outbox file of one node, made where there is none.
+class Outbox(StateFile):
+    """The outbox file of one node. `order` makes the sequences of the dataset at hand comparable."""
 
-    StateError if it is not an outbox or was written by a newer Suibus. One thread at a time; two processes
-    may open it at once. `order` makes the sequences of the dataset at hand comparable.
-    """
+    kind = ("outbox", "发件箱")
+    steps = (_VERSION_1, _VERSION_2)
 
     def __init__(self, path: str | Path, order: Callable[[bytes], Any] = bytes) -> None:
-        self.path = Path(path)
+        super().__init__(path)
         self._order = order
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._db = sqlite3.connect(self.path, timeout=60, isolation_level=None, check_same_thread=False)
-        try:
-            self._db.execute("PRAGMA journal_mode=WAL")
-            self._db.execute("PRAGMA synchronous=FULL")
-            self._open()
-        except sqlite3.DatabaseError as error:
-            self._db.close()
-            raise StateError(
-                f"{self.path} is not an outbox ({error}). Put back the file Suibus wrote, or move this away.",
-                f"{self.path} 不是发件箱（{error}）。请恢复随巴士写入的文件，或将此文件移走。",
-            ) from None
-        except BaseException:
-            self._db.close()
-            raise
-
-    def _open(self) -> None:
-        version = self._version()
-        if version == 0:
-            with self._write():
-                if self._version() == 0:  # no one else made it in between
-                    if self._db.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchone():
-                        raise sqlite3.DatabaseError("a database of another program")
-                    for statement in _SCHEMA.split(";"):
-                        self._db.execute(statement)
-                    self._set("uuid", str(uuid.uuid4()))
-                    self._db.execute(f"PRAGMA user_version={VERSION}")
-        elif version > VERSION:
-            raise StateError(
-                f"{self.path} was written by a newer Suibus (outbox version {version}, known here "
-                f"{VERSION}). Upgrade Suibus on this node.",
-                f"{self.path} 由更新版本的 Suibus 写入（发件箱版本 {version}，此处支持 {VERSION}）。"
-                "请升级本节点的 Suibus。",
-            )
         self.uuid = str(self._get("uuid"))
-
-    def _version(self) -> int:
-        return int(self._db.execute("PRAGMA user_version").fetchone()[0])
-
-    def close(self) -> None:
-        """Close the file; what waits in it stays."""
-        self._db.close()
 
     def __enter__(self) -> Outbox:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-    @contextmanager
-    def _write(self) -> Iterator[sqlite3.Connection]:
-        """One transaction: all of it or, on any error, nothing."""
-        try:
-            self._db.execute("BEGIN IMMEDIATE")
-            try:
-                yield self._db
-                self._db.execute("COMMIT")
-            except BaseException:
-                if self._db.in_transaction:
-                    self._db.execute("ROLLBACK")
-                raise
-        except sqlite3.OperationalError as error:
-            raise UnavailableError(
-                f"{self.path} cannot be written ({error}). Free the disk or wait for the other program, "
-                "then run the same command again: it goes on where it stopped.",
-                f"{self.path} 无法写入（{error}）。请释放磁盘空间或等待其他程序结束，"
-                "然后重新执行同一命令：将从中断处继续。",
-            ) from None
 
     def _get(self, name: str) -> object:
         row = self._db.execute("SELECT value FROM meta WHERE name=?", (name,)).fetchone()
@@ -243,16 +195,16 @@ class Outbox:
             self._save(db, delivery, after)
         return after
 
-    def delete_gone(self, delivery: Delivery) -> Delivery:
+    def delete_gone(self, delivery: Delivery, sequence: bytes | None = None) -> Delivery:
         """Tombstones for the next chunk of keys the snapshot did not hold; the same delivery if none is left.
 
-        Each carries the sequence last accepted for its key: its later offset decides.
+        Each carries the sequence last accepted for its key, its later offset decides; or `sequence` if none is known.
         """
         with self._write() as db:
             topic_id = self._topic(delivery.topic)
             gone = [
-                Entry(key, None, sequence)
-                for key, sequence in db.execute(
+                Entry(key, None, known or sequence)
+                for key, known in db.execute(
                     "SELECT key, sequence FROM state WHERE topic=? AND generation<>? LIMIT ?",
                     (topic_id, delivery.id, CHUNK),
                 )
@@ -289,12 +241,56 @@ class Outbox:
             )
 
     def _insert(self, topic_id: int, entries: Sequence[Entry]) -> None:
-        clock = max(time.time_ns() // 1_000_000, int(str(self._get("clock") or 0)))  # never runs back
+        """Rows at the end of the outbox, two of one key never in the same millisecond.
+
+        Where the Kafka timestamp orders, a correction is sent under the refused record's: so it comes after what was
+        there before that record, and before all that was accepted since.
+        """
+        now = time.time_ns() // 1_000_000
+        known = self._get("clock")
+        last = 0 if known is None else int(str(known))
+        clock = max(now, last + 1 if last < now + AHEAD else last)  # never runs back
+        seen: set[bytes] = set()
+        rows = []
+        for key, value, sequence, answers, timestamp_ms in entries:
+            if key in seen and clock < now + AHEAD:
+                clock += 1
+                seen.clear()
+            seen.add(key)
+            stamp = clock if timestamp_ms is None else max(0, min(timestamp_ms, clock))
+            rows.append((topic_id, key, value, None if value is not None else sequence, stamp, answers))
         self._set("clock", clock)
         self._db.executemany(
-            "INSERT INTO outbox (topic, key, value, sequence, timestamp_ms) VALUES (?,?,?,?,?)",
-            [(topic_id, k, v, None if v is not None else s, clock) for k, v, s in entries],
+            "INSERT INTO outbox (topic, key, value, sequence, timestamp_ms, answers) VALUES (?,?,?,?,?,?)", rows
         )
+        answered = [(entry.answers,) for entry in entries if entry.answers]
+        self._db.executemany("INSERT OR IGNORE INTO answered VALUES (?)", answered)
+
+    # --- receipts ---------------------------------------------------------------------------------
+
+    def answered(self) -> list[str]:
+        """Some of the receipts that accepted rows answer, until each was told to `marked`."""
+        return [row[0] for row in self._db.execute("SELECT receipt FROM answered LIMIT ?", (CHUNK,))]
+
+    def marked(self, receipts: Iterable[str]) -> None:
+        """The inbox has marked these as answered."""
+        with self._write() as db:
+            db.executemany("DELETE FROM answered WHERE receipt=?", [(r,) for r in receipts])
+
+    def doubt(self, topic: str, refused: Iterable[tuple[bytes, bool]]) -> None:
+        """Keys of which the city refused a row or (True) a deletion: what it holds now is not what was last accepted.
+
+        Where the topic has snapshot state, the next snapshot sends such a key's row though it did not change, and
+        deletes the key if it is gone. Doing it again changes nothing more.
+        """
+        with self._write() as db:
+            topic_id = self._topic(topic)
+            if not self._has_state(topic_id):
+                return
+            for key, deletion in refused:
+                if deletion:  # its key is in no state any more
+                    db.execute("INSERT OR IGNORE INTO state VALUES (?,?,?,NULL,0)", (topic_id, key, UNKNOWN))
+                db.execute("UPDATE state SET digest=? WHERE topic=? AND key=?", (UNKNOWN, topic_id, key))
 
     # --- snapshot state ---------------------------------------------------------------------------
 
@@ -344,7 +340,10 @@ class Outbox:
             old = known.get(entry.key)
             if old is not None and self._earlier(entry.sequence, old[1]):
                 continue
-            if entry.value is None:
+            if entry.answers:  # whether it or a newer version stands, the city decides
+                known[entry.key] = (UNKNOWN, entry.sequence)
+                gone.discard(entry.key)
+            elif entry.value is None:
                 known.pop(entry.key, None)
                 gone.add(entry.key)
             else:
@@ -371,7 +370,7 @@ class Outbox:
         """The next rows to send, at most so many and about so many bytes."""
         found: list[Waiting] = []
         cursor = self._db.execute(
-            "SELECT seq, name, key, value, sequence, timestamp_ms FROM outbox JOIN topics ON topics.id=topic "
+            "SELECT seq, name, key, value, sequence, timestamp_ms, answers FROM outbox JOIN topics ON topics.id=topic "
             "ORDER BY seq LIMIT ?",
             (rows,),
         )

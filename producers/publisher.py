@@ -11,20 +11,23 @@ import io
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from producers.inbox import Inbox
 from producers.outbox import CHUNK, Delivery, Entry, Mode, Outbox, refuse_empty_snapshot
 from producers.sender import LARGEST, FlushInfo, flush
-from producers.sources import Record, Source
+from producers.sources import RECEIPT, Record, Source
 from schemas.avro import Encoder, sequence_text
-from schemas.coercion import Defect, RowCoercer, RowError, clean
+from schemas.coercion import Defect, RowCoercer, RowError, clean, show
 from schemas.dataset import Dataset, check_district
 from schemas.errors import InputError, UnavailableError
+from schemas.receipt import Receipt, receipt_place
 
+OLDEST = timedelta(days=360)  # a record of long ago would be removed from its topic, which keeps a year, unread
 _NUMBERS = ("int", "long", "float", "double", "decimal", "date", "timestamp")
 
 
@@ -187,11 +190,7 @@ class Publisher:
         keys = [self._encoder.key(row) for row in rows]
         if name is None:
             return [Entry(key, None) for key in keys]
-        known = self.outbox.sequences(self.topic, keys)
-        now = datetime.now(UTC)
-        default = {"timestamp": sequence_text(now), "date": sequence_text(now.date())}.get(
-            self.dataset.field(name).kind
-        )
+        known, default = self.outbox.sequences(self.topic, keys), self.sequence_now()
         made: list[Entry | RowError] = []
         for row, key in zip(rows, keys, strict=True):
             own = row.get(name)
@@ -208,12 +207,19 @@ class Publisher:
                 made.append(Entry(key, None, sequence))
         return made
 
+    def sequence_now(self) -> bytes | None:
+        """This moment or day as a sequence, where the dataset's sequence is one."""
+        now = datetime.now(UTC)
+        kind = self.dataset.field(self.dataset.sequence).kind if self.dataset.sequence else ""
+        return {"timestamp": sequence_text(now), "date": sequence_text(now.date())}.get(kind)
+
 
 def publish_source(
     publisher: Publisher,
     source: Source,
     mode: Mode = "append",
     *,
+    corrections: Inbox | None = None,
     rejects_path: str | Path | None = None,
     progress: Callable[[Progress], None] | None = None,
 ) -> PublishInfo:
@@ -225,11 +231,15 @@ def publish_source(
 
     `snapshot`: the source is the full dataset of this district; only what differs from the last snapshot is
     published, and keys that are gone are deleted, unless a row was rejected: its key may not be gone.
+
+    `corrections`: each row answers the receipt in its column `_receipt`, which this inbox must hold and which is marked
+    as answered once the row is accepted. It takes the refused record's place among the versions of its key: a newer
+    one stays.
     """
     start = time.monotonic()
     dataset, outbox = publisher.dataset, publisher.outbox
     path = Path(rejects_path) if rejects_path else default_rejects_path(dataset, publisher.district, source)
-    _check_mode(publisher, source, mode, path)
+    _check_mode(publisher, source, mode, path, corrections is not None)
     delivery = outbox.begin(publisher.topic, dataset.id, publisher.district, source.fingerprint(), mode)
     resumed = delivery.rows_read
 
@@ -243,6 +253,9 @@ def publish_source(
     if not delivery.complete:
         with _Rejects(path, delivery.rejects_size) as rejects:
             to_entries = _entry_maker(publisher, source, mode)
+            if corrections:
+                corrections.settle(outbox)  # of a run that was killed
+                to_entries = _answering(to_entries, publisher, corrections, mode)
             records = iter(source.read())
             for _ in islice(records, resumed):
                 pass
@@ -252,12 +265,14 @@ def publish_source(
                 delivery = outbox.advance(
                     delivery, entries, read=len(chunk), rejected=len(bad), rejects_size=rejects.size
                 )
+                if corrections:
+                    corrections.settle(outbox)
                 tell()
         if mode == "snapshot":
             if not delivery.rows_read:
                 raise refuse_empty_snapshot(source.name)
             if not delivery.rejected:
-                while (after := outbox.delete_gone(delivery)) is not delivery:
+                while (after := outbox.delete_gone(delivery, publisher.sequence_now())) is not delivery:
                     delivery = after
         delivery = outbox.complete(delivery)
     sent, problem = 0, None
@@ -281,8 +296,13 @@ def publish_source(
     )
 
 
-def _check_mode(publisher: Publisher, source: Source, mode: Mode, rejects_path: Path) -> None:
+def _check_mode(publisher: Publisher, source: Source, mode: Mode, rejects_path: Path, corrections: bool) -> None:
     dataset = publisher.dataset
+    if corrections and mode == "snapshot":
+        raise InputError(
+            "A snapshot is the whole of the data and cannot be a file of corrections. Publish them one after the other.",
+            "全量快照是全部数据，不能同时是更正文件。请先后分别发布。",
+        )
     if source.path and rejects_path.exists() and rejects_path.samefile(source.path):
         raise InputError(
             f"The rejects file {rejects_path} is the input itself. Name another.",
@@ -371,6 +391,72 @@ def _entry_maker(
         return entries, bad
 
     return deletions if mode == "delete" else upserts
+
+
+def _answering(
+    to_entries: Callable[[list[Record]], tuple[list[Entry], list[Bad]]], publisher: Publisher, inbox: Inbox, mode: Mode
+) -> Callable[[list[Record]], tuple[list[Entry], list[Bad]]]:
+    """The same, for rows that each answer a receipt."""
+    dataset = publisher.dataset
+
+    def corrections(chunk: list[Record]) -> tuple[list[Entry], list[Bad]]:
+        entries: list[Entry] = []
+        bad: list[Bad] = []
+        for record in chunk:
+            row = record.row or {}
+            receipt = _receipt_of(row, publisher, inbox)
+            if record.row is not None:
+                if defects := [receipt] if isinstance(receipt, Defect) else list(_stale(row, receipt, dataset, mode)):
+                    bad.append((record, tuple(defects)))
+                    continue
+                row = {name: value for name, value in row.items() if name not in RECEIPT}
+            made, refused = to_entries([record if record.row is None else record._replace(row=row)])
+            bad += [(record, defects) for _, defects in refused]
+            if isinstance(receipt, Receipt):
+                # Where the contract has a sequence column, the row's own decides.
+                at = None if dataset.sequence else receipt.timestamp_ms
+                entries += [entry._replace(answers=receipt.id, timestamp_ms=at) for entry in made]
+        return entries, bad
+
+    return corrections
+
+
+def _receipt_of(row: Mapping[str, Any], publisher: Publisher, inbox: Inbox) -> Receipt | Defect:
+    """The receipt that a row answers, or why there is none."""
+    name, text = RECEIPT[0], str(row.get(RECEIPT[0]) or "")
+    place = receipt_place(text, publisher.district)
+    if place is None:
+        en = "not a receipt's id: write it as `suibus receipts` shows it, such as parking_lot.v1:0:2"
+        return Defect(name, show(text), en, "不是回执编号：请按 `suibus receipts` 所示填写，例如 parking_lot.v1:0:2")
+    if place[0] != publisher.topic:
+        en = f"a receipt of another dataset or district: this publish is of {publisher.topic}"
+        return Defect(name, show(text), en, f"是其他数据集或其他区的回执：本次发布的是 {publisher.topic}")
+    held = inbox.find(*place)
+    if held is None:
+        en = "no such receipt was fetched: run `suibus receipts`, and check the number"
+        return Defect(name, show(text), en, "没有获取过这一回执：请执行 `suibus receipts` 并核对编号")
+    return held.receipt
+
+
+def _stale(row: Mapping[str, Any], receipt: Receipt, dataset: Dataset, mode: Mode) -> Iterable[Defect]:
+    """Why a row cannot answer a receipt without doing what nobody meant."""
+    name = RECEIPT[0]
+    if receipt.deleted and mode != "delete":
+        en = "the refused record was a deletion, and a row would bring its key back: publish with --delete"
+        yield Defect(name, receipt.short_id, en, "被拒的是一次删除，发布行会恢复该主键：请用 --delete 发布")
+    if mode == "delete" and dataset.sequence and row.get(dataset.sequence) in (None, ""):
+        en = "a deletion that answers a receipt needs its own sequence, so that it deletes no newer version: add it"
+        yield Defect(dataset.sequence, "(absent)", en, "更正中的删除须有自己的顺序值，以免删除更新的版本：请补上")
+    for column in receipt.shortened:
+        if receipt.record and row.get(column) is not None and row[column] == receipt.record.get(column):
+            en = "the receipt held only the beginning of this text: write it whole"
+            yield Defect(column, show(row[column]), en, "回执中只有这段文本的开头：请填写全文")
+    oldest = (datetime.now(UTC) - OLDEST).timestamp() * 1000
+    if not dataset.sequence and receipt.timestamp_ms < oldest:
+        en = "the refused record is too old to be put in its place: make sure that no newer version stands, and publish the "
+        en += "row without --corrections"
+        zh = "被拒的记录过早，无法按其原位更正：请确认没有更新的版本，然后不带 --corrections 发布该行"
+        yield Defect(name, receipt.short_id, en, zh)
 
 
 class _Rejects:

@@ -25,6 +25,7 @@ LONGEST_LINE = 1 << 24  # characters; a file without line ends must not fill the
 LONGEST_FIELD = 1 << 20  # characters; more than Kafka takes as one record
 BATCH = 2_000
 SNIFFED = 1 << 16  # bytes looked at to tell the encoding
+RECEIPT = ("_receipt", "_reason", "_原因")  # the columns of a file of corrections beside the contract's
 
 
 class Record(NamedTuple):
@@ -72,11 +73,12 @@ def open_source(
     format: str | None = None,
     encoding: str | None = None,
     delete: bool = False,
+    corrections: bool = False,
 ) -> Source:
     """The rows of a file, its columns checked against the contract; InputError if the whole cannot be taken.
 
     The format goes by the extension unless given; `encoding` is for CSV and JSON Lines, UTF-8 unless given.
-    `delete`: only the key columns must be there.
+    `delete`: only the key columns must be there. `corrections`: the column `_receipt` must be there too.
     """
     path = Path(path)
     if path.is_dir():
@@ -106,7 +108,7 @@ def open_source(
         ) from None
     _check_content(path, kind, start, encoding)
     try:
-        return _OPENERS[kind](path, dataset, encoding or "utf-8-sig", delete)
+        return _OPENERS[kind](path, encoding or "utf-8-sig", _Wanted(dataset, delete, corrections))
     except (LookupError, UnicodeError):
         raise InputError(
             f"{path} cannot be read with --encoding {encoding}: name the file's own, like utf-8 or gb18030.",
@@ -175,10 +177,21 @@ def _looks_like_gb18030(start: bytes) -> bool:
     ) > 0.9 * len(chinese)
 
 
-def _check_columns(name: str, found: list[str], dataset: Dataset, delete: bool, line: int | None = None) -> None:
+class _Wanted(NamedTuple):
+    """What a source's columns must be."""
+
+    dataset: Dataset
+    delete: bool = False
+    corrections: bool = False
+
+
+def _check_columns(name: str, found: list[str], want: _Wanted, line: int | None = None) -> None:
     """The columns are the contract's, each once, in any order; InputError names every one that is not."""
+    dataset = want.dataset
     known = [f.name for f in dataset.fields]
-    wanted = list(dataset.key) if delete else known
+    wanted = list(dataset.key) if want.delete else known
+    if want.corrections:
+        wanted, known = [RECEIPT[0], *wanted], [*RECEIPT, *known]
     en: list[str] = []
     zh: list[str] = []
     for column, times in Counter(found).items():
@@ -243,12 +256,12 @@ class _Lines:
         del self.taken[1:]
 
 
-def _open_csv(path: Path, dataset: Dataset, encoding: str, delete: bool) -> Source:
+def _open_csv(path: Path, encoding: str, want: _Wanted) -> Source:
     csv.field_size_limit(max(csv.field_size_limit(), LONGEST_FIELD))
     with _open_text(path, encoding) as file:
         lines = _Lines(file)
         header = _csv_header(path, csv.reader(lines, strict=True))
-        _check_columns(str(path), header, dataset, delete, lines.number)
+        _check_columns(str(path), header, want, lines.number)
     opened: list[IO[Any]] = []
     width = len(header)
 
@@ -306,7 +319,7 @@ def _csv_header(path: Path, reader: Any) -> list[str]:
         ) from None
 
 
-def _open_jsonl(path: Path, dataset: Dataset, encoding: str, delete: bool) -> Source:
+def _open_jsonl(path: Path, encoding: str, want: _Wanted) -> Source:
     with _open_text(path, encoding) as file:
         first = [line.lstrip()[:1] for line in (file.readline(LONGEST_LINE) for _ in range(20)) if line.strip()][:3]
     if "{" not in first:
@@ -372,7 +385,7 @@ def _broken(name: str, after: int, error: Exception) -> Record:
     return Record(after + 1, "", None, (defect,))
 
 
-def _open_parquet(path: Path, dataset: Dataset, encoding: str, delete: bool) -> Source:
+def _open_parquet(path: Path, encoding: str, want: _Wanted) -> Source:
     try:
         import pyarrow as pa
         import pyarrow.parquet as pq
@@ -391,7 +404,7 @@ def _open_parquet(path: Path, dataset: Dataset, encoding: str, delete: bool) -> 
             f"{path} is not whole: its Parquet footer cannot be read ({why}). It may be half written: write it again.",
             f"{path} 不完整：无法读取 Parquet 尾部（{why}）。文件可能只写了一半，请重新生成。",
         ) from None
-    _check_columns(str(path), list(schema.names), dataset, delete)
+    _check_columns(str(path), list(schema.names), want)
     fine = [i for i, t in enumerate(schema.types) if pa.types.is_timestamp(t) and t.unit == "ns"]
     done = 0
 
@@ -435,7 +448,7 @@ def _nanoseconds(values: list[int | None], zoned: bool) -> list[Any]:
     return made
 
 
-def _open_avro(path: Path, dataset: Dataset, encoding: str, delete: bool) -> Source:
+def _open_avro(path: Path, encoding: str, want: _Wanted) -> Source:
     import fastavro
 
     try:
@@ -448,7 +461,7 @@ def _open_avro(path: Path, dataset: Dataset, encoding: str, delete: bool) -> Sou
             f"{path} 不完整：无法读取 Avro 文件头（{why}）。请重新生成。",
         ) from None
     names = [f["name"] for f in schema.get("fields", ())] if isinstance(schema, dict) else []
-    _check_columns(str(path), names, dataset, delete)
+    _check_columns(str(path), names, want)
     opened: list[IO[Any]] = []
 
     def read() -> Iterator[Record]:
@@ -478,7 +491,7 @@ def _open_avro(path: Path, dataset: Dataset, encoding: str, delete: bool) -> Sou
     )
 
 
-_OPENERS: dict[str, Callable[[Path, Dataset, str, bool], Source]] = {
+_OPENERS: dict[str, Callable[[Path, str, _Wanted], Source]] = {
     "csv": _open_csv,
     "jsonl": _open_jsonl,
     "parquet": _open_parquet,
@@ -553,7 +566,7 @@ def open_query(sql: str, database: str, dataset: Dataset, *, delete: bool = Fals
                 f"{name}：该语句不返回行。请写 SELECT 查询。",
             )
         columns = list(result.keys())
-        _check_columns(f"{name}, query", columns, dataset, delete)
+        _check_columns(f"{name}, query", columns, _Wanted(dataset, delete))
     except DBAPIError as error:
         engine.dispose()
         raise InputError(

@@ -156,6 +156,12 @@ class Dataset:
 
 
 UP_PREFIX = "gz.up."
+DOWN_PREFIX = "gz.down."
+
+
+def receipts_topic(district: str) -> str:
+    """The topic on which a district gets a receipt for each record of its that was refused."""
+    return f"{DOWN_PREFIX}{district}.receipts.v1"
 
 
 def parse_topic(topic: str) -> tuple[str, str]:

@@ -122,7 +122,66 @@ def test_clock_never_runs_back(path: Path, monkeypatch: pytest.MonkeyPatch) -> N
         for now in (5_000, 3_000, 7_000):
             monkeypatch.setattr("time.time_ns", lambda now=now: now * 1_000_000)
             outbox.accept(TOPIC, [Entry(b"a", b"1")])
-        assert [r.timestamp_ms for r in outbox.head(10, 100)] == [5_000, 5_000, 7_000]
+        assert [r.timestamp_ms for r in outbox.head(10, 100)] == [5_000, 5_001, 7_000]
+
+
+def test_two_rows_of_a_key_are_never_of_one_millisecond(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the Kafka timestamp orders, a correction takes its refused record's: nothing else may be there."""
+    monkeypatch.setattr("time.time_ns", lambda: 5_000 * 1_000_000)
+    with Outbox(path) as outbox:
+        outbox.accept(TOPIC, [Entry(k, b"") for k in (b"a", b"b", b"a", b"b", b"a")])
+        outbox.accept(TOPIC, [Entry(b"c", b"")])
+        assert [r.timestamp_ms for r in outbox.head(10, 100)] == [5_000, 5_000, 5_001, 5_001, 5_002, 5_003]
+        outbox.accept(TOPIC, [Entry(b"a", b"")] * 100_000)
+        assert max(r.timestamp_ms for r in outbox.head(10**6, 1 << 30)) == 65_000  # a broker refuses what is far ahead
+
+
+def test_correction_goes_under_its_own_time_but_never_ahead(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("time.time_ns", lambda: 5_000 * 1_000_000)
+    with Outbox(path) as outbox:
+        stamps = (3_000, -1, 9_000)
+        outbox.accept(TOPIC, [Entry(b"%d" % i, b"", answers=f"{TOPIC}:0:{i}", timestamp_ms=i) for i in stamps])
+        assert [(r.timestamp_ms, r.answers) for r in outbox.head(10, 100)] == [
+            (3_000, f"{TOPIC}:0:3000"), (0, f"{TOPIC}:0:-1"), (5_000, f"{TOPIC}:0:9000"),
+        ]  # fmt: skip
+
+
+def test_answered_receipts_are_remembered_until_marked(path: Path) -> None:
+    with Outbox(path) as outbox:
+        outbox.accept(TOPIC, [Entry(b"a", b"", answers="r1"), Entry(b"b", b""), Entry(b"c", b"", answers="r1")])
+    deliver(path)
+    with Outbox(path) as outbox:
+        assert outbox.answered() == ["r1"]
+        outbox.marked(["r1"])
+        assert outbox.answered() == []
+
+
+def test_outbox_of_version_1_is_upgraded_in_place_and_loses_nothing(path: Path) -> None:
+    path.parent.mkdir(parents=True)
+    with sqlite3.connect(path) as db:
+        db.executescript(Outbox.steps[0] + ";PRAGMA user_version=1")
+        db.execute("UPDATE meta SET value='0f2c' WHERE name='uuid'")
+        db.execute("INSERT INTO meta VALUES ('clock', 4000), ('attempt', 'a-transaction')")
+        db.execute("INSERT INTO topics VALUES (1, ?)", (TOPIC,))
+        rows = [(1, b"a", b"1", None, 3_000), (1, b"a", None, b"8", 4_000)]
+        db.executemany("INSERT INTO outbox (topic, key, value, sequence, timestamp_ms) VALUES (?,?,?,?,?)", rows)
+        db.execute("INSERT INTO state VALUES (1, x'61', x'00', x'38', 1)")
+        db.execute(
+            "INSERT INTO deliveries (dataset, district, topic, fingerprint, mode, rows_read, accepted) "
+            "VALUES ('t.v1', '440106', 1, 'f', 'append', 2, 2)"
+        )
+    db.close()
+    for _ in range(2):
+        with Outbox(path) as outbox:
+            assert [(r.seq, r.topic, r.key, r.value, r.sequence, r.timestamp_ms, r.answers) for r in outbox.head(9, 99)] == [
+                (1, TOPIC, b"a", b"1", None, 3_000, None), (2, TOPIC, b"a", None, b"8", 4_000, None),
+            ]  # fmt: skip
+            assert (outbox.uuid, outbox.attempt, outbox.answered()) == ("0f2c", "a-transaction", [])
+            assert outbox.sequences(TOPIC, [b"a"]) == {b"a": b"8"}
+            assert outbox.begin(TOPIC, "t.v1", "440106", "f", "append").rows_read == 2
+    with sqlite3.connect(path) as db:
+        assert db.execute("PRAGMA user_version").fetchone() == (2,)
+    db.close()
 
 
 def test_head_is_bounded_in_rows_and_bytes(path: Path) -> None:
@@ -312,11 +371,11 @@ def test_interrupted_deletions_of_a_snapshot_are_finished(
     file = table(tmp_path, {"00000": "x"})
     delete_gone, calls = Outbox.delete_gone, []
 
-    def killed(self: Outbox, delivery: Delivery) -> Delivery:
+    def killed(self: Outbox, delivery: Delivery, sequence: bytes | None) -> Delivery:
         calls.append(1)
         if len(calls) == 2:
             raise CutError
-        return delete_gone(self, delivery)
+        return delete_gone(self, delivery, sequence)
 
     monkeypatch.setattr(Outbox, "delete_gone", killed)
     with pytest.raises(CutError):
@@ -341,6 +400,67 @@ def test_older_row_published_late_does_not_disturb_the_snapshot(path: Path, tmp_
     deliver(path)
     info = publish(path, table(tmp_path, [("1", "new", 10, "440106")]), "snapshot", ORDERED)
     assert (info.unchanged, info.accepted) == (1, 0)
+
+
+# --- receipts ------------------------------------------------------------------------------------
+
+
+def key(code: str) -> bytes:
+    return Encoder(DATASET).key({"code": code})
+
+
+def doubt(path: Path, code: str, deletion: bool = False) -> None:
+    with Outbox(path) as outbox:
+        outbox.doubt(TOPIC, [(key(code), deletion)])
+
+
+def test_row_that_was_refused_is_sent_again_by_the_next_snapshot_though_unchanged(path: Path, tmp_path: Path) -> None:
+    publish(path, table(tmp_path, {"1": "a", "2": "b"}), "snapshot")
+    deliver(path)
+    for _ in range(2):  # a receipt may come twice
+        doubt(path, "1")
+    assert publish(path, table(tmp_path, {"1": "a", "2": "b"}), "snapshot").unchanged == 1
+    assert waiting(path) == [("1", "a")]
+    deliver(path)
+    assert publish(path, table(tmp_path, {"1": "a", "2": "b"}), "snapshot").unchanged == 2
+
+
+def test_row_that_was_refused_and_is_gone_is_still_deleted(path: Path, tmp_path: Path) -> None:
+    publish(path, table(tmp_path, {"1": "a", "2": "b"}), "snapshot")
+    deliver(path)
+    doubt(path, "1")
+    publish(path, table(tmp_path, {"2": "b"}), "snapshot")
+    assert waiting(path) == [("1", None)]
+
+
+def test_refused_deletion_is_sent_again_by_the_next_snapshot(path: Path, tmp_path: Path) -> None:
+    publish(path, table(tmp_path, {"1": "a", "2": "b"}), "snapshot")
+    publish(path, table(tmp_path, {"2": "b"}), "snapshot")
+    deliver(path)
+    doubt(path, "1", deletion=True)
+    publish(path, table(tmp_path, {"2": "b"}), "snapshot")
+    assert waiting(path) == [("1", None)]
+
+
+def test_receipts_make_no_snapshot_state_where_there_is_none(path: Path, tmp_path: Path) -> None:
+    publish(path, table(tmp_path, {"1": "a"}))
+    doubt(path, "1")
+    doubt(path, "2", deletion=True)
+    with Outbox(path) as outbox:
+        assert not outbox.has_state(TOPIC)
+
+
+def test_correction_leaves_the_next_snapshot_to_send_what_it_holds(path: Path, tmp_path: Path) -> None:
+    """The city may hold a newer version instead: neither text can be taken for what is there."""
+    publish(path, table(tmp_path, {"1": "newer", "2": "b"}), "snapshot")
+    node = publisher(path)
+    row = {"code": "1", "name": "corrected", "at": 1, "d": "440106"}
+    node.outbox.accept(TOPIC, [node.entry(row)._replace(answers="r", timestamp_ms=1)])
+    node.outbox.close()
+    for text in ("corrected", "newer"):
+        deliver(path)
+        assert publish(path, table(tmp_path, {"1": text, "2": "b"}), "snapshot").unchanged == 1
+        assert waiting(path) == [("1", text)]
 
 
 # --- deletions -----------------------------------------------------------------------------------

@@ -1,0 +1,128 @@
+"""Back to the districts: a receipt for every record that was refused, on the district's own return topic."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from datetime import UTC, datetime
+from itertools import chain
+from typing import Any
+
+from kafka import KafkaProducer
+from kafka.errors import KafkaError
+from pyspark.sql import Column, DataFrame, Row
+from pyspark.sql import functions as F
+
+from pipelines.merge import bronze_changes
+from pipelines.tables import REASON, Lake
+from schemas.dataset import Dataset, Field, receipts_topic
+from schemas.errors import UnavailableError, first_line
+from schemas.receipt import LONGEST, Reason, Receipt
+
+ROWS, BYTES = 1_000, 16 << 20  # of receipts on their way, the limit that is reached first: bounds memory
+WAIT_MS = 10_000
+
+
+def send_receipts(dataset: Dataset, lake: Lake, first: int, last: int, client: Mapping[str, Any]) -> int:
+    """Send the districts a receipt for each record quarantined in the bronze versions first to last; how many.
+
+    The broker has all of them when it returns. Done again for the same versions, it sends the same receipts under the
+    same ids, and the reader keeps one of each. `client` holds kafka-python settings, `bootstrap_servers` among them.
+    UnavailableError if the bus is away or a return topic is missing: some may have been sent by then.
+    """
+    rows = _refused(dataset, lake, first, last).toLocalIterator()
+    if (one := next(rows, None)) is None:
+        return 0
+    at = datetime.now(UTC).isoformat(timespec="seconds")
+    return _send((_receipt(row, dataset, at) for row in chain([one], rows)), client)
+
+
+def _refused(dataset: Dataset, lake: Lake, first: int, last: int) -> DataFrame:
+    """The quarantined records, each text cut in Spark already: one of a million characters stays there."""
+    columns = [_short(_text(f, F.col(f.name))).alias(f"c{i}") for i, f in enumerate(dataset.table_fields)]
+    reasons = F.transform("_reasons", lambda r: F.struct(*(_short(r[n]).alias(n) for n in REASON.names)))
+    return (
+        bronze_changes(lake, lake.bronze(dataset), first, last)
+        .where("_quarantined")
+        .select(
+            "_topic", "_partition", "_offset", "_deleted",
+            F.left("_key", F.lit(10 * LONGEST + 1)).alias("_key"),
+            F.unix_millis("_timestamp").alias("_timestamp_ms"),
+            reasons.alias("_reasons"),
+            *columns,
+        )
+    )  # fmt: skip
+
+
+def _short(text: Column) -> Column:
+    return F.left(text, F.lit(LONGEST + 1))  # one more, so that the receipt sees that it was longer
+
+
+def _text(field: Field, value: Column) -> Column:
+    """A value as the text of a CSV cell that `schemas.coercion` takes back, all its digits kept."""
+    if field.kind == "bytes":
+        return F.regexp_replace(F.base64(value), r"\s", "")
+    if field.kind == "timestamp":
+        return F.date_format(value, _MOMENT)
+    if field.item or field.fields:
+        return F.to_json(value, {"ignoreNullFields": "false", "timestampFormat": _MOMENT})
+    return value.cast("string")
+
+
+_MOMENT = "yyyy-MM-dd'T'HH:mm:ss.SSSSSSXXX"
+
+
+def _receipt(row: Row, dataset: Dataset, refused_at: str) -> Receipt:
+    record = {f.name: row[f"c{i}"] for i, f in enumerate(dataset.table_fields)}
+    return Receipt(
+        dataset=dataset.name,
+        dataset_id=dataset.id,
+        contract_version=dataset.version,
+        topic=row["_topic"],
+        partition=row["_partition"],
+        offset=row["_offset"],
+        key=row["_key"],
+        timestamp_ms=-1 if row["_timestamp_ms"] is None else row["_timestamp_ms"],  # Kafka's own word for none
+        deleted=row["_deleted"],
+        reasons=tuple(Reason(**reason.asDict()) for reason in row["_reasons"]),
+        record=record if any(text is not None for text in record.values()) else None,
+        refused_at=refused_at,
+    )
+
+
+def _send(receipts: Iterable[Receipt], client: Mapping[str, Any]) -> int:
+    sent = size = 0
+    producer = None
+    waiting: list[Any] = []
+    try:
+        producer = KafkaProducer(
+            **client, acks="all", enable_idempotence=True, compression_type="gzip", batch_size=1 << 18, linger_ms=5,
+            max_request_size=2 << 20, bootstrap_timeout_ms=WAIT_MS, max_block_ms=WAIT_MS, request_timeout_ms=WAIT_MS,
+            delivery_timeout_ms=3 * WAIT_MS, allow_auto_create_topics=False, metrics_enabled=False,
+        )  # fmt: skip
+        for receipt in receipts:
+            value = receipt.to_json()
+            waiting.append(producer.send(receipts_topic(receipt.district), value, receipt.id.encode()))
+            sent, size = sent + 1, size + len(value)
+            if len(waiting) >= ROWS or size >= BYTES:
+                _acknowledged(producer, waiting)
+                waiting, size = [], 0
+        _acknowledged(producer, waiting)
+        return sent
+    except KafkaError as error:
+        why = f"{type(error).__name__}: {first_line(error)}"
+        raise UnavailableError(
+            f"Receipts for refused records could not be sent ({why}). They are sent at the next pass. Check that the bus is "
+            "up and has the return topics gz.down.<district>.receipts.v1.",
+            f"无法发送被拒记录的回执（{why}），下一轮将重新发送。请检查总线是否运行，以及是否有回执主题 gz.down.<区>.receipts.v1。",
+        ) from None
+    finally:
+        if producer is not None:
+            with suppress(KafkaError):
+                producer.close(timeout=1)
+
+
+def _acknowledged(producer: KafkaProducer, waiting: Iterable[Any]) -> None:
+    producer.flush()
+    for future in waiting:
+        future.get(timeout=0)

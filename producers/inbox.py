@@ -1,0 +1,257 @@
+"""The node's inbox: the receipts that the city sent, what became of each, and how far the return topic was read.
+
+Receipts and the place behind them are one transaction, so a reader killed anywhere goes on where it stopped and
+keeps each receipt once, also where the city has sent it twice.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from kafka import KafkaAdminClient, KafkaConsumer, TopicPartition
+from kafka.errors import KafkaError
+
+from producers.outbox import Outbox
+from producers.statefile import StateFile
+from schemas.dataset import UP_PREFIX, check_district, receipts_topic
+from schemas.errors import InputError, UnavailableError, first_line
+from schemas.receipt import Receipt
+
+log = logging.getLogger(__name__)
+State = Literal["new", "acknowledged", "answered"]
+_VERSION_1 = """
+CREATE TABLE receipts (
+    topic TEXT NOT NULL, partition INTEGER NOT NULL, "offset" INTEGER NOT NULL,
+    dataset_id TEXT NOT NULL, timestamp_ms INTEGER NOT NULL, receipt BLOB NOT NULL,
+    state TEXT NOT NULL DEFAULT 'new', since TEXT NOT NULL, PRIMARY KEY (topic, partition, "offset")
+);
+CREATE INDEX listed ON receipts (state, timestamp_ms);
+-- How far the return topic was read. topic_id: Kafka's own, another one once the topic was made anew.
+CREATE TABLE position (partition INTEGER PRIMARY KEY, next INTEGER NOT NULL, topic_id TEXT NOT NULL)
+"""
+
+
+class Held(NamedTuple):
+    """A receipt, what became of it, and since when (ISO 8601, UTC)."""
+
+    receipt: Receipt
+    state: State
+    since: str
+
+
+@dataclass(frozen=True)
+class FetchInfo:
+    """What one fetch found. `notes`: what a person should know, English and Chinese."""
+
+    new: int  # receipts that were not in the inbox yet
+    unreadable: int  # records of the return topic that are no receipt for this district
+    notes: tuple[tuple[str, str], ...] = ()
+
+
+class Inbox(StateFile):
+    """The inbox file of one node; its outbox is the file `outbox.sqlite` beside it."""
+
+    kind = ("inbox", "收件箱")
+    steps = (_VERSION_1,)
+
+    def __enter__(self) -> Inbox:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @property
+    def outbox_path(self) -> Path:
+        """The outbox of the same node."""
+        return self.path.with_name("outbox.sqlite")
+
+    def receipts(self, state: State | None = None, dataset_id: str | None = None) -> Iterator[Held]:
+        """The receipts in a state, or all, of a dataset or all, in the order in which the records were published."""
+        rows = self._db.execute(
+            "SELECT receipt, state, since FROM receipts WHERE coalesce(?1, state) = state "
+            'AND coalesce(?2, dataset_id) = dataset_id ORDER BY timestamp_ms, topic, partition, "offset"',
+            (state, dataset_id),
+        )
+        for receipt, kept, since in rows:
+            yield Held(Receipt.from_json(receipt), kept, since)
+
+    def find(self, topic: str, partition: int, offset: int) -> Held | None:
+        """The receipt of one refused record, if it was fetched."""
+        row = self._db.execute(
+            'SELECT receipt, state, since FROM receipts WHERE topic=? AND partition=? AND "offset"=?',
+            (topic, partition, offset),
+        ).fetchone()
+        return row and Held(Receipt.from_json(row[0]), row[1], row[2])
+
+    def mark(self, places: Iterable[tuple[str, int, int]], state: State) -> int:
+        """Put receipts, named by topic, partition and offset, into a state; how many were in another.
+
+        What was answered stays answered.
+        """
+        with self._write() as db:
+            before = db.total_changes
+            db.executemany(
+                'UPDATE receipts SET state=?, since=? WHERE topic=? AND partition=? AND "offset"=? '
+                "AND state NOT IN (?, 'answered')",
+                [(state, _now(), *place, state) for place in places],
+            )
+            return db.total_changes - before
+
+    def settle(self, outbox: Outbox) -> None:
+        """Mark as answered what accepted rows answer; the outbox remembers it until it is done."""
+        while found := outbox.answered():
+            parts = [receipt.rsplit(":", 2) for receipt in found]
+            self.mark([(topic, int(partition), int(offset)) for topic, partition, offset in parts], "answered")
+            outbox.marked(found)
+
+    # --- fetching ---------------------------------------------------------------------------------
+
+    def position(self) -> dict[int, tuple[int, str]]:
+        """For each partition of the return topic the next offset to read, and the id of the topic it is of."""
+        rows = self._db.execute("SELECT partition, next, topic_id FROM position")
+        return {partition: (at, topic_id) for partition, at, topic_id in rows}
+
+    def take(self, receipts: Sequence[Receipt], position: Mapping[int, int], topic_id: str) -> int:
+        """Keep receipts and the place behind them; how many were not here yet.
+
+        The outbox is told first: killed in between, the receipts are read again and it is told the same again.
+        """
+        new = {r.id: r for r in receipts if self.find(r.topic, r.partition, r.offset) is None}
+        self._tell_outbox(new.values())
+        with self._write() as db:
+            before = db.total_changes
+            db.executemany(
+                "INSERT OR IGNORE INTO receipts VALUES (?,?,?,?,?,?,'new',?)",
+                [
+                    (r.topic, r.partition, r.offset, r.dataset_id, r.timestamp_ms, r.to_json(), _now())
+                    for r in new.values()
+                ],
+            )
+            count = db.total_changes - before
+            db.executemany(
+                "INSERT OR REPLACE INTO position VALUES (?,?,?)", [(p, at, topic_id) for p, at in position.items()]
+            )
+        return count
+
+    def _tell_outbox(self, receipts: Iterable[Receipt]) -> None:
+        refused: dict[str, list[tuple[bytes, bool]]] = defaultdict(list)
+        for r in receipts:
+            if r.key is not None and "_key" not in r.shortened:
+                refused[r.topic].append((r.key.encode(), r.deleted))
+        if refused and self.outbox_path.exists():
+            with Outbox(self.outbox_path) as outbox:
+                for topic, keys in refused.items():
+                    outbox.doubt(topic, keys)
+
+
+def fetch_receipts(inbox: Inbox, client: Mapping[str, Any], district: str, timeout: float = 30.0) -> FetchInfo:
+    """Bring the inbox up to the end of the district's return topic; killed and run again, each receipt is there once.
+
+    A topic that was made anew, or has lost what was not read yet, is read from its start, and `notes` says so. A
+    record that is no receipt is counted, logged and passed over. UnavailableError if the bus is away or nothing
+    comes for `timeout` seconds: what was fetched is kept. `client` holds kafka-python settings, `bootstrap_servers`
+    among them; the right to read and describe `gz.down.<district>.` is all it needs.
+    """
+    topic = receipts_topic(check_district(district))
+    settings = {**client, "bootstrap_timeout_ms": int(min(timeout, 10.0) * 1000)}
+    try:
+        return _fetch(inbox, settings, topic, f"{UP_PREFIX}{district}.", timeout)
+    except (KafkaError, OSError, TimeoutError) as error:
+        why = type(error).__name__ if not str(error) else first_line(error)
+        raise UnavailableError(
+            f"Receipts could not be fetched from {topic} ({why}). What was fetched before is kept. Check the network, that "
+            "the bus is up and that it lets this node in, then try again.",
+            f"无法从 {topic} 获取回执（{why}）。此前已获取的均已保留。请检查网络、总线是否运行、是否允许本节点访问，然后重试。",
+        ) from None
+
+
+def _fetch(inbox: Inbox, client: Mapping[str, Any], topic: str, prefix: str, timeout: float) -> FetchInfo:
+    topic_id, partitions = _describe(client, topic)
+    places = [TopicPartition(topic, p) for p in partitions]
+    consumer = KafkaConsumer(
+        **client, group_id=None, isolation_level="read_committed", auto_offset_reset="earliest",
+        enable_auto_commit=False, allow_auto_create_topics=False, metrics_enabled=False,
+    )  # fmt: skip
+    try:
+        consumer.assign(places)
+        first, ends = consumer.beginning_offsets(places), consumer.end_offsets(places)
+        known, again = inbox.position(), False
+        for place in places:
+            at, of = known.get(place.partition, (first[place], topic_id))
+            if of != topic_id or not first[place] <= at <= ends[place]:
+                again, at = True, first[place]
+            consumer.seek(place, at)
+        new = unreadable = 0
+        deadline = time.monotonic() + timeout
+        while any(consumer.position(place) < ends[place] for place in places):
+            records = [r for found in consumer.poll(timeout_ms=500).values() for r in found]
+            receipts = [r for r in map(_receipt, records) if r is not None and r.topic.startswith(prefix)]
+            if records:
+                position = {place.partition: consumer.position(place) for place in places}
+                new += inbox.take(receipts, position, topic_id)
+                unreadable += len(records) - len(receipts)
+                deadline = time.monotonic() + timeout
+            elif time.monotonic() >= deadline:
+                raise TimeoutError(f"nothing came for {timeout:g} s")
+        inbox.take([], {place.partition: consumer.position(place) for place in places}, topic_id)
+    finally:
+        with suppress(KafkaError):
+            consumer.close()
+    return FetchInfo(new, unreadable, _notes(topic, again, unreadable))
+
+
+def _describe(client: Mapping[str, Any], topic: str) -> tuple[str, list[int]]:
+    """Kafka's id of the topic, and its partitions."""
+    admin = KafkaAdminClient(**client)
+    try:
+        (found,) = admin.describe_topics([topic])
+    finally:
+        admin.close()
+    if found["error_code"]:
+        raise UnavailableError(
+            f"The bus shows this node no topic {topic}: its return topic is not made yet, or this node may not read it. "
+            "Ask the city.",
+            f"总线上没有本节点可读的主题 {topic}：回执主题尚未建立，或本节点无权读取。请联系市级。",
+        )
+    return str(found["topic_id"]), sorted(p["partition_index"] for p in found["partitions"])
+
+
+def _receipt(record: Any) -> Receipt | None:
+    try:
+        return Receipt.from_json(record.value)
+    except InputError as error:
+        log.warning("%s:%d:%d is passed over: %s", record.topic, record.partition, record.offset, error.en)
+        return None
+
+
+def _notes(topic: str, again: bool, unreadable: int) -> tuple[tuple[str, str], ...]:
+    notes = []
+    if again:
+        notes.append(
+            (
+                f"{topic} was made anew or has lost receipts that were not read yet; it was read from its start. The city's "
+                "`suibus quarantine` shows every refused record.",
+                f"{topic} 曾被重建，或丢失了尚未读取的回执，已从头读取。市级用 `suibus quarantine` 可查看全部被隔离的记录。",
+            )
+        )
+    if unreadable:
+        notes.append(
+            (
+                f"{unreadable} records on {topic} are no receipts of this district and were passed over: upgrade Suibus here, "
+                "or tell the city.",
+                f"{topic} 上有 {unreadable} 条记录不是本区的回执，已跳过：请升级本节点的 Suibus，或告知市级。",
+            )
+        )
+    return tuple(notes)
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
