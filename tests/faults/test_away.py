@@ -1,0 +1,144 @@
+"""A bus that is away: what a node does meanwhile, and what has arrived when it is back.
+
+`FAULTS_ROWS=1000000` gives the first test the full size of its promise.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from infra.bus import Bus
+from infra.settings import Settings
+from infra.topics import Kafka
+from tests.faults.cluster import Cluster
+from tests.faults.node import DISTRICT, Node, check_delivered
+
+_ROWS = os.environ.get("FAULTS_ROWS", "100000")  # not SUIBUS_…: tests begin without a developer's settings
+# What kafka-python leaves to the garbage collector when a connection was cut.
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore::ResourceWarning")
+
+# The peak of this process alone: what getrusage tells counts its parent's, from before exec, too.
+MEASURED = """
+import re, sys
+from infra.cli import main
+try:
+    main()
+finally:
+    print("peak", re.search(r"VmHWM:\\s+(\\d+) kB", open("/proc/self/status").read()).group(1), flush=True)
+"""
+PEAK_MIB = 300
+DISK_BYTES = 40  # a row in the outbox, beyond its key and value; SQLite's log included
+
+
+def test_rows_published_while_the_bus_is_away_are_kept_in_bounded_memory_and_disk_and_delivered_in_order(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows, keys = int(_ROWS), 30_000
+    node = Node(tmp_path / "home", tmp_path, "away")
+    path = node.rows(rows, keys)
+    done = subprocess.run(
+        [sys.executable, "-c", MEASURED, "publish", "away", str(path), "--district", DISTRICT, "--timeout", "1"],
+        env=node.environment, capture_output=True, text=True, timeout=540, check=False,
+    )  # fmt: skip
+    assert done.returncode == 3, done.stderr
+    assert f"accepted {rows:,}" in done.stdout
+    assert f"({rows} rows wait)" in done.stderr
+    assert "kept" in done.stderr
+    assert "均已保留" in done.stderr
+    peak = int(re.findall(r"peak (\d+)", done.stdout)[-1]) / 1024
+    outbox = tmp_path / "home" / "nodes" / DISTRICT
+    disk = sum(f.stat().st_size for f in outbox.iterdir()) / rows
+    with closing(sqlite3.connect(outbox / "outbox.sqlite")) as waiting:
+        ((content,),) = waiting.execute("SELECT avg(length(key) + length(value)) FROM outbox").fetchall()
+    with capsys.disabled():
+        print(
+            f"\n{rows:,} rows, bus away: peak {peak:.0f} MiB, {disk:.0f} bytes a row on disk for {content:.0f} of content"
+        )
+    assert peak < PEAK_MIB
+    assert disk < content + DISK_BYTES
+
+    bus = Bus(Settings(home=tmp_path / "home", contracts=str(tmp_path / "contracts")))
+    try:
+        bus.broker.start()
+        Kafka(bus.bootstrap).ensure([node.topic], partitions=2)
+        assert "sent" in node.run("flush", "--district", DISTRICT)
+        check_delivered(bus.bootstrap, node, rows, keys)
+    finally:
+        bus.broker.stop()
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """Three brokers; a test starts again what it kills."""
+    made = Cluster(tmp_path_factory.mktemp("cluster"))
+    try:
+        made.start()
+        yield made
+    finally:
+        made.stop()
+
+
+def _node(cluster: Cluster, folder: Path, name: str) -> Node:
+    node = Node(folder / "home", folder, name, SUIBUS_BOOTSTRAP_SERVERS=cluster.servers, SUIBUS_REPLICATION="3")
+    Kafka(cluster.servers).ensure([node.topic], partitions=1, replication=3)
+    return node
+
+
+def test_one_of_three_brokers_killed_under_load_loses_and_doubles_nothing(cluster: Cluster, tmp_path: Path) -> None:
+    rows, keys = 60_000, 500
+    node = _node(cluster, tmp_path, "one_gone")
+    publishing = node.start("publish", "one_gone", str(node.rows(rows, keys)), "--district", DISTRICT)
+    said: list[str] = []
+    with publishing:
+        reader = threading.Thread(target=lambda: said.extend(publishing.communicate()))
+        reader.start()
+        until = time.monotonic() + 120
+        while not _ends(cluster, node) and time.monotonic() < until:  # the first records have arrived
+            time.sleep(0.05)
+        leader = cluster.leader(node.topic)
+        assert publishing.poll() is None, "it had ended before the broker was killed"
+        cluster.kill(leader)
+        reader.join()
+    try:
+        assert publishing.returncode == 0, said
+        assert "all on the bus" in said[0]
+        check_delivered(cluster.servers, node, rows, keys)  # two are left, and hold everything
+    finally:
+        cluster.start(leader)
+    check_delivered(cluster.servers, node, rows, keys)
+
+
+def test_with_two_of_three_brokers_gone_publishing_waits_says_so_and_completes_when_they_return(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    node = _node(cluster, tmp_path, "two_gone")
+    first, second = node.rows(500, 50), node.rows(500, 50, start=500)
+    node.publish(first)
+    gone = [n for n in range(3) if n != cluster.leader(node.topic)]  # the one that is left could write, alone
+    for number in gone:
+        cluster.kill(number)
+    try:
+        said = node.publish(second, "--timeout", "10", status=3)
+        assert "did not take anything for 10 s" in said
+        assert "What was accepted is kept (500 rows wait)" in said
+        assert "均已保留" in said
+    finally:
+        cluster.start(*gone)
+    node.run("flush", "--district", DISTRICT)
+    check_delivered(cluster.servers, node, 1_000, 50)
+
+
+def _ends(cluster: Cluster, node: Node) -> int:
+    state = Kafka(cluster.servers).states([node.topic])[node.topic]
+    return sum(end for _, end in state.partitions.values())

@@ -1,0 +1,80 @@
+"""A short run of the kill harness (`make faults` makes a long one), and proof that it can find what it looks for."""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import pickle
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.faults.model import ORDERED, UNORDERED, Event, Model, Row, compare
+
+ROOT = Path(__file__).parents[2]
+KILLS, SEED = 8, int(os.environ.get("SEED", "440106"))
+
+
+@pytest.fixture(scope="module")
+def harness(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Model, dict[str, Any]]:
+    """A short run: what it printed, its model, and what its lake held."""
+    home = tmp_path_factory.mktemp("kill") / "bus"
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.faults.kill", "--kills", str(KILLS), "--seed", str(SEED), "--home", str(home)],
+        cwd=ROOT, capture_output=True, text=True, timeout=540, check=False,
+    )  # fmt: skip
+    print(done.stdout)
+    assert done.returncode in (0, 1), done.stderr
+    return done.stdout, pickle.loads((home / "model.pickle").read_bytes()), json.loads((home / "lake.json").read_text())
+
+
+def test_processes_killed_anywhere_lose_double_and_alter_nothing(harness: tuple[str, Model, dict[str, Any]]) -> None:
+    said, model, _ = harness
+    assert said.splitlines()[-1] == f"kills {KILLS} lost 0 doubled 0 wrong 0"
+    assert len(re.findall(r"killed", said)) >= KILLS
+    assert all(any(model.events[name, d] for d in ("440103", "440104", "440106")) for name in (ORDERED, UNORDERED))
+
+
+def test_the_harness_counts_a_row_that_is_lost_doubled_or_altered_in_a_lake(
+    harness: tuple[str, Model, dict[str, Any]],
+) -> None:
+    _, model, whole = harness
+
+    def found(**changed: list[dict[str, Any]]) -> tuple[int, int, int]:
+        lake = copy.deepcopy(whole)
+        lake[ORDERED].update(copy.deepcopy(changed))
+        tally = compare(model, lake)
+        return tally.lost, tally.doubled, tally.wrong
+
+    bronze, shared, silver, releases, account = (
+        whole[ORDERED][name] for name in ("bronze", "shared", "silver", "releases", "account")
+    )
+    assert found() == (0, 0, 0)
+    assert found(bronze=bronze[1:]) == (1, 0, 0)
+    assert found(bronze=[*bronze, {**bronze[0], "_offset": 10**9}])[:2] == (0, 1)
+    assert found(bronze=[{**r, "amount": 7_000_000} if r is _upsert(bronze) else r for r in bronze]) == (0, 0, 1)
+    assert found(shared=shared[1:]) == (1, 0, 0)
+    assert found(shared=[*shared, shared[0]]) == (0, 1, 0)
+    assert found(shared=[{**shared[0], "seq": -1}, *shared[1:]]) == (0, 0, 1)
+    tombstones = [r for r in silver if r["_deleted"]]
+    assert found(silver=tombstones[1:])[0] == (1 if tombstones else 0)
+    assert found(releases=releases[:-1])[2] + found(releases=releases[:-1])[0] >= 1
+    assert found(releases=[*releases, releases[0]])[1] == 1
+    assert found(account=[{**account[0], "received": account[0]["received"] + 1}, *account[1:]])[2] >= 2
+
+
+def test_the_harness_misses_a_record_that_a_model_has_and_no_lake(harness: tuple[str, Model, dict[str, Any]]) -> None:
+    _, model, whole = harness
+    more = pickle.loads(pickle.dumps(model))
+    more.events[ORDERED, "440106"].append(Event("k-new", 3, Row("k-new", 3, "new", 1)))
+    tally = compare(more, whole)
+    assert tally.lost == 2, tally.notes  # one record of bronze, one row of the shared table
+
+
+def _upsert(bronze: list[dict[str, Any]]) -> dict[str, Any]:
+    return next(r for r in bronze if not r["_deleted"] and not r["_quarantined"])
