@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,17 +19,18 @@ from typing import TYPE_CHECKING, Any
 
 from infra.broker import Broker
 from infra.settings import Settings
-from infra.topics import end_offsets, ensure_topics
+from infra.topics import Kafka
 from producers.publisher import Publisher
 from producers.sender import flush
 from schemas.avro import avro_schema
 from schemas.contract import SHIPPED, contract_files, find_dataset, load_contracts
-from schemas.dataset import Dataset, check_district, districts
+from schemas.dataset import Dataset, check_district, districts, parse_topic, receipts_topic
 from schemas.errors import ContractError, StateError, SuibusError, UnavailableError, first_line
 from schemas.registry import Registry
 from schemas.store import ContractStore
 
 if TYPE_CHECKING:
+    from pipelines.offsets import TopicState
     from pipelines.sync import SyncInfo
     from pipelines.tables import Lake
 
@@ -61,6 +62,11 @@ class Bus:
     def address(self) -> str:
         """Where Kafka is, or will be once the bus runs: a node may accept rows while it is away."""
         return self.settings.bootstrap_servers or self.broker.address
+
+    @property
+    def kafka(self) -> Kafka:
+        """The Kafka of this bus. UnavailableError if it is the embedded one and does not run."""
+        return Kafka(self.bootstrap)
 
     @property
     def registry(self) -> Registry | None:
@@ -101,7 +107,8 @@ class Bus:
         found, self.refused = load_contracts(self.folders)
         served = {**self.store.datasets(), **found}
         topics = [d.topic(code) for d in served.values() for code in districts()]
-        made = ensure_topics(self.bootstrap, topics, self.settings.partitions, self.settings.replication)
+        topics += [receipts_topic(code) for code in districts()]
+        made = self.kafka.ensure(topics, self.settings.partitions, self.settings.replication)
         fresh: list[Dataset] = []
         for dataset in found.values():
             try:
@@ -121,6 +128,7 @@ class Bus:
 
     def sync(self, only: set[str] | None = None, tell: Tell = lambda en, zh: None) -> SyncInfo:
         """One pass over the whole road; waits for another process that is in the middle of one."""
+        from pipelines.offsets import dump_position
         from pipelines.sync import sync
 
         def refresh() -> None:
@@ -131,9 +139,33 @@ class Bus:
             if self._lake is None:
                 tell("starting Spark, which takes some seconds", "正在启动 Spark，需要数秒")
             lake = self.lake()
-            info = sync(lake, self.store, self.bootstrap, self.registry, only, tell, refresh)
-            self._write("pipeline.json", {"records": info.records, "failures": info.failures, "ended_at": _now()})
+            info = sync(lake, self.store, self.kafka, self.registry, only, tell, refresh)
+            taken = {**self._read("pipeline.json").get("taken", {}), **dump_position(info.taken)}
+            found = {"records": info.records, "failures": info.failures, "taken": taken, "ended_at": _now()}
+            self._write("pipeline.json", found)
         return info
+
+    def rebuild(self, dataset: Dataset, from_topics: bool, tell: Tell = lambda en, zh: None) -> SyncInfo:
+        """Make silver again from bronze, or bronze from the topics, bring it up to date and judge it."""
+        from pipelines.rebuild import rebuild_bronze, rebuild_silver
+
+        with self._exclusive("pipeline.lock", tell):
+            (rebuild_bronze if from_topics else rebuild_silver)(dataset, self.lake())
+        tell(f"{dataset.id}: made again; a pass follows", f"{dataset.id}：已重建，随后同步一次")
+        return self.sync({dataset.id}, tell)
+
+    def resume(self, dataset: Dataset, yes: bool, tell: Tell = lambda en, zh: None) -> list[tuple[str, str]]:
+        """What became of the dataset's topics; with `yes` the dataset goes on, from the first offsets they still have."""
+        from pipelines.ingest import read_position, resume
+        from pipelines.offsets import changes
+        from pipelines.sync import topics
+
+        with self._exclusive("pipeline.lock", tell):
+            states = self.kafka.states(topics(dataset))
+            found = list(changes(dataset, read_position(dataset, self.lake(), states), states))
+            if found and yes:
+                resume(dataset, self.lake(), states)
+        return found
 
     def flush_outboxes(self) -> int:
         """Send what waits in the outboxes of the nodes on this machine; how many records went."""
@@ -153,41 +185,33 @@ class Bus:
         except SuibusError:
             bootstrap = None
         pipeline = self._read("pipeline.json")
-        ends: dict[str, dict[int, int]] = {}
         datasets = self.store.datasets()
-        reachable = bootstrap is not None
-        if bootstrap:
-            try:
-                ends = end_offsets(bootstrap, [d.topic(c) for d in datasets.values() for c in districts()])
-            except SuibusError:
-                reachable = False
-        taken = self._taken()
+        waiting, endangered = self._waiting(datasets.values(), pipeline.get("taken", {})) if bootstrap else (None, {})
         listed = []
         for dataset in datasets.values():
             record = pipeline.get("records", {}).get(dataset.id)
-            waiting = None
-            if reachable and taken is not None:
-                waiting = sum(
-                    end - int(taken.get(topic, {}).get(str(partition), 0))
-                    for topic in (dataset.topic(c) for c in districts())
-                    for partition, end in ends.get(topic, {}).items()
-                )
+            mine = (
+                None
+                if waiting is None
+                else sum(n for topic, n in waiting.items() if parse_topic(topic)[1] == dataset.id)
+            )
             listed.append(
                 {
                     "dataset": dataset.name,
                     "version": dataset.version,
                     "title": dataset.title,
                     "sharing": dataset.sharing,
-                    "offsets_waiting": waiting,
+                    "offsets_waiting": mine,
                     "last_decision": record,
-                    "late": _late(dataset, record, waiting),
+                    "late": _late(dataset, record, mine),
+                    "near_retention": {t: days for t, days in endangered.items() if parse_topic(t)[1] == dataset.id},
                     "failure": pipeline.get("failures", {}).get(dataset.id),
                 }
             )
         return {
             "home": str(self.home),
             "bootstrap_servers": bootstrap,
-            "broker_reachable": reachable,
+            "broker_reachable": waiting is not None,
             "running": running,
             "pipeline": bool(running and self._read("up.json").get("pipeline")),
             "lake": self.settings.lake_path,
@@ -197,17 +221,24 @@ class Bus:
             "datasets": listed,
         }
 
-    def _taken(self) -> dict[str, dict[str, int]] | None:
-        """The end offsets of the last batch in bronze, by topic and partition; None if the lake is no local folder."""
-        if "://" in self.settings.lake_path:
-            return None
-        folder = Path(self.settings.lake_path) / "checkpoints" / "ingest"
-        done = [int(p.name) for p in (folder / "commits").glob("*") if p.name.isdigit()]
-        if not done:
-            return {}
-        text = (folder / "offsets" / str(max(done))).read_text("utf-8")
-        taken: dict[str, dict[str, int]] = json.loads(text.splitlines()[2])
-        return taken
+    def _waiting(
+        self, datasets: Iterable[Dataset], taken: Mapping[str, Any]
+    ) -> tuple[dict[str, int] | None, dict[str, float]]:
+        """How many offsets wait on each topic, None if Kafka is away; and the retention, in days, of those in danger of it."""
+        try:
+            kafka = self.kafka
+            states = kafka.states(d.topic(c) for d in datasets for c in districts())
+            behind: dict[tuple[str, int], int] = {}
+            waiting: dict[str, int] = {}
+            for topic, state in states.items():
+                known = taken.get(topic, {}).get("next", {})
+                for partition, (first, end) in state.partitions.items():
+                    if (at := int(known.get(str(partition), first))) < end:
+                        behind[topic, partition] = at
+                        waiting[topic] = waiting.get(topic, 0) + end - at
+            return waiting, kafka.endangered(behind)
+        except SuibusError:
+            return None, {}
 
     # the running process
 
@@ -253,7 +284,8 @@ class Bus:
 
     def _watch(self, stop: threading.Event, services_only: bool, fresh: set[str], tell: Tell) -> None:
         """Look once a second; run a pass when something was published, a contract is new, or a retry is due."""
-        contracts, ends, told = self._signature(), None, ("", "")
+        contracts, told = self._signature(), ("", "")
+        seen: dict[str, TopicState] | None = None
         due: set[str] | None = None  # the datasets that the next pass takes beside those with news; None is all
         retry_at = time.monotonic()
         while not stop.is_set():
@@ -266,10 +298,10 @@ class Bus:
                 self.flush_outboxes()
                 if not services_only:
                     topics = [d.topic(c) for d in self.store.datasets().values() for c in districts()]
-                    now = end_offsets(self.bootstrap, topics)
-                    if now != ends or fresh or (due != set() and time.monotonic() >= retry_at):
+                    now = self.kafka.states(topics)
+                    if now != seen or fresh or (due != set() and time.monotonic() >= retry_at):
                         info = self.sync(None if due is None else due | fresh, tell)
-                        ends, fresh, due = now, set(), set(info.failures)
+                        seen, fresh, due = now, set(), set(info.failures)
                         retry_at = time.monotonic() + RETRY_AFTER
                 told = ("", "")
             except Exception as error:  # a look or pass that failed is tried again; nothing is lost by waiting
@@ -281,7 +313,7 @@ class Bus:
                 if said != told:  # once, not every second
                     tell(*said)
                 told = said
-                stop.wait(RETRY_AFTER if ends is not None else LOOK_EVERY)
+                stop.wait(RETRY_AFTER if seen is not None else LOOK_EVERY)
             stop.wait(LOOK_EVERY)
 
     def start_detached(self, services_only: bool, tell: Tell, timeout: float = 180) -> None:

@@ -12,12 +12,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from infra.commands.receipts import receipts
+from infra.commands.repair import rebuild, resume
 from infra.settings import read_settings
 from schemas.errors import InputError, SuibusError
 
 if TYPE_CHECKING:
     from infra.bus import Bus
     from producers.outbox import Mode
+    from schemas.dataset import Dataset
 
 HELP = """Suibus 穗: a city's data-sharing bus, from a district's file to a department's SELECT.
 
@@ -26,6 +29,7 @@ A district      suibus publish DATASET FILE --district CODE
 An engineer     suibus contract check FILE, suibus up, suibus sync, suibus status
 A department    suibus query "SELECT … FROM dataset"
 Whoever asks    suibus releases, suibus quarantine, suibus account
+After a fault   suibus status, suibus rebuild, suibus resume
 
 The state is one folder, SUIBUS_HOME (default ./.suibus). Contracts are read from SUIBUS_CONTRACTS, folders joined
 by ":", beside the built-in ones. Exit status: 0 done; 1 done, with rows rejected, a dataset failed or a breaking
@@ -189,14 +193,14 @@ def sync(datasets: tuple[str, ...]) -> None:
     bus = _bus()
     bus.adopt_contracts(_tell)
     bus.flush_outboxes()
-    only = {_dataset_id(bus, name) for name in datasets} if datasets else None
+    only = {_dataset(bus, name).id for name in datasets} if datasets else None
     info = bus.sync(only, _tell)
-    if not (info.ingest.records or info.merges or info.releases or info.failures):
+    if not (any(info.ingested.values()) or info.merges or info.releases or info.failures):
         _tell("nothing new", "没有新数据")
     sys.exit(1 if info.failures else 0)
 
 
-def _dataset_id(bus: Bus, name: str) -> str:
+def _dataset(bus: Bus, name: str) -> Dataset:
     known = bus.store.datasets()
     found = [d for d in known.values() if name in (d.name, d.id)]
     if not found:
@@ -205,7 +209,7 @@ def _dataset_id(bus: Bus, name: str) -> str:
             f"Dataset {name!r} is not in force here. In force: {names}.",
             f"数据集 {name!r} 未生效。已生效：{names}。",
         )
-    return max(found, key=lambda d: d.major).id
+    return max(found, key=lambda d: d.major)
 
 
 @main.command()
@@ -229,6 +233,7 @@ def demo() -> None:
 @click.option("--district", required=True, metavar="CODE", help="The publishing district's six-digit code.")
 @click.option("--delete", is_flag=True, help="The rows name keys to delete.")
 @click.option("--snapshot", is_flag=True, help="The file is the whole: publish only what differs from the last one.")
+@click.option("--corrections", is_flag=True, help="Each row answers the receipt in its column _receipt.")
 @click.option("--query", metavar="SQL", help="Publish the rows of a query instead of a file.")
 @click.option("--database", metavar="URL", help="The query's database, as an SQLAlchemy URL.")
 @click.option(
@@ -245,6 +250,7 @@ def publish(
     district: str,
     delete: bool,
     snapshot: bool,
+    corrections: bool,
     query: str | None,
     database: str | None,
     format_: str | None,
@@ -263,15 +269,20 @@ def publish(
     """
     from infra.publish import publish_command
 
-    if delete and snapshot:
-        raise InputError("--delete and --snapshot exclude each other.", "--delete 与 --snapshot 不能同时使用。")
+    if snapshot and (delete or corrections):
+        other = "--delete" if delete else "--corrections"
+        raise InputError(f"{other} and --snapshot exclude each other.", f"{other} 与 --snapshot 不能同时使用。")
+    if corrections and file is None:
+        raise InputError("--corrections needs a FILE.", "--corrections 须指定文件。")
     if (file is None) == (query is None) or (query is None) != (database is None):
         raise InputError(
             "Give either FILE, or --query together with --database.",
             "请给出 FILE，或同时给出 --query 与 --database。",
         )
     mode: Mode = "delete" if delete else "snapshot" if snapshot else "append"
-    sys.exit(publish_command(_bus(), dataset, district, mode, file, query, database, format_, encoding, timeout))
+    sys.exit(
+        publish_command(_bus(), dataset, district, mode, file, query, database, format_, encoding, timeout, corrections)
+    )
 
 
 @main.command()
@@ -448,6 +459,13 @@ def status(as_json: bool) -> None:
     for d in found["datasets"]:
         last = d["last_decision"] or {}
         decision = f"{last['release']} {last['status']}" if last else "—"
+        trouble = (
+            [f"its topics lose records after {min(d['near_retention'].values()):.0f} days 记录将超过保留期"]
+            if d["near_retention"]
+            else []
+        )
+        trouble += ["late 超时"] if d["late"] else []
+        trouble += [d["failure"].splitlines()[0]] if d["failure"] else []
         rows.append(
             (
                 d["dataset"],
@@ -457,7 +475,7 @@ def status(as_json: bool) -> None:
                 d["offsets_waiting"],
                 decision,
                 last.get("rows"),
-                "late 超时" if d["late"] else d["failure"],
+                "; ".join(trouble),
             )
         )
     columns = ("dataset", "version", "名称", "sharing", "offsets waiting", "last decision", "rows", "trouble")
@@ -569,6 +587,10 @@ def doctor(as_json: bool) -> None:
                 click.echo(f"         → {c.remedy_en}\n         → {c.remedy_zh}")
     sys.exit(0 if all(c.ok for c in checks) else 1)
 
+
+main.add_command(receipts)
+main.add_command(rebuild)
+main.add_command(resume)
 
 if __name__ == "__main__":
     main()

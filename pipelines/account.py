@@ -14,8 +14,7 @@ from typing import Any
 from pyspark.sql import DataFrame, Row
 from pyspark.sql import functions as F
 
-from pipelines.merge import APPLICATION as MERGE
-from pipelines.merge import bronze_changes
+from pipelines.merge import bronze_changes, merged_version
 from pipelines.tables import ACCOUNT, EVENT, FATES, Lake
 from schemas.dataset import Dataset
 
@@ -26,8 +25,7 @@ def account_pending(dataset: Dataset, lake: Lake) -> int:
     Must follow each merge before the next. Doing it again adds nothing.
     """
     bronze, silver, path = lake.bronze(dataset), lake.silver(dataset), lake.account()
-    application = f"account:{dataset.id}"
-    done, merged = lake.transaction(path, application), lake.transaction(silver, MERGE)
+    done, merged = accounted_version(dataset, lake), merged_version(dataset, lake)
     if merged <= done:
         return 0
     first, version = max(done + 1, 1), lake.version(silver)
@@ -48,13 +46,53 @@ def account_pending(dataset: Dataset, lake: Lake) -> int:
         "dataset": dataset.id,
         "bronze_from": first,
         "bronze_to": merged,
+        "bronze_id": lake.table_id(bronze),
         "silver_version": version,
     }
     fixed["at"] = datetime.now(UTC)
     empty = dict.fromkeys(ACCOUNT.names, 0)
     rows = [{**empty, **count, "district": district, **fixed} for district, count in sorted(counts.items())]
-    lake.append(path, rows, ACCOUNT, application, merged)
+    lake.append(path, rows, ACCOUNT, _application(dataset, lake), merged)
     return sum(count["inserted"] + count["updated"] + count["deleted"] for count in counts.values())
+
+
+def accounted_version(dataset: Dataset, lake: Lake) -> int:
+    """The newest version of bronze that is accounted for, -1 if none."""
+    path = lake.account()
+    done = lake.transaction(path, _application(dataset, lake))
+    if done >= 0 or any(a.startswith(f"account:{dataset.id}:") for a in lake.applications(path)):
+        return done
+    return lake.transaction(path, f"account:{dataset.id}")  # a lake of Suibus 0.1
+
+
+def _application(dataset: Dataset, lake: Lake) -> str:
+    return f"account:{dataset.id}:{lake.table_id(lake.bronze(dataset))}"
+
+
+def open_sums(dataset: Dataset, lake: Lake, rows: int) -> list[str]:
+    """What of the dataset's account does not close, empty if all does; `rows` is what the candidate for release has.
+
+    Checked: of every batch and district, received is the sum of its fates; all that was received is all that bronze holds;
+    the rows there are, are those inserted and not deleted since.
+    """
+    bronze = lake.bronze(dataset)
+    account = lake.read(lake.account()).where(F.col("dataset") == dataset.id)
+    fates = sum((F.col(f) for f in FATES), F.lit(0))
+    here = F.coalesce(F.col("bronze_id") == lake.table_id(bronze), F.lit(True))
+    (sums,) = account.agg(
+        F.count_if(F.col("received") != fates).alias("open"),
+        F.sum(F.when(here, F.col("received"))).alias("received"),
+        F.sum(F.col("inserted") - F.col("deleted")).alias("rows"),
+    ).collect()
+    arrived = lake.read(bronze, accounted_version(dataset, lake)).count()  # from Delta's statistics
+    found = []
+    if sums["open"]:
+        found.append(f"{sums['open']} batches whose received is not the sum of their fates")
+    if sums["received"] != arrived:
+        found.append(f"received {sums['received']}, bronze holds {arrived}")
+    if sums["rows"] != rows:
+        found.append(f"inserted - deleted = {sums['rows']}, the candidate has {rows} rows")
+    return found
 
 
 def account_totals(account: DataFrame) -> DataFrame:

@@ -1,145 +1,176 @@
 """From the topics to bronze: every record exactly once, the ones that break a row rule marked as quarantined.
 
-One streaming query serves all datasets and districts. A batch costs one append commit a dataset; nothing is
-read back and nothing is merged here. Quarantine is a partition of bronze rather than a table beside it, so one
-commit decides a record's fate and no crash can put it in both places or in neither.
+A batch of a dataset is one read of planned offset ranges and one append commit, which carries the position behind it;
+nothing is read back and nothing is merged here. Quarantine is a partition of bronze rather than a table beside it,
+so one commit decides a record's fate and no crash can put it in both places or in neither.
 """
 
 from __future__ import annotations
 
 import json
-import logging
-from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import reduce
 from typing import Any
 
 from py4j.protocol import Py4JJavaError
-from pyspark.errors import PySparkException, StreamingQueryException
+from pyspark.errors import PySparkException
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from pipelines.decode import cause, change_log, refused
+from pipelines.decode import cause, change_log, refused, unread
+from pipelines.offsets import Position, Range, Taken, Topics, TopicState, accept, dump_position, parse_position, plan
 from pipelines.tables import Lake
-from schemas.dataset import districts, parse_topic
-from schemas.errors import StateError, SuibusError, UnavailableError
+from schemas.dataset import Dataset
+from schemas.errors import StateError, UnavailableError
 from schemas.registry import Registry
 from schemas.store import ContractStore
 
-log = logging.getLogger(__name__)
-BATCH = 400_000  # records a micro-batch at most: bounds memory, and what a killed batch has to do again
+APPLICATION = "ingest"  # the Delta transaction application id of a batch, in bronze
+PROBES = 60  # reads spent on finding the records that cannot be read or held against the rules
 
 
 @dataclass(frozen=True)
-class IngestInfo:
-    """What one run of the query took in."""
+class Batch:
+    """One batch of a dataset in bronze, or none if nothing waited (`records` is 0)."""
 
-    batches: int
     records: int
-    datasets: frozenset[str]
-
-
-def ingest_available(
-    lake: Lake,
-    store: ContractStore,
-    bootstrap_servers: str,
-    registry: Registry | None = None,
-    refresh: Callable[[], object] = lambda: None,
-) -> IngestInfo:
-    """Append everything published so far on the topics of the contracts in force to bronze, and stop.
-
-    Killed anywhere and run again, each record is in bronze once: Spark replays the same offsets under the same
-    batch number, and Delta drops a batch that a table already has. A topic that was deleted or has lost records
-    raises, since going on would skip them in silence. UnavailableError if a registry is needed and away, or the
-    lake: the batch stays to be done.
-
-    `refresh` puts the newest contracts in force. It is called once a batch's records are fixed, so that none of them
-    can be newer than the contracts it is read with.
-    """
-    touched: set[str] = set()
-    failed: list[Exception] = []
-    topics = [dataset.topic(code) for dataset in store.datasets().values() for code in districts()]
-    if not topics:
-        return IngestInfo(0, 0, frozenset())
-
-    def batch(frame: DataFrame, number: int) -> None:
-        try:
-            refresh()
-            touched.update(ingest_batch(frame, number, lake, store, registry))
-        except Exception as error:  # Spark would wrap it in a stack of Java
-            failed.append(error)
-            raise
-
-    query = (
-        lake.spark.readStream.format("kafka")
-        .option("kafka.bootstrap.servers", bootstrap_servers)
-        .option("kafka.isolation.level", "read_committed")
-        .option("subscribe", ",".join(topics))
-        .option("startingOffsets", "earliest")
-        .option("failOnDataLoss", "true")
-        .option("includeHeaders", "true")
-        .option("maxOffsetsPerTrigger", BATCH)
-        .load()
-        .writeStream.foreachBatch(batch)
-        .option("checkpointLocation", lake.checkpoint)
-        .trigger(availableNow=True)
-        .start()
-    )
-    try:
-        query.awaitTermination()
-    except StreamingQueryException as error:
-        if failed and isinstance(failed[-1], SuibusError):
-            raise failed[-1] from None
-        if failed:
-            reason = cause(failed[-1])
-            raise UnavailableError(
-                f"Ingest stopped and skipped nothing: {reason}. Look at the lake and its disk; the next pass takes the "
-                "same records again.",
-                f"数据接入已停止，未跳过任何记录：{reason}。请检查数据湖及其磁盘；下一轮将重新处理同一批记录。",
-            ) from failed[-1]
-        reason = str(error).split("terminated with exception: ")[-1].splitlines()[0]
-        raise StateError(
-            f"Ingest stopped and skipped nothing: {reason} If a topic was deleted or lost records, restore it; "
-            "else run the pass again.",
-            f"数据接入已停止，未跳过任何记录：{reason} 若主题被删除或丢失记录，请先恢复；否则请重新运行。",
-        ) from error
-    finally:
-        query.stop()
-    progress = [p for p in query.recentProgress if p["numInputRows"]]
-    return IngestInfo(len(progress), sum(p["numInputRows"] for p in progress), frozenset(touched))
+    after: Position
+    waiting: int = 0  # offsets that wait for the next batch
+    drained: bool = False  # some district's records are all in with it
 
 
 def ingest_batch(
-    frame: DataFrame, number: int, lake: Lake, store: ContractStore, registry: Registry | None = None
-) -> set[str]:
-    """Append one micro-batch, a commit a dataset; the ids of the datasets that had records in it."""
-    spark: Any = frame.sparkSession
-    application = "ingest:" + spark.sparkContext.getLocalProperty("sql.streaming.queryId")
-    claimed: dict[str, list[str]] = defaultdict(list)
-    for topic in _topics_of_batch(lake, number):
-        claimed[parse_topic(topic)[1]].append(topic)
-    if len(claimed) > 1 or registry:
-        frame = frame.persist()  # else Kafka would be read once a dataset, and once more for a registry's ids
+    dataset: Dataset,
+    lake: Lake,
+    store: ContractStore,
+    kafka: Topics,
+    states: Mapping[str, TopicState],
+    registry: Registry | None = None,
+) -> Batch:
+    """Append the dataset's next batch to bronze.
+
+    Killed anywhere and run again, each record is in bronze once: the commit that brings rows brings their position too.
+    A record that cannot be read, or that a rule cannot be held against, is quarantined alone. StateError if a topic is
+    not as it was left, UnavailableError if Kafka, a registry that is needed, or the lake is away; then nothing was taken.
+    """
+    position = read_position(dataset, lake, states)
+    planned = plan(dataset, position, states)
+    if not planned.ranges:
+        return Batch(0, position)
+    bronze = lake.bronze(dataset)
+
+    def read(ranges: tuple[Range, ...]) -> DataFrame:
+        return _read(lake, kafka, ranges)
+
+    def rows(records: DataFrame) -> DataFrame:
+        return change_log(records, dataset, store, registry)
+
+    records = read(planned.ranges)
+    if registry:
+        records = records.persist()  # else Kafka would be read once more for the registry's ids
     try:
-        for dataset_id, topics in sorted(claimed.items()):
-            dataset = store.versions(dataset_id)[-1]
-            records, bronze = frame.where(F.col("topic").isin(topics)), lake.bronze(dataset)
-
-            def append(rows: DataFrame, bronze: str = bronze) -> None:
-                tasks = spark.sparkContext.defaultParallelism
-                writer = rows.coalesce(tasks).write.format("delta").mode("append")
-                writer.option("txnAppId", application).option("txnVersion", number).save(bronze)
-
-            rows = change_log(records, dataset, store, registry)
-            try:
-                append(rows)
-            except (PySparkException, Py4JJavaError) as error:
-                if _computes(rows) or not _computes(records):
-                    raise  # it is not the contract's rules that fail
-                append(refused(records, dataset, cause(error)))  # else one dataset would stop all others
+        try:
+            taken = _append(lake, bronze, rows(records), planned.after)
+        except (PySparkException, Py4JJavaError) as error:
+            states = kafka.states(states)  # away, or no longer as it was: then that is the reason
+            plan(dataset, position, states)
+            if _computes(rows(records)):
+                raise UnavailableError(
+                    f"Bronze of {dataset.name} cannot be written, and nothing was skipped: {cause(error)}. Look at the lake "
+                    "and its disk; the next pass takes the same records again.",
+                    f"无法写入 {dataset.name} 的变更日志，未跳过任何记录：{cause(error)}。请检查数据湖及其磁盘；"
+                    "下一轮将重新处理同一批记录。",
+                ) from error
+            bad = _isolate(planned.ranges, lambda ranges: _computes(rows(read(ranges))))
+            good = _without(planned.ranges, bad)
+            parts = [rows(read(good))] if good else []
+            for place in bad:
+                records_there = read((place,))
+                readable = _computes(records_there)
+                parts.append(
+                    refused(records_there, dataset, cause(error))
+                    if readable
+                    else unread(lake.spark, place, dataset, cause(error))
+                )
+            taken = _append(lake, bronze, reduce(DataFrame.unionByName, parts), planned.after)
     finally:
-        frame.unpersist()
-    return set(claimed)
+        records.unpersist()
+    return Batch(taken, planned.after, sum(planned.waiting.values()), planned.drained)
+
+
+def read_position(dataset: Dataset, lake: Lake, states: Mapping[str, TopicState]) -> Position:
+    """How far each topic of the dataset is in bronze.
+
+    It is in the newest commit of a batch; where there is none (a lake of Suibus 0.1), in the rows.
+    """
+    bronze = lake.bronze(dataset)
+    for version in range(lake.version(bronze), -1, -1):
+        found = lake.commit(bronze, version)
+        if "position" in found.metadata:
+            return parse_position(found.metadata["position"])
+        if found.own:
+            break
+    last = lake.read(bronze).groupBy("_topic", "_partition").agg(F.max("_offset").alias("last")).collect()
+    position: Position = {}
+    for row in last:
+        if row["_topic"] in states:
+            taken = position.setdefault(row["_topic"], Taken(states[row["_topic"]].id, {}))
+            taken.next[row["_partition"]] = row["last"] + 1
+    for topic, taken in position.items():
+        for partition in states[topic].partitions:
+            taken.next.setdefault(partition, 0)
+    return position
+
+
+def resume(dataset: Dataset, lake: Lake, states: Mapping[str, TopicState]) -> None:
+    """Go on after the dataset's topics changed, each from the first offset it still has; bronze's log keeps that it was so."""
+    position = accept(dataset, read_position(dataset, lake, states), states)
+    _append(lake, lake.bronze(dataset), lake.read(lake.bronze(dataset)).limit(0), position)
+
+
+def _read(lake: Lake, kafka: Topics, ranges: tuple[Range, ...]) -> DataFrame:
+    assigned: dict[str, list[int]] = {}
+    first: dict[str, dict[str, int]] = {}
+    last: dict[str, dict[str, int]] = {}
+    for place in ranges:
+        assigned.setdefault(place.topic, []).append(place.partition)
+        first.setdefault(place.topic, {})[str(place.partition)] = place.start
+        last.setdefault(place.topic, {})[str(place.partition)] = place.end
+    options = {
+        **kafka.spark,
+        "kafka.isolation.level": "read_committed",
+        "kafka.group.id": "suibus.city.ingest",  # one name, else Spark makes a new consumer for each read: 0.3 s a partition
+        "assign": json.dumps(assigned),
+        "startingOffsets": json.dumps(first),
+        "endingOffsets": json.dumps(last),
+        "failOnDataLoss": "true",
+        "includeHeaders": "true",
+    }
+    return lake.spark.read.format("kafka").options(**options).load()
+
+
+def _append(lake: Lake, bronze: str, rows: DataFrame, position: Position) -> int:
+    """One commit: the rows and the position behind them; how many rows it was."""
+    spark: Any = lake.spark
+    number = lake.transaction(bronze, APPLICATION) + 1
+    metadata = {"position": dump_position(position)}
+    (
+        rows.coalesce(spark.sparkContext.defaultParallelism)
+        .write.format("delta")
+        .mode("append")
+        .option("txnAppId", APPLICATION)
+        .option("txnVersion", number)
+        .option("userMetadata", json.dumps(metadata))
+        .save(bronze)
+    )
+    commit = lake.commit(bronze, lake.version(bronze))
+    if commit.metadata != metadata:  # Delta drops a second write under the same number without a word
+        raise StateError(
+            f"Another Suibus writes to {bronze} at the same time. Nothing was taken twice. Stop one of the two.",
+            f"另一个 Suibus 正在同时写入 {bronze}。没有记录被重复接入。请停止其中一个。",
+        )
+    return commit.rows
 
 
 def _computes(rows: DataFrame) -> bool:
@@ -151,23 +182,31 @@ def _computes(rows: DataFrame) -> bool:
     return True
 
 
-def _topics_of_batch(lake: Lake, number: int) -> list[str]:
-    """The topics with records in a batch, from the query's own offset log: no job, and no guess.
+def _isolate(ranges: tuple[Range, ...], computes: Callable[[tuple[Range, ...]], bool]) -> tuple[Range, ...]:
+    """The smallest ranges that fail, found by halving; after too many probes what still fails is left whole."""
+    todo, bad, probes = list(ranges), [], 0
+    while todo:
+        place = todo.pop()
+        probes += 1
+        if computes((place,)):
+            continue
+        if place.end - place.start == 1 or probes >= PROBES:
+            bad.append(place)
+        else:
+            middle = (place.start + place.end) // 2
+            todo += [place._replace(end=middle), place._replace(start=middle)]
+    return tuple(sorted(bad))
 
-    Line three of each file in <checkpoint>/offsets is the end offset of every partition, as JSON.
-    """
-    ends = _offset_log(lake, number)
-    starts = _offset_log(lake, number - 1) if number else {}
-    return sorted(t for t, parts in ends.items() if any(int(starts.get(t, {}).get(p, 0)) < o for p, o in parts.items()))
 
-
-def _offset_log(lake: Lake, number: int) -> dict[str, dict[str, int]]:
-    spark: Any = lake.spark
-    path = spark._jvm.org.apache.hadoop.fs.Path(f"{lake.checkpoint}/offsets/{number}")
-    stream = path.getFileSystem(spark._jsc.hadoopConfiguration()).open(path)
-    try:
-        text = spark._jvm.org.apache.commons.io.IOUtils.toString(stream, "UTF-8")
-    finally:
-        stream.close()
-    found: dict[str, dict[str, int]] = json.loads(text.splitlines()[2])
-    return found
+def _without(ranges: tuple[Range, ...], bad: tuple[Range, ...]) -> tuple[Range, ...]:
+    good: list[Range] = []
+    for place in ranges:
+        start = place.start
+        for hole in bad:
+            if hole[:2] == place[:2] and place.start <= hole.start < place.end:
+                if start < hole.start:
+                    good.append(place._replace(start=start, end=hole.start))
+                start = hole.end
+        if start < place.end:
+            good.append(place._replace(start=start))
+    return tuple(good)

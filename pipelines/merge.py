@@ -16,7 +16,21 @@ from pyspark.sql import functions as F
 from pipelines.tables import ORDER, Lake, silver_schema, spark_schema
 from schemas.dataset import Dataset
 
-APPLICATION = "merge"  # the Delta transaction application id of the merge, in silver
+
+def merged_version(dataset: Dataset, lake: Lake) -> int:
+    """The newest version of bronze that silver holds, -1 if none; of this bronze, not of one that was set aside."""
+    silver = lake.silver(dataset)
+    done = lake.transaction(silver, merge_application(dataset, lake))
+    return (
+        done
+        if done >= 0 or any(c.startswith("merge:") for c in lake.applications(silver))
+        else lake.transaction(silver, "merge")
+    )
+
+
+def merge_application(dataset: Dataset, lake: Lake) -> str:
+    """The Delta transaction application id of the merge, in silver."""
+    return f"merge:{lake.table_id(lake.bronze(dataset))}"
 
 
 @dataclass(frozen=True)
@@ -32,15 +46,18 @@ class MergeInfo:
 def merge_pending(dataset: Dataset, lake: Lake) -> MergeInfo | None:
     """Bring silver up to the newest bronze version; None if it is there already.
 
-    Doing it again, or after being killed half way, changes nothing more.
+    Doing it again, or after being killed half way, changes nothing more. StateError if another program wrote to bronze
+    or silver since.
     """
     bronze, silver = lake.bronze(dataset), lake.silver(dataset)
-    done, newest = lake.transaction(silver, APPLICATION), lake.version(bronze)
+    done, newest = merged_version(dataset, lake), lake.version(bronze)
     start = max(done + 1, 1)  # version 0 made the table and has no rows
     if newest < start:
         return None
+    lake.check_own(bronze, done)
+    lake.check_own(silver)
     changes = bronze_changes(lake, bronze, start, newest).where("NOT _quarantined")
-    _merge(lake, silver, dataset, _latest(changes, dataset), newest)
+    _merge(lake, silver, dataset, latest(changes, dataset), newest)
     return MergeInfo(dataset.id, start, newest, lake.version(silver))
 
 
@@ -56,7 +73,7 @@ def bronze_changes(lake: Lake, bronze: str, first: int, last: int) -> DataFrame:
     )
 
 
-def _latest(changes: DataFrame, dataset: Dataset) -> DataFrame:
+def latest(changes: DataFrame, dataset: Dataset) -> DataFrame:
     """Of each key the version that is last in the total order."""
     newest_first = Window.partitionBy(*dataset.key).orderBy(*(F.desc(c) for c in ORDER))
     return changes.withColumn("_rank", F.row_number().over(newest_first)).where("_rank = 1")
@@ -75,7 +92,7 @@ def _merge(lake: Lake, silver: str, dataset: Dataset, latest: DataFrame, bronze_
     values["_bronze"] = str(bronze_version)
     replaced = "CASE WHEN s._district <> c._district THEN s._district END"
     conf = lake.spark.conf
-    conf.set("spark.databricks.delta.write.txnAppId", APPLICATION)
+    conf.set("spark.databricks.delta.write.txnAppId", merge_application(dataset, lake))
     conf.set("spark.databricks.delta.write.txnVersion", str(bronze_version))
     try:
         (

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from pipelines.merge import APPLICATION as MERGE
+from pipelines.account import open_sums
+from pipelines.merge import merged_version
 from pipelines.tables import NOT_ANSI, RELEASE, Lake
-from quality.gate import Verdict, judge
+from quality.gate import Result, Verdict, judge
 from schemas.dataset import Dataset
 
-RECORD = ("release", "status", "silver_version", "contract_sha256", "rows", "failed", "decided_at")
+RECORD = ("release", "status", "silver_version", "silver_id", "contract_sha256", "rows", "failed", "decided_at")
 
 
 @dataclass(frozen=True)
@@ -57,19 +58,24 @@ def release_version(
     `last` is the dataset's newest record, from `last_records`; `changed` says that merges since then are known
     to have changed rows; else the account is asked. A held candidate changes nothing for departments:
     the last released version stays in force. Killed before the record is written, the next run judges again.
+    A dataset whose account does not close is held. StateError if another program wrote to silver.
     """
     silver, path = lake.silver(dataset), lake.releases()
-    if lake.transaction(silver, MERGE) < 0:
+    if merged_version(dataset, lake) < 0:
         return None  # nothing was ever merged
-    version = lake.version(silver)
-    if last is None or last["contract_sha256"] == dataset.hash:
+    version, table = lake.version(silver), lake.table_id(silver)
+    same_table = last is None or last["silver_id"] in (None, table)
+    if same_table and (last is None or last["contract_sha256"] == dataset.hash):
         judged = last["silver_version"] if last else 0
         if judged == version:
             return None
-        if not (changed or _changed_since(lake, dataset, judged)):
+        rebuilt = lake.commit(silver, version).operation == "WRITE"
+        if not (changed or rebuilt or _changed_since(lake, dataset, judged)):
             return None
+    lake.check_own(silver)
     lake.spark.conf.set(*NOT_ANSI)
     verdict = judge(shared_rows(lake, dataset, version), dataset, version)
+    verdict = _with_account(verdict, open_sums(dataset, lake, verdict.rows))
     number = (last["release"] if last else 0) + 1
     status = "released" if verdict.passed else "held"
     row = {
@@ -77,6 +83,7 @@ def release_version(
         "release": number,
         "status": status,
         "silver_version": version,
+        "silver_id": table,
         "rows": verdict.rows,
         "contract_version": dataset.version,
         "contract_sha256": dataset.hash,
@@ -90,6 +97,17 @@ def release_version(
     released_at = row["decided_at"] if verdict.passed else last["released_at"] if last else None
     record = {name: row[name] for name in RECORD} | {"released_at": released_at}
     return ReleaseInfo(dataset.id, number, status, verdict, record)
+
+
+def _with_account(verdict: Verdict, unclosed: list[str]) -> Verdict:
+    """The verdict with one rule more: that the account closes."""
+    text = (
+        "Received is inserted + updated + deleted + unchanged + superseded + duplicate + quarantined, of every batch and "
+        "district, and the rows are those inserted and not deleted. 收支平衡：接收数等于各去向之和，行数等于新增减删除。"
+    )
+    samples = tuple({"account": found} for found in unclosed)
+    result = Result("account_closes", "critical", not unclosed, "account", {}, len(unclosed), samples, None, text)
+    return replace(verdict, results=(*verdict.results, result), passed=verdict.passed and not unclosed)
 
 
 def shared_rows(lake: Lake, dataset: Dataset, version: int) -> DataFrame:

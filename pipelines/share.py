@@ -13,7 +13,7 @@ from pyspark.sql import functions as F
 from pipelines.release import shared_rows
 from pipelines.tables import Lake
 from schemas.dataset import Dataset
-from schemas.errors import InputError, first_line
+from schemas.errors import InputError, UnavailableError, first_line
 from schemas.store import ContractStore
 
 
@@ -30,6 +30,12 @@ def query(sql: str, lake: Lake, store: ContractStore, department: str | None = N
         if re.search(rf"(?<![\w.]){re.escape(name)}(?!\w)", sql, re.IGNORECASE) and dataset.id in newest:
             release = newest[dataset.id]
             as_released = next((d for d in store.versions(dataset.id) if d.hash == release["contract_sha256"]), dataset)
+            if release["silver_id"] not in (None, mine.table_id(mine.silver(dataset))):
+                raise UnavailableError(
+                    f"Dataset {name} is being made again: its last release was of a table that was set aside. Ask again "
+                    "after the next release.",
+                    f"数据集 {name} 正在重建：其最近发布的版本属于已移出的旧表。请在下次发布后再查询。",
+                )
             shared_rows(mine, as_released, release["silver_version"]).createOrReplaceTempView(name)
     try:
         return session.sql(sql)
@@ -52,7 +58,7 @@ def visible_datasets(store: ContractStore, department: str | None, released: Con
 def released_versions(lake: Lake) -> dict[str, dict[str, Any]]:
     """The last released (not held) record of each dataset, by dataset id."""
     released = lake.read(lake.releases()).where("status = 'released'")
-    columns = F.struct("release", "silver_version", "contract_sha256", "rows", "decided_at")
+    columns = F.struct("release", "silver_version", "silver_id", "contract_sha256", "rows", "decided_at")
     rows = released.groupBy("dataset").agg(F.max_by(columns, "release").alias("last")).collect()
     return {row["dataset"]: row["last"].asDict() for row in rows}
 

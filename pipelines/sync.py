@@ -1,19 +1,20 @@
-"""One pass over the whole road: ingest, then merge, account and release of every dataset with something new."""
+"""One pass over the whole road: batch by batch to bronze, then merge, account and release of what has something new."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from pipelines.account import account_pending
-from pipelines.ingest import IngestInfo, ingest_available
+from pipelines.ingest import Batch, ingest_batch
 from pipelines.merge import MergeInfo, merge_pending
+from pipelines.offsets import Position, Topics, TopicState
 from pipelines.release import ReleaseInfo, last_records, release_version
 from pipelines.tables import Lake
-from schemas.dataset import Dataset
-from schemas.errors import first_line
+from schemas.dataset import Dataset, districts
+from schemas.errors import SuibusError, first_line
 from schemas.registry import Registry
 from schemas.store import ContractStore
 
@@ -25,17 +26,18 @@ Tell = Callable[[str, str], None]  # English, Chinese
 class SyncInfo:
     """What one pass did. `failures` names the datasets that stopped, with the reason; the others went on."""
 
-    ingest: IngestInfo
+    ingested: dict[str, int] = field(default_factory=dict)  # records, by dataset
     merges: list[MergeInfo] = field(default_factory=list)
     releases: list[ReleaseInfo] = field(default_factory=list)
     failures: dict[str, str] = field(default_factory=dict)
     records: dict[str, dict[str, Any]] = field(default_factory=dict)  # the newest decision of each dataset
+    taken: Position = field(default_factory=dict)  # how far each topic is in bronze
 
 
 def sync(
     lake: Lake,
     store: ContractStore,
-    bootstrap_servers: str,
+    kafka: Topics,
     registry: Registry | None = None,
     only: Collection[str] | None = None,
     tell: Tell = lambda en, zh: None,
@@ -43,29 +45,72 @@ def sync(
 ) -> SyncInfo:
     """Bring everything up to the end of what is published. Run again with nothing new, it changes nothing.
 
-    `only` limits merge and release to these dataset ids and those with new records or a contract that changed since
-    their last verdict; None takes all. A dataset that fails is reported and does not stop another. `refresh` puts
-    the newest contracts in force: see `ingest_available`.
+    It goes round by round: each takes a batch of every dataset that has records waiting, the smallest backlog first, and
+    releases a dataset as soon as some district's records are all in. So neither a dataset nor a district with a long
+    backlog holds up another. `only` limits merge and release to these dataset ids, those with new records, and those
+    whose contract changed since their last verdict; None takes all. A dataset that fails is reported and stops no other.
+
+    `refresh` puts the newest contracts in force. It is called once the ends of the topics are known, so that no record
+    can be newer than the contracts it is read with.
     """
-    info = SyncInfo(ingest_available(lake, store, bootstrap_servers, registry, refresh))
-    if info.ingest.records:
-        tell(
-            f"ingested {info.ingest.records:,} records of {len(info.ingest.datasets)} datasets into bronze",
-            f"已将 {len(info.ingest.datasets)} 个数据集的 {info.ingest.records:,} 条记录写入变更日志",
-        )
-    info.records = last_records(lake)
-    for dataset in store.datasets().values():
-        record = info.records.get(dataset.id)
-        changed = record is not None and record["contract_sha256"] != dataset.hash
-        if only is None or dataset.id in only or dataset.id in info.ingest.datasets or changed:
+    info = SyncInfo(records=last_records(lake))
+    goal: dict[str, TopicState] | None = None
+    while True:
+        states = kafka.states(topic for dataset in store.datasets().values() for topic in topics(dataset))
+        refresh()
+        first, goal = goal is None, goal or states
+        batches: list[Batch] = []
+        for dataset in sorted(store.datasets().values(), key=lambda d: _backlog(d, states, info.taken)):
+            if dataset.id in info.failures:
+                continue
             try:
-                _bring_up(dataset, lake, info, tell)
+                batch = ingest_batch(dataset, lake, store, kafka, states, registry)
+                info.taken.update(batch.after)
+                info.ingested[dataset.id] = info.ingested.get(dataset.id, 0) + batch.records
+                batches.append(batch)
+                record = info.records.get(dataset.id)
+                changed = record is not None and record["contract_sha256"] != dataset.hash
+                if batch.drained or (first and (only is None or dataset.id in only or changed)):
+                    _bring_up(dataset, lake, info, tell)
             except Exception as error:  # one dataset must not stop another
-                log.exception("dataset=%s failed", dataset.id)
-                reason = first_line(error)
+                told = isinstance(error, SuibusError)
+                log.error("dataset=%s failed: %s", dataset.id, first_line(error), exc_info=not told)
+                reason, reason_zh = (error.en, error.zh) if isinstance(error, SuibusError) else (first_line(error),) * 2
                 info.failures[dataset.id] = reason
-                tell(f"{dataset.id}: stopped: {reason}", f"{dataset.id}：已停止：{reason}")
-    return info
+                tell(f"{dataset.id}: stopped: {reason}", f"{dataset.id}：已停止：{reason_zh}")
+        if count := sum(batch.records for batch in batches):
+            waiting = sum(batch.waiting for batch in batches)
+            left, left_zh = (
+                (f", {waiting:,} offsets wait for the next batch", f"，还有 {waiting:,} 个偏移量待下一批")
+                if waiting
+                else ("", "")
+            )
+            tell(f"ingested {count:,} records into bronze{left}", f"已将 {count:,} 条记录写入变更日志{left_zh}")
+        if not any(_behind(batch.after, goal) for batch in batches if batch.records):
+            return info
+
+
+def topics(dataset: Dataset) -> list[str]:
+    """The topics of a dataset, one a district."""
+    return [dataset.topic(code) for code in districts()]
+
+
+def _backlog(dataset: Dataset, states: Mapping[str, TopicState], taken: Position) -> int:
+    return sum(
+        end - (taken[topic].next.get(p, first) if topic in taken else first)
+        for topic in topics(dataset)
+        if topic in states
+        for p, (first, end) in states[topic].partitions.items()
+    )
+
+
+def _behind(taken: Position, goal: Mapping[str, TopicState]) -> bool:
+    return any(
+        at < goal[topic].partitions.get(p, (0, 0))[1]
+        for topic, t in taken.items()
+        if topic in goal
+        for p, at in t.next.items()
+    )
 
 
 def _bring_up(dataset: Dataset, lake: Lake, info: SyncInfo, tell: Tell) -> None:

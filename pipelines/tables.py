@@ -4,22 +4,28 @@
            silver/<dataset>.vN   one row a key, deleted ones kept as tombstones
            releases              one row a judged candidate: the pointer, or the hold, with its verdict
            account               one row a merge and district: where every record went
-           checkpoints/ingest    the streaming query's own
 
-Columns that begin with _ are Suibus's; a contract's columns cannot.
+What a hop has done so far is in the log of the table it writes: no state lies beside the tables. Columns that begin
+with _ are Suibus's; a contract's columns cannot.
 """
 
 from __future__ import annotations
 
+import json
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
+from uuid import uuid4
 
 import pyarrow
 from delta.tables import DeltaTable
+from py4j.protocol import Py4JJavaError
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import types as T
 from pyspark.sql.pandas.types import to_arrow_schema
 
 from schemas.dataset import Dataset, Field
+from schemas.errors import StateError, UnavailableError, first_line
 
 _SCALARS: dict[str, T.DataType] = {
     "string": T.StringType(),
@@ -38,6 +44,7 @@ REASON = T.StructType(
 NOT_ANSI = ("spark.sql.ansi.enabled", "false")  # where rules run: a cast of a bad value is null, not a dead job
 EVENT = ("_topic", "_partition", "_offset")  # what identifies one record for ever
 ORDER = ("_sequence", "_offset", "_topic", "_partition")  # what decides between two versions of a key
+OWN = ("ingest", "merge", "account", "release", "rebuild")  # the applications under which Suibus writes
 FATES = ("inserted", "updated", "deleted", "unchanged", "superseded", "duplicate", "quarantined")
 
 
@@ -94,6 +101,7 @@ ENVELOPE = [
     T.StructField("_writer", T.StringType()),
     T.StructField("_reasons", T.ArrayType(REASON)),
     T.StructField("_value", T.BinaryType()),  # kept of quarantined records only
+    T.StructField("_answers", T.StringType()),  # the receipt that the record answers, as its sender says
 ]
 
 
@@ -127,6 +135,7 @@ RELEASE = T.StructType(
         T.StructField("release", T.LongType()),  # 1, 2, 3 … of the dataset, held ones counted
         T.StructField("status", T.StringType()),  # released or held
         T.StructField("silver_version", T.LongType()),
+        T.StructField("silver_id", T.StringType()),  # Delta's id of the silver table that version is of
         T.StructField("rows", T.LongType()),
         T.StructField("contract_version", T.StringType()),
         T.StructField("contract_sha256", T.StringType()),
@@ -143,6 +152,7 @@ ACCOUNT = T.StructType(
         T.StructField("district", T.StringType()),
         T.StructField("bronze_from", T.LongType()),  # first and last bronze version of the merge
         T.StructField("bronze_to", T.LongType()),
+        T.StructField("bronze_id", T.StringType()),  # Delta's id of the bronze table those versions are of
         T.StructField("silver_version", T.LongType()),
         T.StructField("received", T.LongType()),
         *(T.StructField(fate, T.LongType()) for fate in FATES),
@@ -151,6 +161,7 @@ ACCOUNT = T.StructType(
         T.StructField("at", T.TimestampType()),
     ]
 )
+_COMPACT = {"delta.autoOptimize.autoCompact": "true"}  # a few rows a commit: else thousands of files
 _KEEP = {  # a release may name a version for years, so nothing ages out by itself
     "delta.logRetentionDuration": "interval 3650 days",
     "delta.deletedFileRetentionDuration": "interval 3650 days",
@@ -181,11 +192,6 @@ class Lake:
         self.root = root.rstrip("/")
         self._ensured: dict[str, str] = {}
 
-    @property
-    def checkpoint(self) -> str:
-        """The ingest query's checkpoint."""
-        return f"{self.root}/checkpoints/ingest"
-
     def bronze(self, dataset: Dataset) -> str:
         """The path of the dataset's change log, made or widened if need be."""
         properties = {"delta.enableChangeDataFeed": "true", "delta.appendOnly": "true", **_KEEP}
@@ -198,11 +204,11 @@ class Lake:
 
     def releases(self) -> str:
         """The path of the release records."""
-        return self.ensure("releases", RELEASE, {"delta.appendOnly": "true", **_KEEP})
+        return self.ensure("releases", RELEASE, {"delta.appendOnly": "true", **_COMPACT, **_KEEP})
 
     def account(self) -> str:
         """The path of the account."""
-        return self.ensure("account", ACCOUNT, {"delta.appendOnly": "true", **_KEEP})
+        return self.ensure("account", ACCOUNT, {"delta.appendOnly": "true", **_COMPACT, **_KEEP})
 
     def ensure(
         self, name: str, schema: T.StructType, properties: dict[str, str], partitions: tuple[str, ...] = ()
@@ -224,6 +230,31 @@ class Lake:
                 self.spark.sql(f"ALTER TABLE delta.`{path}` ADD COLUMNS ({columns})")
         self._ensured[path] = wanted
         return path
+
+    def overwrite(self, path: str, rows: DataFrame, application: str, version: int) -> None:
+        """All rows of a table anew, in one commit under an application's version, however often it was committed before."""
+        spark: Any = self.spark
+        options = {"txnAppId": application, "txnVersion": str(version)}
+        if self.transaction(path, application) >= version:  # Delta would drop the write
+            options = {"txnAppId": f"rebuild:{uuid4()}", "txnVersion": "0"}
+        rows.coalesce(spark.sparkContext.defaultParallelism).write.format("delta").mode("overwrite").options(
+            **options
+        ).save(path)
+
+    def set_aside(self, name: str) -> None:
+        """Move a table out of the way, to `<name>.set-aside-<moment>`; nothing where there is none."""
+        jvm: Any = self.spark._jvm
+        spark: Any = self.spark
+        path = jvm.org.apache.hadoop.fs.Path(f"{self.root}/{name}")
+        aside = jvm.org.apache.hadoop.fs.Path(f"{self.root}/{name}.set-aside-{datetime.now(UTC):%Y%m%dT%H%M%S%fZ}")
+        system = path.getFileSystem(spark._jsc.hadoopConfiguration())
+        if system.exists(path) and not system.rename(path, aside):
+            raise UnavailableError(
+                f"{path} could not be moved to {aside}. Look at the rights of the lake's folder and run it again.",
+                f"无法将 {path} 移到 {aside}。请检查数据湖文件夹的权限后重新执行。",
+            )
+        self._ensured.pop(str(path), None)
+        spark._jvm.org.apache.spark.sql.delta.DeltaLog.clearCache()
 
     def read(self, path: str, version: int | None = None) -> DataFrame:
         """A table as of a version, or as it is now."""
@@ -252,6 +283,10 @@ class Lake:
         """The newest version of a table."""
         return int(self._snapshot(path).version())
 
+    def table_id(self, path: str) -> str:
+        """The id Delta gave the table when it was made: another table at the same path has another."""
+        return str(self._snapshot(path).metadata().id())
+
     def transaction(self, path: str, app_id: str) -> int:
         """The last transaction version an application committed to a table, -1 if none.
 
@@ -260,7 +295,80 @@ class Lake:
         found = self._snapshot(path).transactions().get(app_id)
         return int(found.get()) if found.isDefined() else -1
 
+    def applications(self, path: str) -> list[str]:
+        """The applications that have committed a transaction version to a table."""
+        found = self._snapshot(path).transactions().keys().toSeq()
+        return [str(found.apply(i)) for i in range(found.size())]
+
+    def commit(self, path: str, version: int) -> Commit:
+        """One commit of a table, from its log. StateError if the log does not hold it."""
+        jvm: Any = self.spark._jvm
+        file = jvm.org.apache.hadoop.fs.Path(f"{path}/_delta_log/{version:020}.json")
+        spark: Any = self.spark
+        try:
+            stream = file.getFileSystem(spark._jsc.hadoopConfiguration()).open(file)
+            try:
+                text = str(jvm.org.apache.commons.io.IOUtils.toString(stream, "UTF-8"))
+            finally:
+                stream.close()
+            return _commit(version, text)
+        except (Py4JJavaError, ValueError) as error:
+            raise StateError(
+                f"The log of {path} cannot be read at version {version}: {first_line(error)}. Put the file back from a "
+                "backup, or make the table again with: suibus rebuild",
+                f"{path} 的日志在版本 {version} 处无法读取：{first_line(error)}。请从备份恢复该文件，或用 suibus rebuild 重建该表。",
+            ) from None
+
+    def check_own(self, path: str, since: int | None = None) -> None:
+        """StateError if another program has changed the table's rows.
+
+        Looked at are the commits after version `since`; without it, those after Suibus's last. Compaction changes no row.
+        """
+        newest = self.version(path)
+        for version in range(newest, newest - 1 if since is None else since, -1):
+            found = self.commit(path, version)
+            if found.changes_rows and not found.own:
+                raise StateError(
+                    f"{path} version {version} was written by another program ({found.operation}, {found.engine}). It is "
+                    "neither merged nor shared. Make the table again with: suibus rebuild (for bronze with --from-topics)",
+                    f"{path} 的版本 {version} 由其他程序写入（{found.operation}，{found.engine}），不会被合并或共享。"
+                    "请用 suibus rebuild 重建该表（bronze 表加 --from-topics）。",
+                )
+
     def _snapshot(self, path: str) -> Any:
         spark: Any = self.spark
         log = spark._jvm.org.apache.spark.sql.delta.DeltaLog
         return log.forTableWithSnapshot(spark._jsparkSession, path)._2()
+
+
+@dataclass(frozen=True)
+class Commit:
+    """What one commit of a table says of itself."""
+
+    version: int
+    operation: str
+    engine: str
+    own: bool  # it carries a transaction of Suibus's
+    changes_rows: bool
+    rows: int  # appended, where the operation counts them
+    metadata: dict[str, Any]  # what Suibus wrote beside the rows
+
+
+def _commit(version: int, text: str) -> Commit:
+    actions = [json.loads(line) for line in text.splitlines() if line]
+    info: dict[str, Any] = next((a["commitInfo"] for a in actions if "commitInfo" in a), {})
+    applications = [a["txn"]["appId"].split(":")[0] for a in actions if "txn" in a]
+    changes = any(a[kind].get("dataChange", True) for a in actions for kind in ("add", "remove") if kind in a)
+    try:
+        metadata = json.loads(info.get("userMetadata") or "{}")
+    except ValueError:  # another program's
+        metadata = {}
+    return Commit(
+        version,
+        info.get("operation", ""),
+        info.get("engineInfo", ""),
+        any(name in OWN for name in applications),
+        changes,
+        int(info.get("operationMetrics", {}).get("numOutputRows", 0)),
+        metadata if isinstance(metadata, dict) else {},
+    )

@@ -12,11 +12,11 @@ import pytest
 from infra.broker import Broker
 from infra.bus import Bus
 from infra.settings import Settings
-from infra.topics import ensure_topics
+from infra.topics import Kafka
 from pipelines.account import account_pending
-from pipelines.ingest import ingest_available
+from pipelines.ingest import ingest_batch
 from pipelines.merge import merge_pending
-from pipelines.sync import SyncInfo
+from pipelines.sync import SyncInfo, topics
 from pipelines.tables import Lake
 from producers.publisher import Publisher
 from schemas.contract import parse_contract
@@ -67,7 +67,7 @@ class Road:
         } | changes
         self.dataset = parse_contract(CONTRACT.format(**values), f"{self.name}.yaml")
         self.bus.store.register(self.dataset)
-        ensure_topics(self.bus.bootstrap, [self.dataset.topic(code) for code in districts()])
+        Kafka(self.bus.bootstrap).ensure([self.dataset.topic(code) for code in districts()])
         return self.dataset
 
     def publish(
@@ -86,12 +86,25 @@ class Road:
         assert not info.failures, info.failures
         return info
 
+    def ingest(self) -> int:
+        """All that waits to bronze, and no further; how many records."""
+        records = 0
+        while batch := self.batch():
+            records += batch
+        return records
+
+    def batch(self) -> int:
+        """One batch to bronze; how many records."""
+        kafka = self.bus.kafka
+        states = kafka.states(topics(self.dataset))
+        return ingest_batch(self.dataset, self.lake, self.bus.store, kafka, states, self.bus.registry).records
+
     def merge(self) -> int:
         """Ingest, merge and account, without the gate; how many records were ingested."""
-        info = ingest_available(self.lake, self.bus.store, self.bus.bootstrap)
+        records = self.ingest()
         merge_pending(self.dataset, self.lake)
         account_pending(self.dataset, self.lake)
-        return info.records
+        return records
 
     @property
     def lake(self) -> Lake:

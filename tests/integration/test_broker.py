@@ -8,7 +8,7 @@ import pytest
 from kafka import KafkaConsumer, KafkaProducer
 
 from infra.broker import Broker
-from infra.topics import end_offsets, ensure_topics
+from infra.topics import Kafka
 from schemas.errors import InputError, UnavailableError
 
 
@@ -62,7 +62,7 @@ def test_two_starts_at_once_make_one_broker(embedded):
 
 def test_restarted_broker_has_its_topics_and_records_on_the_same_port(embedded):
     address = embedded.start()
-    ensure_topics(address, ["gz.up.440106.kept.v1"])
+    Kafka(address).ensure(["gz.up.440106.kept.v1"])
     _publish(address, "gz.up.440106.kept.v1", b"one", b"two")
     embedded.stop()
     assert not embedded.running()
@@ -72,13 +72,13 @@ def test_restarted_broker_has_its_topics_and_records_on_the_same_port(embedded):
 
 def test_killed_broker_is_recognised_and_starts_again_with_every_acknowledged_record(embedded):
     address = embedded.start()
-    ensure_topics(address, ["t"])
+    Kafka(address).ensure(["t"])
     _publish(address, "t", *(str(n).encode() for n in range(200)))
     os.kill(_pid(embedded), signal.SIGKILL)
     while embedded.running():
         pass
     assert embedded.start() == address
-    assert end_offsets(address, ["t"]) == {"t": {0: 200}}
+    assert Kafka(address).states(["t"])["t"].partitions == {0: (0, 200)}
 
 
 def test_state_left_by_an_earlier_boot_is_no_running_broker(embedded):
@@ -92,15 +92,14 @@ def test_state_left_by_an_earlier_boot_is_no_running_broker(embedded):
 
 
 def test_two_brokers_run_beside_each_other_and_share_nothing(embedded, broker):
-    ensure_topics(embedded.start(), ["only.here"])
+    Kafka(embedded.start()).ensure(["only.here"])
     assert embedded.bootstrap != broker.bootstrap
-    with pytest.raises(InputError, match=r"only\.here"):
-        end_offsets(broker.bootstrap, ["only.here"])
+    assert Kafka(broker.bootstrap).states(["only.here"]) == {}
 
 
 def test_foreign_program_on_the_port_makes_the_broker_move_and_say_so(embedded):
     address = embedded.start()
-    ensure_topics(address, ["kept"])
+    Kafka(address).ensure(["kept"])
     embedded.stop()
     said = []
     with socket.socket() as foreign:
@@ -111,7 +110,7 @@ def test_foreign_program_on_the_port_makes_the_broker_move_and_say_so(embedded):
     assert moved != address
     assert len(said) == 1
     assert moved in said[0][0]
-    assert end_offsets(moved, ["kept"]) == {"kept": {0: 0}}
+    assert Kafka(moved).states(["kept"])["kept"].partitions == {0: (0, 0)}
 
 
 def test_stopped_broker_has_no_address_and_stopping_again_is_allowed(embedded):
@@ -132,19 +131,20 @@ def test_broker_that_ends_while_starting_shows_the_end_of_its_log(embedded):
 
 
 def test_topics_are_made_once_with_the_partitions_asked_for(broker):
-    assert ensure_topics(broker.bootstrap, ["b.topic", "a.topic"], partitions=2) == ["a.topic", "b.topic"]
-    assert ensure_topics(broker.bootstrap, ["a.topic", "b.topic", "c.topic"]) == ["c.topic"]
-    assert end_offsets(broker.bootstrap, ["a.topic", "c.topic"]) == {
-        "a.topic": {0: 0, 1: 0},
-        "c.topic": {0: 0},
+    assert Kafka(broker.bootstrap).ensure(["b.topic", "a.topic"], partitions=2) == ["a.topic", "b.topic"]
+    assert Kafka(broker.bootstrap).ensure(["a.topic", "b.topic", "c.topic"]) == ["c.topic"]
+    states = Kafka(broker.bootstrap).states(["a.topic", "c.topic"])
+    assert {name: state.partitions for name, state in states.items()} == {
+        "a.topic": {0: (0, 0), 1: (0, 0)},
+        "c.topic": {0: (0, 0)},
     }
 
 
 def test_topic_that_kafka_refuses_is_an_input_error(broker):
     with pytest.raises(InputError):
-        ensure_topics(broker.bootstrap, ["not a topic"])
+        Kafka(broker.bootstrap).ensure(["not a topic"])
     with pytest.raises(InputError):
-        ensure_topics(broker.bootstrap, ["too.many.replicas"], replication=3)
+        Kafka(broker.bootstrap).ensure(["too.many.replicas"], replication=3)
 
 
 def test_absent_broker_is_unavailable_with_its_address():
@@ -152,4 +152,4 @@ def test_absent_broker_is_unavailable_with_its_address():
         probe.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{probe.getsockname()[1]}"
     with pytest.raises(UnavailableError, match=address):
-        ensure_topics(address, ["t"])
+        Kafka(address).ensure(["t"])

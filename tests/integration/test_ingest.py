@@ -13,7 +13,6 @@ from infra.bus import Bus
 from infra.output import quarantined_records
 from infra.settings import Settings
 from pipelines.decode import change_log
-from pipelines.ingest import ingest_available
 from schemas.avro import Encoder
 from tests.integration.conftest import Road
 
@@ -54,7 +53,7 @@ def scene(
     producer.send(topic, None, key("tombstone"))  # no sequence header
     producer.send(topic, None, key("textsequence"), headers=[("sequence", b"yesterday")])
     producer.close()
-    ingest_available(road.lake, road.bus.store, road.bus.bootstrap)
+    road.ingest()
     records = quarantined_records(road.bus, road.name)
     by_key = {(r["key"] or "none").removeprefix('{"id":"').removesuffix('"}'): r for r in records}
     assert len(by_key) == len(records)
@@ -130,7 +129,7 @@ def test_a_rule_that_spark_cannot_run_stops_its_own_dataset_and_loses_nothing(ro
     )
     assert broken.version == "1.2.0"
     road.publish({"id": "a", "seq": 1}, {"id": "b", "seq": 1})
-    assert ingest_available(road.lake, road.bus.store, road.bus.bootstrap).records == 2
+    assert road.ingest() == 2
     records = quarantined_records(road.bus, road.name)
     assert [r["reasons"][0]["rule"] for r in records] == ["contract", "contract"]
     assert all(r["value"] for r in records)

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 
-from infra.topics import ensure_topics
+from infra.topics import Kafka
 from producers.outbox import Entry, Outbox
 from producers.publisher import Publisher, publish_source
 from producers.sender import flush
@@ -39,7 +39,7 @@ def dataset(name: str = "") -> Dataset:
 
 def topics(bootstrap: str, count: int = 1, partitions: int = 2) -> list[str]:
     names = [dataset().topic(DISTRICT) for _ in range(count)]
-    ensure_topics(bootstrap, names, partitions, 1)
+    Kafka(bootstrap).ensure(names, partitions, 1)
     return names
 
 
@@ -75,7 +75,7 @@ def fill(path: Path, names: list[str], rows: int, keys: int = 50) -> dict[str, d
             for name in names:
                 chunk = [Entry(b"k%d" % (i % keys), b"v%d" % i) for i in range(start, start + 1_000)]
                 outbox.accept(name, chunk)
-                for key, value, _ in chunk:
+                for key, value, *_ in chunk:
                     expected[name][key].append(value or b"")
     return expected
 
@@ -227,7 +227,7 @@ def test_topic_that_comes_late_is_waited_for(broker: Any, tmp_path: Path) -> Non
     expected = fill(path, [name], 1_000)
     with pytest.raises(UnavailableError, match="is not on the broker"):
         flush(path, broker.bootstrap, timeout=1.0)
-    late = threading.Timer(1.5, ensure_topics, (broker.bootstrap, [name], 2, 1))
+    late = threading.Timer(1.5, Kafka(broker.bootstrap).ensure, ([name], 2, 1))
     late.start()
     assert flush(path, broker.bootstrap, timeout=20).sent == 1_000
     late.join()
@@ -268,7 +268,7 @@ Path(sys.argv[5]).write_text(f"{info.read} {info.accepted} {info.rejected} {info
 
 def test_killed_publish_run_again_publishes_each_row_once(broker: Any, tmp_path: Path) -> None:
     data = dataset()
-    ensure_topics(broker.bootstrap, [data.topic(DISTRICT)], 2, 1)
+    Kafka(broker.bootstrap).ensure([data.topic(DISTRICT)], 2, 1)
     file, done = tmp_path / "in.csv", tmp_path / "done"
     total = 40_000
     rows = (f"{i},x,{'bad' if i % 100 == 0 else i}\n" for i in range(total))
@@ -297,7 +297,7 @@ def test_killed_publish_run_again_publishes_each_row_once(broker: Any, tmp_path:
 
 def test_publisher_sends_rows_and_deletions(broker: Any, tmp_path: Path) -> None:
     data = dataset()
-    ensure_topics(broker.bootstrap, [data.topic(DISTRICT)], 1, 1)
+    Kafka(broker.bootstrap).ensure([data.topic(DISTRICT)], 1, 1)
     with Publisher(data, DISTRICT, tmp_path / "o", broker.bootstrap) as node:
         node.publish({"code": "1", "name": "a", "at": 5})
         node.delete({"code": "1", "at": 6})
@@ -308,7 +308,7 @@ def test_publisher_sends_rows_and_deletions(broker: Any, tmp_path: Path) -> None
 
 def test_progress_is_told_to_the_end(broker: Any, tmp_path: Path) -> None:
     data = dataset()
-    ensure_topics(broker.bootstrap, [data.topic(DISTRICT)], 1, 1)
+    Kafka(broker.bootstrap).ensure([data.topic(DISTRICT)], 1, 1)
     file = tmp_path / "in.csv"
     file.write_text("code,name,at\n" + "".join(f"{i},x,{i}\n" for i in range(12_000)))
     seen: list[Any] = []

@@ -18,10 +18,8 @@ from infra.cli import main
 from infra.demo.rounds import make_anew
 from infra.output import quarantined_records, write_rows
 from infra.settings import Settings
-from pipelines.ingest import ingest_available
 from pipelines.share import query
 from pipelines.sync import sync
-from pipelines.tables import Lake
 from producers.outbox import Entry, Outbox
 from producers.sender import _Sender
 from schemas.avro import MAGIC, Encoder, avro_schema, schema_fingerprint
@@ -60,7 +58,7 @@ def test_members_added_inside_records_and_arrays_widen_the_tables(road: Road) ->
 
 @pytest.mark.parametrize("key", ["copies", "order", "fate", "s"])
 def test_a_key_may_be_called_as_anything_inside(road: Road, key: str) -> None:
-    from infra.topics import ensure_topics
+    from infra.topics import Kafka
     from producers.publisher import Publisher
     from schemas.dataset import districts
 
@@ -70,7 +68,7 @@ def test_a_key_may_be_called_as_anything_inside(road: Road, key: str) -> None:
         f"    properties:\n      - {{name: {key}, logicalType: string, primaryKey: true, required: true}}\n{others}"
     )
     road.bus.store.register(dataset)
-    ensure_topics(road.bus.bootstrap, [dataset.topic(code) for code in districts()])
+    Kafka(road.bus.bootstrap).ensure([dataset.topic(code) for code in districts()])
     with Publisher(dataset, "440106", road.bus.outbox("440106"), road.bus.bootstrap) as publisher:
         for value in ("a", "b", "b"):
             publisher.publish({key: value, "count": value})
@@ -142,8 +140,9 @@ def test_a_rule_that_fails_while_it_runs_stops_its_own_dataset_only(road: Road, 
     other = Road(road.bus, f"{road.name}other")
     road.publish({"id": "a", "seq": 5, "extra": "x"})
     other.publish({"id": "a", "seq": 1})
-    info = ingest_available(road.lake, road.bus.store, road.bus.bootstrap)
-    assert info.datasets == {road.dataset.id, other.dataset.id}
+    info = road.bus.sync()
+    assert not info.failures
+    assert info.ingested == {road.dataset.id: 1, other.dataset.id: 1}
     (record,) = quarantined_records(road.bus, road.name)
     assert record["reasons"][0]["rule"] == "contract"
     assert record["value"]
@@ -151,14 +150,15 @@ def test_a_rule_that_fails_while_it_runs_stops_its_own_dataset_only(road: Road, 
 
 
 def test_a_lake_that_cannot_be_written_quarantines_nothing_and_the_records_stay_to_be_done(
-    road: Road, monkeypatch: pytest.MonkeyPatch
+    road: Road,
 ) -> None:
     road.publish({"id": "a", "seq": 1})
-    with monkeypatch.context() as patch:
-        patch.setattr(Lake, "bronze", lambda self, dataset: "/proc/no/lake")
-        with pytest.raises(UnavailableError, match="skipped nothing"):
-            ingest_available(road.lake, road.bus.store, road.bus.bootstrap)
-    assert road.sync().ingest.records == 1
+    in_the_way = Path(road.lake.bronze(road.dataset)) / "_quarantined=false"
+    in_the_way.touch()
+    with pytest.raises(UnavailableError, match="nothing was skipped"):
+        road.ingest()
+    in_the_way.unlink()
+    assert road.sync().ingested == {road.dataset.id: 1}
     assert road.query("SELECT id FROM t") == [{"id": "a"}]
 
 
@@ -176,7 +176,7 @@ def test_a_record_of_a_contract_put_in_force_during_the_pass_is_read_with_it(roa
     road.dataset = new  # a node has it already
     road.publish({"id": "a", "seq": 1, "note": "新"})
     assert road.bus.store.datasets()[old.id].hash == old.hash
-    info = sync(road.lake, road.bus.store, road.bus.bootstrap, only=(), refresh=lambda: road.bus.store.register(new))
+    info = sync(road.lake, road.bus.store, road.bus.kafka, only=(), refresh=lambda: road.bus.store.register(new))
     assert info.records[new.id]["contract_sha256"] == new.hash
     assert quarantined_records(road.bus, road.name) == []
     assert road.query("SELECT note FROM t") == [{"note": "新"}]
@@ -204,7 +204,7 @@ def test_a_contract_that_changed_is_judged_again_by_whatever_pass_comes_next(roa
     road.publish({"id": "a", "seq": 1})
     road.sync()
     road.contract(version="1.1.0", least=5)
-    info = sync(road.lake, road.bus.store, road.bus.bootstrap, only=("another.v1",))
+    info = sync(road.lake, road.bus.store, road.bus.kafka, only=("another.v1",))
     assert [r.status for r in info.releases] == ["held"]
 
 

@@ -16,7 +16,7 @@ import pytest
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 
 from infra.broker import Broker
-from infra.topics import ensure_topics
+from infra.topics import Kafka
 from pipelines.decode import change_log
 from quality.rules import row_rules
 from schemas.avro import Encoder, avro_schema, decode, schema_fingerprint
@@ -119,7 +119,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> ContractStore:
 @pytest.fixture(scope="module")
 def published(broker: Broker, sent: dict[str, dict[str, Any]]) -> Broker:
     """The broker, once it holds every row."""
-    ensure_topics(broker.bootstrap, [TOPIC])
+    Kafka(broker.bootstrap).ensure([TOPIC])
     new, old = Encoder(EVERY_TYPE), Encoder(old_version())
     producer = KafkaProducer(bootstrap_servers=broker.bootstrap, acks="all")
     for name, row in sent.items():

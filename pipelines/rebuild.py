@@ -1,0 +1,42 @@
+"""The ways back: silver made again from bronze, bronze from the topics. What was there is kept, out of the way."""
+
+from __future__ import annotations
+
+from py4j.protocol import Py4JJavaError
+from pyspark.errors import PySparkException
+from pyspark.sql import functions as F
+
+from pipelines.account import accounted_version
+from pipelines.merge import bronze_changes, latest, merge_application, merged_version
+from pipelines.tables import Lake, silver_schema
+from schemas.dataset import Dataset
+
+
+def rebuild_silver(dataset: Dataset, lake: Lake) -> None:
+    """Make silver again from bronze, as far as bronze is accounted for; the next pass merges the rest.
+
+    It is a new version of the table, so that released versions stay as they are; where the table itself cannot be read
+    any more it is set aside and made anew. Killed half way and run again, it does the same.
+    """
+    done = accounted_version(dataset, lake)
+    try:
+        whole = merged_version(dataset, lake) == done
+    except (PySparkException, Py4JJavaError):
+        whole = False
+    if not whole:  # a merge that is not accounted for must be done again, which its table would not let
+        lake.set_aside(f"silver/{dataset.id}")
+    silver = lake.silver(dataset)
+    if done < 1:
+        return
+    rows = latest(bronze_changes(lake, lake.bronze(dataset), 1, done).where("NOT _quarantined"), dataset)
+    made = {"_bronze": F.lit(done), "_fate": F.lit("rebuilt"), "_replaced": F.lit(None)}
+    columns = [made.get(f.name, F.col(f"`{f.name}`")).cast(f.dataType).alias(f.name) for f in silver_schema(dataset)]
+    lake.overwrite(silver, rows.select(columns), merge_application(dataset, lake), done)
+
+
+def rebuild_bronze(dataset: Dataset, lake: Lake) -> None:
+    """Set bronze aside, so that the next pass takes everything that the topics still hold again.
+
+    Silver stays: what it has is never older than what comes again, so nothing is lost that the topics no longer hold.
+    """
+    lake.set_aside(f"bronze/{dataset.id}")

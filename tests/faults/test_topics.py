@@ -1,0 +1,304 @@
+"""A topic, a table or a file that is not as Suibus left it: noticed, named, stopped for that dataset alone, with a way back."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from kafka import KafkaAdminClient, KafkaProducer, TopicPartition
+from kafka.admin import ConfigResource, NewPartitions
+
+from infra.output import quarantined_records
+from pipelines.ingest import read_position
+from pipelines.offsets import BATCH, SHARE, Range, Taken, TopicState, plan
+from pipelines.sync import topics
+from schemas.avro import Encoder
+from schemas.errors import StateError
+from tests.integration.conftest import Road
+
+DISTRICT = "440106"
+
+
+def admin(road: Road) -> KafkaAdminClient:
+    return KafkaAdminClient(bootstrap_servers=road.bus.bootstrap)
+
+
+def recreate(road: Road, topic: str) -> None:
+    client = admin(road)
+    client.delete_topics([topic])
+    while topic in client.list_topics():
+        time.sleep(0.1)
+    road.bus.kafka.ensure([topic])
+    client.close()
+
+
+def cut(road: Road, topic: str) -> None:
+    """Remove all records, as retention does."""
+    client = admin(road)
+    end = road.bus.kafka.states([topic])[topic].partitions[0][1]
+    client.delete_records({TopicPartition(topic, 0): end})
+    client.close()
+
+
+def add_partitions(road: Road, topic: str) -> None:
+    client = admin(road)
+    client.create_partitions({topic: NewPartitions(total_count=2)})
+    while len(road.bus.kafka.states([topic])[topic].partitions) < 2:
+        time.sleep(0.1)
+    client.close()
+
+
+def delete(road: Road, topic: str) -> None:
+    client = admin(road)
+    client.delete_topics([topic])
+    while topic in client.list_topics():
+        time.sleep(0.1)
+    client.close()
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        (recreate, "made again"),
+        (cut, "were removed"),
+        (add_partitions, "partition 1 was added"),
+        (delete, "was deleted"),
+    ],
+)
+def test_a_topic_that_changed_stops_its_own_dataset_and_resume_goes_on(
+    road: Road, change: Callable[[Road, str], None], named: str
+) -> None:
+    other, topic = Road(road.bus, f"{road.name}other"), road.dataset.topic(DISTRICT)
+    road.publish({"id": "taken", "seq": 1})
+    road.sync()
+    road.publish({"id": "waiting", "seq": 1})
+    other.publish({"id": "a", "seq": 1})
+    change(road, topic)
+    info = road.bus.sync()
+    assert named in info.failures[road.dataset.id]
+    assert f"suibus resume {road.name}" in info.failures[road.dataset.id]
+    assert [release.dataset for release in info.releases] == [other.dataset.id], "the other dataset went on"
+    assert named in road.bus.sync().failures[road.dataset.id], "it is still told"
+    assert road.query("SELECT id FROM t") == [{"id": "taken"}], "what was released stays"
+    assert [named in en for en, _ in road.bus.resume(road.dataset, yes=False)] == [True]
+    assert road.bus.sync().failures, "looking changes nothing"
+    road.bus.resume(road.dataset, yes=True)
+    road.bus.kafka.ensure([topic])
+    road.publish({"id": "later", "seq": 1})
+    road.sync()
+    kept = {"waiting"} if change is add_partitions else set()
+    assert {row["id"] for row in road.query("SELECT id FROM t")} == {"taken", "later"} | kept
+    road.account()
+
+
+def test_what_waits_too_near_the_end_of_its_retention_is_an_alarm_in_the_status(road: Road) -> None:
+    topic, now = road.dataset.topic(DISTRICT), time.time_ns() // 1_000_000
+    client = admin(road)
+    client.alter_configs([ConfigResource("TOPIC", topic, {"retention.ms": str(10 * 86_400_000)})])
+    client.close()
+
+    def danger() -> dict[str, float]:
+        (found,) = (d for d in road.bus.status()["datasets"] if d["dataset"] == road.name)
+        return dict(found["near_retention"])
+
+    producer, encoder = KafkaProducer(bootstrap_servers=road.bus.bootstrap, acks="all"), Encoder(road.dataset)
+    row = {"id": "a", "district_code": DISTRICT, "seq": 1, "amount": 1}
+    producer.send(topic, encoder.value(row), encoder.key(row), timestamp_ms=now - 4 * 86_400_000).get()
+    assert danger() == {}
+    producer.send(topic, encoder.value(row), encoder.key(row), timestamp_ms=now - 6 * 86_400_000).get()
+    road.sync()
+    producer.send(topic, encoder.value(row), encoder.key(row), timestamp_ms=now - 6 * 86_400_000).get()
+    producer.close()
+    assert danger() == {topic: 10}
+    road.sync()
+    assert danger() == {}, "it was taken"
+
+
+def test_every_district_has_its_share_however_long_anothers_backlog(road: Road) -> None:
+    names = topics(road.dataset)
+    states = {name: TopicState("i", {0: (0, 5_000_000 if n == 0 else 300)}) for n, name in enumerate(names)}
+    first = plan(road.dataset, {}, states)
+    assert {r.topic: r.end for r in first.ranges} == {n: SHARE if n == names[0] else 300 for n in names}
+    assert first.drained
+    assert first.waiting[names[0]] == 5_000_000 - SHARE
+    second = plan(road.dataset, first.after, states)
+    assert second.ranges == (Range(names[0], 0, SHARE, 2 * SHARE),)
+    assert not second.drained
+    everyone = {name: TopicState("i", {0: (0, 5_000_000), 1: (7, 12)}) for name in names}
+    sizes = [r.end - r.start for r in plan(road.dataset, {}, everyone).ranges]
+    assert sum(sizes) <= BATCH
+    assert sizes[1::2] == [5] * 11, "a short partition goes whole"
+    assert len(set(sizes[::2])) == 1
+
+
+def test_a_plan_goes_on_exactly_where_the_last_one_ended(road: Road) -> None:
+    topic = road.dataset.topic(DISTRICT)
+    position, seen = {}, []
+    for end in (10, 10, 250_000):
+        states = {topic: TopicState("i", {0: (0, end)})}
+        while (made := plan(road.dataset, position, states)).ranges:
+            seen += [(r.start, r.end) for r in made.ranges]
+            position = made.after
+    assert seen[0][0] == 0
+    assert all(a[1] == b[0] for a, b in zip(seen, seen[1:], strict=False))
+    assert seen[-1][1] == 250_000
+    assert position == {topic: Taken("i", {0: 250_000})}
+
+
+def foreign(road: Road, path: str) -> None:
+    road.lake.read(path).limit(1).write.format("delta").mode("append").save(path)
+
+
+def test_a_table_someone_else_wrote_to_is_neither_merged_nor_shared_until_it_is_made_again(road: Road) -> None:
+    road.publish({"id": "a", "seq": 1, "amount": 1}, {"id": "b", "seq": 1, "amount": 2})
+    road.sync()
+    silver = road.lake.silver(road.dataset)
+    foreign(road, silver)
+    road.publish({"id": "c", "seq": 1, "amount": 3})
+    assert "another program" in road.bus.sync().failures[road.dataset.id]
+    assert len(road.query("SELECT id FROM t")) == 2
+    info = road.bus.rebuild(road.dataset, from_topics=False)
+    assert not info.failures
+    assert sorted(row["id"] for row in road.query("SELECT id FROM t")) == ["a", "b", "c"]
+
+    foreign(road, road.lake.bronze(road.dataset))
+    road.publish({"id": "d", "seq": 1, "amount": 4})
+    assert "another program" in road.bus.sync().failures[road.dataset.id]
+    info = road.bus.rebuild(road.dataset, from_topics=True)
+    assert not info.failures
+    assert sorted(row["id"] for row in road.query("SELECT id FROM t")) == ["a", "b", "c", "d"]
+    sums = road.account()[DISTRICT]
+    assert (sums["inserted"], sums["duplicate"]) == (4, 3), "what came again is counted as what it is"
+
+
+def test_compaction_by_an_engineer_is_no_foreign_change(road: Road, spark: Any) -> None:
+    for n in range(3):
+        road.publish({"id": f"{n}", "seq": 1})
+        road.sync()
+    spark.sql(f"OPTIMIZE delta.`{road.lake.silver(road.dataset)}`")
+    road.publish({"id": "later", "seq": 1})
+    road.sync()
+    assert len(road.query("SELECT id FROM t")) == 4
+
+
+def forget(road: Road) -> None:
+    """What a process that has just started knows of the lake: nothing."""
+    spark: Any = road.lake.spark
+    spark._jvm.org.apache.spark.sql.delta.DeltaLog.clearCache()
+    road.lake._ensured.clear()
+
+
+@pytest.mark.parametrize("broken", ["data", "log"])
+def test_a_damaged_silver_is_told_and_made_again_from_bronze(road: Road, broken: str) -> None:
+    road.publish({"id": "a", "seq": 1, "amount": 1}, {"id": "b", "seq": 2, "amount": 2})
+    road.publish(delete=[{"id": "b", "seq": 3}])
+    road.publish({"id": "refused", "seq": 1, "amount": -1})
+    road.sync()
+    before = road.silver()
+    silver = Path(road.lake.silver(road.dataset))
+    if broken == "data":
+        for file in silver.rglob("*.parquet"):
+            if "_delta_log" not in file.parts:
+                file.write_bytes(file.read_bytes()[:100] + b"\0" * 100)
+    else:
+        shutil.rmtree(silver / "_delta_log")
+    forget(road)
+    road.publish({"id": "a", "seq": 5, "amount": 5})
+    info = road.bus.sync()
+    assert road.dataset.id in info.failures
+    info = road.bus.rebuild(road.dataset, from_topics=False)
+    assert not info.failures
+    assert road.silver() == [(*before[0][:2], 5, *before[0][3:4], 5), *before[1:]]
+    assert road.query("SELECT id, amount FROM t") == [{"id": "a", "amount": 5}]
+    road.account()
+
+
+def test_a_damaged_bronze_is_made_again_from_the_topics_and_silver_keeps_what_they_no_longer_hold(road: Road) -> None:
+    road.publish({"id": "old", "seq": 1, "amount": 1})
+    road.sync()
+    cut(road, road.dataset.topic(DISTRICT))
+    road.publish({"id": "new", "seq": 1, "amount": 1})
+    road.sync()
+    bronze = Path(road.lake.bronze(road.dataset))
+    shutil.rmtree(bronze / "_delta_log")
+    forget(road)
+    road.publish({"id": "newest", "seq": 1, "amount": 1})
+    assert road.dataset.id in road.bus.sync().failures
+    road.bus.rebuild(road.dataset, from_topics=True)
+    road.bus.resume(road.dataset, yes=True)
+    road.sync()
+    assert sorted(row["id"] for row in road.query("SELECT id FROM t")) == ["new", "newest", "old"]
+
+
+def test_a_lake_whose_batches_carry_no_position_goes_on_from_its_rows(road: Road) -> None:
+    """As Suibus 0.1 left it: the application of a batch is `ingest:<query>`, the position lies elsewhere."""
+    road.publish({"id": "a", "seq": 1}, {"id": "b", "seq": 1, "amount": -1})
+    road.ingest()
+    bronze = road.lake.bronze(road.dataset)
+    rows = road.lake.read(bronze)
+    kept = road.lake.spark.createDataFrame(rows.collect(), rows.schema)
+    road.lake.set_aside(f"bronze/{road.dataset.id}")
+    old = kept.write.format("delta").mode("append").option("txnAppId", "ingest:0b1c").option("txnVersion", 0)
+    old.save(road.lake.bronze(road.dataset))
+    topic = road.dataset.topic(DISTRICT)
+    states = road.bus.kafka.states(topics(road.dataset))
+    assert read_position(road.dataset, road.lake, states) == {topic: Taken(states[topic].id, {0: 2})}
+    road.publish({"id": "c", "seq": 1})
+    assert road.merge() == 1
+    assert [row[0] for row in road.silver()] == ["a", "c"]
+    assert road.account()[DISTRICT]["received"] == 3
+
+
+def test_one_record_that_a_rule_cannot_be_held_against_costs_no_other(road: Road) -> None:
+    rule = '{name: r, type: sql, query: "SELECT COUNT(*) FROM ${object} WHERE element_at(array(1, 2), seq) = 9", mustBe: 0}'
+    road.contract(
+        version="1.1.0", columns=f"      - name: x\n        logicalType: string\n        quality:\n          - {rule}\n"
+    )
+    road.publish(*({"id": f"{n:02}", "seq": 9 if n == 13 else 1 + n % 2} for n in range(40)))
+    assert road.merge() == 40
+    (record,) = quarantined_records(road.bus, road.name)
+    assert (record["record"]["id"] if record["record"] else record["key"], record["reasons"][0]["rule"]) == (
+        '{"id":"13"}',
+        "contract",
+    )
+    assert len(road.silver()) == 39
+    assert road.account()[DISTRICT]["quarantined"] == 1
+
+
+def test_a_release_whose_account_does_not_close_is_held(road: Road, spark: Any) -> None:
+    road.publish({"id": "a", "seq": 1})
+    road.sync()
+    path = road.lake.account()
+    spark.sql(f"ALTER TABLE delta.`{path}` SET TBLPROPERTIES ('delta.appendOnly' = 'false')")
+    spark.sql(f"UPDATE delta.`{path}` SET inserted = 2 WHERE dataset = '{road.dataset.id}'")
+    road.publish({"id": "b", "seq": 1})
+    (release,) = road.sync().releases
+    assert release.status == "held"
+    (failed,) = release.verdict.failures
+    assert failed.rule == "account_closes"
+    assert len(failed.samples) == 2, failed.samples
+    assert road.query("SELECT id FROM t") == [{"id": "a"}]
+
+
+def test_two_pipelines_on_one_lake_take_no_record_twice(road: Road, monkeypatch: pytest.MonkeyPatch) -> None:
+    road.publish({"id": "a", "seq": 1})
+    import pipelines.ingest as ingest
+
+    append = ingest._append
+
+    def late(*arguments: Any) -> int:
+        with monkeypatch.context() as patch:
+            patch.setattr(ingest, "_append", append)
+            assert road.batch() == 1, "the other pipeline is faster"
+        return append(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ingest, "_append", late)
+        with pytest.raises(StateError, match="Another Suibus writes"):
+            road.batch()
+    assert road.merge() == 0
+    assert road.lake.read(road.lake.bronze(road.dataset)).count() == 1
