@@ -169,7 +169,8 @@ def spark_options(client: Mapping[str, Any]) -> dict[str, str]:
             options |= {f"ssl.{store}.type": "PEM", f"ssl.{store}.location": client[setting]}
     if "sasl_mechanism" in client:
         login = "org.apache.kafka.common.security.scram.ScramLoginModule required"
-        user, password = client["sasl_plain_username"], client["sasl_plain_password"]
+        names = ("sasl_plain_username", "sasl_plain_password")
+        user, password = (re.sub(r'(["\\])', r"\\\1", client[name]) for name in names)  # JAAS's own escape
         options["sasl.mechanism"] = client["sasl_mechanism"]
         options["sasl.jaas.config"] = f'{login} username="{user}" password="{password}";'
     return {f"kafka.{name}": value for name, value in options.items()}

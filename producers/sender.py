@@ -25,6 +25,7 @@ from kafka import KafkaAdminClient, KafkaProducer
 from kafka.structs import OffsetAndMetadata, TopicPartition
 
 from producers.outbox import Outbox, Waiting
+from producers.refusal import why_refused
 from schemas.errors import SuibusError, UnavailableError
 
 ROWS, BYTES = 5_000, 8 << 20  # of one transaction, the limit that is reached first
@@ -181,7 +182,7 @@ class _Sender:
                 row.topic,
                 value=row.value,
                 key=row.key,
-                headers=None if row.sequence is None else [("sequence", row.sequence)],
+                headers=_headers(row),
                 timestamp_ms=row.timestamp_ms,
                 partition=only[row.topic],
             )
@@ -199,7 +200,10 @@ class _Sender:
         """Whether the last transaction, whose end is not known, reached the bus: then its rows are let go."""
         admin = KafkaAdminClient(**common)
         try:
-            found = admin.list_group_offsets({self.group: None}).get(self.group, {})
+            found = admin.list_group_offsets(self.group)[self.group]
+            if not found:
+                with suppress(kafka_errors.GroupAuthorizationFailedError):  # of a secure bus: it never knew that name
+                    found = admin.list_group_offsets(self.former_group)[self.former_group]
         finally:
             admin.close()
         attempt = self.outbox.attempt
@@ -216,6 +220,12 @@ class _Sender:
 
     @property
     def group(self) -> str:
+        """Under the district's own prefix: no other district may read how far this outbox is."""
+        return f"suibus.{self.outbox.district}.outbox.{self.outbox.uuid}"
+
+    @property
+    def former_group(self) -> str:
+        """Where an outbox of before has its position."""
         return f"suibus.outbox.{self.outbox.uuid}"
 
     def _done(self, position: int, rows: int) -> None:
@@ -238,6 +248,11 @@ class _Sender:
                 f"{self.servers} 的消息总线不允许本节点写入 {topic}（{why}）。{kept_zh}。请向市级申请权限，"
                 "然后执行 `suibus flush`。",
             )
+        if refused := why_refused({**self.client, "bootstrap_servers": self.servers.split(",")}):
+            return UnavailableError(
+                f"The broker at {self.servers}: {refused[0]}. {kept}; run `suibus flush` afterwards.",
+                f"{self.servers} 的消息总线：{refused[1]}。{kept_zh}；之后请执行 `suibus flush`。",
+            )
         if isinstance(error, _MissingTopicError):
             return UnavailableError(
                 f"Topic {topic} is not on the broker at {self.servers} after {self.timeout:g} s. "
@@ -251,6 +266,13 @@ class _Sender:
             f"{self.servers} 的消息总线在 {self.timeout:g} 秒内没有接收任何数据（{why}）。{kept_zh}。"
             "请检查网络和总线是否运行，然后执行 `suibus flush`。",
         )
+
+
+def _headers(row: Waiting) -> list[tuple[str, bytes]] | None:
+    named = [] if row.sequence is None else [("sequence", row.sequence)]
+    if row.answers is not None:
+        named.append(("answers", row.answers.encode()))
+    return named or None
 
 
 class _MissingTopicError(Exception):
