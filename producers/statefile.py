@@ -33,6 +33,9 @@ class StateFile:
             self._db.execute("PRAGMA journal_mode=WAL")
             self._db.execute("PRAGMA synchronous=FULL")
             self._bring_up()
+        except sqlite3.OperationalError as error:  # a full disk, not a strange file
+            self._db.close()
+            raise self._unwritable(error) from None
         except sqlite3.DatabaseError as error:
             self._db.close()
             raise StateError(
@@ -83,9 +86,12 @@ class StateFile:
                     self._db.execute("ROLLBACK")
                 raise
         except sqlite3.OperationalError as error:
-            raise UnavailableError(
-                f"{self.path} cannot be written ({error}). Free the disk or wait for the other program, "
-                "then run the same command again: it goes on where it stopped.",
-                f"{self.path} 无法写入（{error}）。请释放磁盘空间或等待其他程序结束，"
-                "然后重新执行同一命令：将从中断处继续。",
-            ) from None
+            raise self._unwritable(error) from None
+
+    def _unwritable(self, error: sqlite3.OperationalError) -> UnavailableError:
+        return UnavailableError(
+            f"{self.path} cannot be written ({error}). Free the disk or wait for the other program, "
+            "then run the same command again: it goes on where it stopped.",
+            f"{self.path} 无法写入（{error}）。请释放磁盘空间或等待其他程序结束，"
+            "然后重新执行同一命令：将从中断处继续。",
+        )
