@@ -1,0 +1,161 @@
+"""A disk that is really full: the outbox's, the lake's, the broker's. Nothing accepted is lost, and space is all it takes."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from infra.broker import Broker
+from infra.bus import Bus
+from infra.settings import Settings
+from infra.topics import Kafka
+from tests.faults.node import DISTRICT, Node, check_delivered
+from tests.integration.conftest import Road
+
+# What kafka-python leaves to the garbage collector when a connection was cut.
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore::ResourceWarning")
+
+
+class Disk:
+    """A small file system of its own, in memory."""
+
+    def __init__(self, folder: Path, size: str) -> None:
+        self.folder = folder
+        folder.mkdir(parents=True)
+        done = subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", f"size={size}", "suibus", str(folder)],
+            capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        if done.returncode:
+            pytest.skip(f"no file system can be mounted here ({done.stderr.strip()}): run as root, or in `unshare -Urm`")
+
+    def fill(self, leave: int = 0) -> None:
+        """Take all space but so many bytes."""
+        self.free()
+        free = shutil.disk_usage(self.folder).free
+        with suppress(OSError), (self.folder / "ballast").open("wb", buffering=0) as ballast:
+            for size in (1 << 16, 1 << 12, 1):
+                while ballast.tell() + size <= free - leave:
+                    ballast.write(b"\0" * size)
+
+    def free(self) -> None:
+        """Give it back."""
+        (self.folder / "ballast").unlink(missing_ok=True)
+
+    def close(self) -> None:
+        """Take the file system away."""
+        subprocess.run(["umount", "-l", str(self.folder)], check=False)
+
+
+@pytest.fixture
+def disks() -> Iterator[list[Disk]]:
+    """The file systems that a test has mounted."""
+    made: list[Disk] = []
+    yield made
+    for disk in made:
+        disk.close()
+
+
+def _name() -> str:
+    return f"disk_{uuid.uuid4().hex[:8]}"
+
+
+def test_an_outbox_on_a_full_disk_says_so_keeps_what_it_accepted_and_goes_on_once_there_is_space(
+    broker: Broker, tmp_path: Path, disks: list[Disk]
+) -> None:
+    rows, keys = 60_000, 700
+    disks.append(disk := Disk(tmp_path / "home", "64m"))
+    node = Node(disk.folder, tmp_path, _name(), SUIBUS_BOOTSTRAP_SERVERS=broker.bootstrap)
+    Kafka(broker.bootstrap).ensure([node.topic])
+    path = node.rows(rows, keys)
+
+    disk.fill()
+    said = node.publish(path, status=(2, 3))  # not even an outbox can be made
+    assert "not an outbox" not in said, said
+    assert "disk" in said.lower()
+
+    disk.fill(leave=3 << 20)
+    said = node.publish(path, status=(2, 3))
+    assert "cannot be written (database or disk is full)" in said, said
+    assert "goes on where it stopped" in said
+    assert "将从中断处继续" in said
+
+    disk.free()
+    said = node.publish(path)
+    assert "An interrupted publish of this file had read" in said
+    check_delivered(broker.bootstrap, node, rows, keys)
+
+
+def test_a_lake_on_a_full_disk_stops_the_dataset_by_name_and_the_next_pass_takes_everything(
+    broker: Broker, spark: Any, tmp_path: Path, disks: list[Disk]
+) -> None:
+    disks.append(disk := Disk(tmp_path / "lake", "64m"))
+    settings = Settings(home=tmp_path / "home", lake=str(disk.folder), bootstrap_servers=broker.bootstrap)
+    road = Road(Bus(settings), _name())
+    road.publish({"id": "a", "seq": 1})
+    road.sync()
+    failed = []
+    for number, leave in enumerate((0, 12 << 10, 24 << 10, 48 << 10, 96 << 10), 2):  # it fails at one hop after another
+        road.publish({"id": "a", "seq": number, "amount": number}, {"id": f"b{number}", "seq": 1})
+        disk.fill(leave)
+        info = road.bus.sync()
+        failed.append(info.failures)
+    assert list(failed[0]) == [road.dataset.id], failed
+    assert all(road.name in reason or "disk" in reason.lower() or "space" in reason.lower() for f in failed for reason in f.values())
+    disk.free()
+    road.sync()
+    assert [(r["id"], r["amount"]) for r in road.query("SELECT * FROM t ORDER BY id")] == [
+        ("a", 6), ("b2", 0), ("b3", 0), ("b4", 0), ("b5", 0), ("b6", 0),
+    ]  # fmt: skip
+    account = road.account()[DISTRICT]
+    assert (account["received"], account["inserted"], account["quarantined"]) == (11, 6, 0)
+
+
+def test_a_broker_on_a_full_disk_is_told_by_the_bus_and_loses_nothing_acknowledged(
+    tmp_path: Path, disks: list[Disk]
+) -> None:
+    disks.append(disk := Disk(tmp_path / "home" / "kafka", "192m"))
+    node = Node(tmp_path / "home", tmp_path, _name())
+    keys = 90
+    log = tmp_path / "up.log"
+    with log.open("wb") as out:
+        up = subprocess.Popen(
+            [*_command(), "up", "--services-only"], env=node.environment, stdout=out, stderr=out, stdin=subprocess.DEVNULL
+        )
+    try:
+        _await(log, "ready")
+        node.publish(node.rows(1_000, keys))
+        disk.fill(leave=100 << 10)
+        said = node.publish(node.rows(40_000, keys, start=1_000), "--timeout", "15", status=3)
+        assert "kept" in said, said
+        _await(log, "embedded broker ended", "Kafka had stopped", "gave no answer", "did not take anything")
+        disk.free()
+        until = time.monotonic() + 150
+        while node.start("flush", "--district", DISTRICT, "--timeout", "20").wait() and time.monotonic() < until:
+            time.sleep(1)
+        check_delivered(Broker(node.home).bootstrap, node, 41_000, keys)
+    finally:
+        up.terminate()
+        up.wait(60)
+        Broker(node.home).stop()
+
+
+def _command() -> list[str]:
+    import sys
+
+    return [sys.executable, "-m", "infra.cli"]
+
+
+def _await(log: Path, *texts: str) -> None:
+    until = time.monotonic() + 120
+    while not any(text in log.read_text("utf-8") for text in texts):
+        assert time.monotonic() < until, f"none of {texts} in:\n{log.read_text('utf-8')[-3000:]}"
+        time.sleep(0.3)
