@@ -10,6 +10,7 @@ The city's side (`Bus`, with `sync` and the lake) needs the `city` extra; import
 
 from infra.bus import Bus
 from infra.settings import Settings, read_settings
+from producers.inbox import Inbox, fetch_receipts
 from producers.publisher import Publisher, PublishInfo, publish_source
 from producers.sender import FlushInfo, flush
 from producers.sources import open_query, open_source
@@ -18,6 +19,7 @@ from schemas.compatibility import Change, compare
 from schemas.contract import SHIPPED, find_dataset, load_contract, load_contracts
 from schemas.dataset import Dataset, Field, Rule
 from schemas.errors import ContractError, InputError, StateError, SuibusError, UnavailableError
+from schemas.receipt import Receipt
 from schemas.store import ContractStore
 
 __all__ = [
@@ -29,9 +31,11 @@ __all__ = [
     "Dataset",
     "Field",
     "FlushInfo",
+    "Inbox",
     "InputError",
     "PublishInfo",
     "Publisher",
+    "Receipt",
     "RowError",
     "Rule",
     "Settings",
@@ -39,6 +43,7 @@ __all__ = [
     "SuibusError",
     "UnavailableError",
     "compare",
+    "fetch_receipts",
     "find_dataset",
     "flush",
     "load_contract",
