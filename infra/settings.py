@@ -8,7 +8,7 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -32,6 +32,8 @@ class Settings(BaseSettings):
     registry_url: str | None = Field(None, description="a Confluent-compatible schema registry")
     partitions: int = Field(1, ge=1, description="partitions of a new topic")
     replication: int = Field(1, ge=1, description="replicas of a new topic")
+    metrics_port: int | None = Field(None, ge=1, le=65535, description="where `up` serves metrics; unset: nowhere")
+    log_format: Literal["text", "json"] = Field("text", description="the log, for people or one JSON object a line")
 
     @field_validator("home", "node")
     @classmethod

@@ -1,0 +1,340 @@
+"""A copy of the whole state folder that can be trusted: complete or absent, and every byte checked on the way back.
+
+    DEST/manifest.json      what made it, when, and of each file its SHA-256, size and mode
+         manifest.sha256    the manifest's own, as `sha256sum -c` reads it
+         state/…            the state folder: contracts, outboxes, inboxes, credentials, the broker's data
+         lake/…             the tables, wherever the lake lies
+
+What is no state is left out: locks, logs, Spark's scratch. A lake behind a URL is its store's own to back up.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import re
+import shutil
+import sqlite3
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from schemas.errors import InputError, StateError, UnavailableError, first_line
+
+if TYPE_CHECKING:
+    from infra.bus import Bus
+
+Tell = Callable[[str, str], None]
+FORMAT = 1
+BLOCK = 1 << 20
+MARK = "suibus.part"  # in a draft: it is ours to clear
+_NO_STATE = re.compile(r".*\.(lock|part|draft)|up\.(json|log)|.*\.sqlite-(wal|shm)")
+
+
+@dataclass(frozen=True)
+class BackupInfo:
+    """What a backup holds; `left_out` says in English and Chinese what of the bus it does not."""
+
+    files: int
+    bytes: int
+    made_at: str
+    version: str
+    left_out: tuple[tuple[str, str], ...]
+
+
+def back_up(bus: Bus, destination: Path, without_broker: bool = False, tell: Tell = lambda en, zh: None) -> BackupInfo:
+    """Copy the whole state of a bus to a folder that is not there yet, which only its owner can read.
+
+    It is taken between two passes, so the tables agree with each other. Killed anywhere it leaves no DEST, at most a
+    DEST.part, which the next run clears. InputError where DEST cannot be used; StateError where the embedded broker runs
+    and is not left out: its files cannot be copied meanwhile.
+    """
+    destination = destination.expanduser().absolute()
+    roots = _roots(bus)
+    if not bus.home.is_dir():
+        raise InputError(
+            f"There is no state folder {bus.home}. SUIBUS_HOME names the one to back up.",
+            f"状态文件夹 {bus.home} 不存在。请由 SUIBUS_HOME 指定要备份的文件夹。",
+        )
+    if destination.exists():
+        raise InputError(
+            f"{destination} exists, and a backup is never written over anything. Name another folder.",
+            f"{destination} 已存在，备份不会覆盖任何内容。请另选文件夹。",
+        )
+    if any(destination.resolve().is_relative_to(root.resolve()) for root in roots.values()):
+        raise InputError(
+            f"{destination} lies inside what is backed up. Name a folder outside it, best on another disk.",
+            f"{destination} 位于被备份的文件夹之内。请选择其外的文件夹，最好在另一块磁盘上。",
+        )
+    with ExitStack() as held:
+        if not (without_broker or bus.settings.servers):
+            if bus.pid() or bus.broker.running():
+                raise StateError(
+                    "The embedded broker runs, so its files cannot be copied. Run `suibus down` first, or leave them out "
+                    "with --without-broker.",
+                    "内置消息代理正在运行，无法复制其文件。请先执行 suibus down，或用 --without-broker 将其排除。",
+                )
+            held.enter_context(bus._only_one())
+        held.enter_context(bus._exclusive("pipeline.lock", tell))
+        draft = held.enter_context(_draft(destination))
+        tell("copying", "正在复制")
+        made_at = datetime.now(UTC).isoformat(timespec="seconds")
+        files: dict[str, dict[str, Any]] = {}
+        folders: dict[str, int] = {}
+        for part, root in roots.items():
+            for path in _state(root, roots, without_broker) if part == "state" else _tree(root):
+                name = (Path(part) / path.relative_to(root)).as_posix()
+                mode = path.stat().st_mode & 0o777
+                if path.is_dir():
+                    (draft / name).mkdir(mode=0o700)
+                    folders[name] = mode
+                else:
+                    copy = _copy_database if part == "state" and path.suffix == ".sqlite" else _copy
+                    digest = copy(path, draft / name)
+                    files[name] = {"sha256": digest, "size": (draft / name).stat().st_size, "mode": mode}
+        info = BackupInfo(
+            len(files),
+            sum(file["size"] for file in files.values()),
+            made_at,
+            version("suibus"),
+            tuple(_left_out(bus, without_broker)),
+        )
+        text = json.dumps({"format": FORMAT, "info": asdict(info), "folders": folders, "files": files}, indent=1)
+        (draft / "manifest.json").write_text(text, "utf-8")
+        (draft / "manifest.sha256").write_text(f"{_digest(draft / 'manifest.json')}  manifest.json\n", "ascii")
+    return info
+
+
+def restore(bus: Bus, source: Path, lake_only: bool = False, tell: Tell = lambda en, zh: None) -> BackupInfo:
+    """Put a backup back into a state folder that is empty or absent; with `lake_only`, the tables into an empty lake.
+
+    Every file is checked before anything is written. Killed anywhere, it can be run again. StateError where the backup
+    is damaged or of a newer Suibus; InputError where something is there already: nothing is ever written over.
+    """
+    source = source.expanduser().absolute()
+    manifest = _manifest(source)
+    home, lake = bus.home, _roots(bus).get("lake")
+    if lake_only and lake is None:
+        raise InputError(
+            f"The lake is at {bus.settings.lake_path}: its store has to restore it.",
+            f"数据湖位于 {bus.settings.lake_path}，须由其存储系统恢复。",
+        )
+    inside = lake is not None and lake.is_relative_to(home) and not lake_only
+    apart = None if lake is None or inside or _is_placed(manifest, lake) else lake
+    for target in [path for path in (apart, None if lake_only else home) if path and path.exists()]:
+        if not target.is_dir() or any(target.iterdir()):
+            raise InputError(
+                f"{target} is not empty, and nothing is ever written over. Move it away, or set another one.",
+                f"{target} 不为空，恢复不会覆盖任何内容。请将其移走，或另设路径。",
+            )
+    tell("checking every file of the backup", "正在校验备份中的每个文件")
+    for name, file in manifest["files"].items():
+        if not _is_whole(source / name, file):
+            raise _damaged(source, name)
+    with ExitStack() as held:
+        if lake_only:
+            held.enter_context(bus._only_one())
+            held.enter_context(bus._exclusive("pipeline.lock", tell))
+        if apart:
+            with _draft(apart) as draft:
+                _fill(draft, manifest, source, "lake")
+        if lake_only:  # what it tells of is a lake that was further on
+            (home / "run" / "pipeline.json").unlink(missing_ok=True)
+        else:
+            with _draft(home) as draft:
+                _fill(draft, manifest, source, "state")
+                if inside and lake:
+                    _fill(draft / lake.relative_to(home), manifest, source, "lake")
+    return BackupInfo(**{**manifest["info"], "left_out": tuple(tuple(pair) for pair in manifest["info"]["left_out"])})
+
+
+def _roots(bus: Bus) -> dict[str, Path]:
+    lake = bus.settings.lake_path
+    return {"state": bus.home, **({} if "://" in lake else {"lake": Path(lake)})}
+
+
+def _left_out(bus: Bus, without_broker: bool) -> Iterator[tuple[str, str]]:
+    if bus.settings.servers or without_broker:
+        yield (
+            "what is on the topics: beside another broker than its own the lake goes on only after `suibus resume`",
+            "主题中的数据：若消息代理并非原有的，须先执行 suibus resume，数据湖才能继续",
+        )
+    if "://" in bus.settings.lake_path:
+        yield f"the lake at {bus.settings.lake_path}", f"位于 {bus.settings.lake_path} 的数据湖"
+
+
+def _state(home: Path, roots: dict[str, Path], without_broker: bool) -> Iterator[Path]:
+    """The state folder without the lake; of the broker its data, since it writes its settings whenever it starts."""
+    kafka = home / "kafka"
+    without = {home / "spark", roots.get("lake", home / "lake"), *([kafka] if without_broker else [])}
+
+    def leave(path: Path) -> bool:
+        return path in without or (path.parent == kafka and path.name != "data") or bool(_NO_STATE.fullmatch(path.name))
+
+    return _tree(home, leave)
+
+
+def _tree(root: Path, leave: Callable[[Path], bool] = lambda path: False) -> Iterator[Path]:
+    """A folder, all folders and files in it, each after the one it is in; links are followed.
+
+    In order of their names: an inbox comes before its outbox, which is told of receipts first and so must be the newer.
+    """
+    seen = set()
+    for folder, folders, files in os.walk(root, followlinks=True):
+        here = Path(folder)
+        if (real := here.resolve()) in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        yield here
+        folders[:] = sorted(name for name in folders if not leave(here / name))
+        yield from (here / name for name in sorted(files) if not leave(here / name))
+
+
+@contextmanager
+def _draft(target: Path) -> Iterator[Path]:
+    """A folder beside the target that takes its place once all of it is on the disk; on an error it is gone."""
+    draft = target.with_name(f"{target.name}.part")
+    try:
+        draft.mkdir(mode=0o700, parents=True, exist_ok=True)
+        lock = os.open(draft, os.O_RDONLY)
+        try:
+            _take(draft, lock)
+            try:
+                yield draft
+                os.sync()
+                draft.rename(target)
+            except BaseException:
+                shutil.rmtree(draft, ignore_errors=True)
+                raise
+            (target / MARK).unlink()
+        finally:
+            os.close(lock)
+    except OSError as error:
+        raise UnavailableError(
+            f"{target} was not made: {first_line(error)}. Look at the disk and the rights, and run the same command again.",
+            f"未能生成 {target}：{first_line(error)}。请检查磁盘与权限，然后重新执行同一命令。",
+        ) from error
+
+
+def _take(draft: Path, lock: int) -> None:
+    """Empty what a killed run left; StateError, and nothing touched, where another one is at it or it is no draft."""
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        ours = (draft / MARK).exists() or not any(draft.iterdir())
+    except BlockingIOError:
+        ours = False
+    if not ours:
+        raise StateError(
+            f"{draft} is needed and in use: another backup or restore is writing to it, or it is no such thing. Wait, or "
+            "move it away.",
+            f"需要使用 {draft}，但它已被占用：另一备份或恢复正在写入，或该文件夹另有用途。请等待或将其移走。",
+        )
+    (draft / MARK).touch()
+    for path in draft.iterdir():
+        if path.name != MARK:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def _copy(source: Path, target: Path) -> str:
+    """Copy a file with its mode and time, holes staying holes; the SHA-256 of what was read."""
+    digest = hashlib.sha256()
+    with source.open("rb") as read, target.open("xb") as write:
+        while block := read.read(BLOCK):
+            digest.update(block)
+            if block == bytes(len(block)):  # Kafka makes its indexes large and empty
+                write.seek(len(block), os.SEEK_CUR)
+            else:
+                write.write(block)
+        write.truncate()
+    shutil.copystat(source, target)
+    return digest.hexdigest()
+
+
+def _copy_database(source: Path, target: Path) -> str:
+    """Copy an SQLite file as of one moment, whoever writes to it meanwhile."""
+    try:
+        with closing(sqlite3.connect(source, timeout=60)) as database, closing(sqlite3.connect(target)) as copy:
+            database.backup(copy)
+    except sqlite3.DatabaseError as error:
+        raise StateError(
+            f"{source} cannot be read ({error}), so nothing was backed up. Put it back from an older backup or move it away.",
+            f"{source} 无法读取（{error}），因此未做备份。请从更早的备份恢复该文件，或将其移走。",
+        ) from None
+    shutil.copystat(source, target)
+    return _digest(target)
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _is_whole(path: Path, file: dict[str, Any]) -> bool:
+    return path.is_file() and path.stat().st_size == file["size"] and _digest(path) == file["sha256"]
+
+
+def _is_placed(manifest: dict[str, Any], lake: Path) -> bool:
+    """Whether a lake outside the state folder was put back already, by a run that was killed right after."""
+    here = {path.relative_to(lake).as_posix() for path in lake.rglob("*") if path.is_file() and path.name != MARK}
+    files = {name.removeprefix("lake/"): file for name, file in manifest["files"].items() if name.startswith("lake/")}
+    return bool(here) and here == files.keys() and all(_is_whole(lake / name, file) for name, file in files.items())
+
+
+def _fill(draft: Path, manifest: dict[str, Any], source: Path, part: str) -> None:
+    """Copy one part of a backup into a draft, each file checked once more as it is read."""
+    modes = {}
+    for name, mode in manifest["folders"].items():
+        if name.split("/")[0] == part:
+            path = draft / name.removeprefix(part).lstrip("/")
+            path.mkdir(parents=True, exist_ok=True)
+            modes[path] = mode
+    for name, file in manifest["files"].items():
+        if name.split("/")[0] == part:
+            path = draft / name.removeprefix(f"{part}/")
+            if _copy(source / name, path) != file["sha256"]:
+                raise _damaged(source, name)
+            path.chmod(file["mode"])
+    for path, mode in modes.items():
+        path.chmod(mode)
+
+
+def _manifest(source: Path) -> dict[str, Any]:
+    """A backup's manifest; the errors of `restore` where there is none, or it cannot be trusted or understood."""
+    path = source / "manifest.json"
+    if not path.is_file():
+        raise InputError(
+            f"{source} is no backup: it has no manifest.json. Name the folder that `suibus backup` made.",
+            f"{source} 不是备份：其中没有 manifest.json。请指定由 suibus backup 生成的文件夹。",
+        )
+    sums = source / "manifest.sha256"
+    if not sums.is_file() or sums.read_text("ascii", "replace").split()[:1] != [_digest(path)]:
+        raise _damaged(source, path.name)
+    found: dict[str, Any] = json.loads(path.read_text("utf-8"))
+    made_by = found["info"]["version"]
+    if found["format"] > FORMAT or _numbers(made_by) > _numbers(version("suibus")):
+        raise StateError(
+            f"{source} was made by Suibus {made_by}; this is {version('suibus')}. Upgrade Suibus, then restore.",
+            f"{source} 由 Suibus {made_by} 生成，而当前版本为 {version('suibus')}。请先升级 Suibus 再恢复。",
+        )
+    for name in (*found["folders"], *found["files"]):
+        if name.split("/")[0] not in ("state", "lake") or ".." in name.split("/"):
+            raise _damaged(source, name)
+    return found
+
+
+def _numbers(text: str) -> list[int]:
+    return [int(number) for number in re.findall(r"\d+", text)[:3]]
+
+
+def _damaged(source: Path, name: str) -> StateError:
+    return StateError(
+        f"{source} is damaged: {name} is missing or not as it was written. Nothing was restored. Take another backup.",
+        f"{source} 已损坏：{name} 缺失或与写入时不一致。没有恢复任何内容。请使用其他备份。",
+    )

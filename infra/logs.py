@@ -1,0 +1,78 @@
+"""Logs: lines for people, or one JSON object a line (SUIBUS_LOG_FORMAT=json) for whatever gathers them.
+
+Either way a line says when (UTC), how grave, who, what, and of which dataset, district and batch, where that is known.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from datetime import UTC, datetime
+from typing import Any, Literal
+
+from schemas.context import log_about
+
+OURS = ("suibus", "infra", "pipelines", "producers", "quality", "schemas")
+log = logging.getLogger("suibus")
+
+
+def set_up_logging(style: Literal["text", "json"]) -> None:
+    """Send this process's log to standard error: warnings as text, or all that our own parts say as JSON."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(JsonLines() if style == "json" else TextLines())
+    logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
+    logging.getLogger("kafka").setLevel(logging.CRITICAL)  # its reconnects are told once, by our own error
+    for name in ("SQLQueryContextLogger", "DataFrameQueryContextLogger"):  # PySpark logs what it also raises
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    for name in OURS:
+        logging.getLogger(name).setLevel(logging.INFO if style == "json" else logging.NOTSET)
+    logging.captureWarnings(style == "json")
+    sys.excepthook = _crashed if style == "json" else sys.__excepthook__
+
+
+def logged(en: str, zh: str, level: int = logging.INFO) -> bool:
+    """Put what a person would be told into the log, where that is JSON; else False, and nothing was done."""
+    if not any(isinstance(handler.formatter, JsonLines) for handler in logging.getLogger().handlers):
+        return False
+    log.log(level, "%s", en, extra={"about": {"event_zh": zh}})
+    return True
+
+
+class JsonLines(logging.Formatter):
+    """One JSON object a line. A record's `about` (`extra={"about": {…}}`) comes beside what the context says."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The line."""
+        line: dict[str, Any] = {
+            "time": _moment(record, "milliseconds"),
+            "level": record.levelname,
+            "logger": record.name,
+            "event": record.getMessage(),
+            **_about(record),
+        }
+        if record.exc_info:
+            line["exception"] = self.formatException(record.exc_info)
+        return json.dumps(line, ensure_ascii=False, default=str)
+
+
+class TextLines(logging.Formatter):
+    """The same for people, what it is about at the end."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 logging's own name
+        """The line, without a traceback."""
+        about = " ".join(f"{name}={value}" for name, value in _about(record).items())
+        said = f"{_moment(record, 'seconds')} {record.levelname} {record.name} {record.getMessage()}"
+        return f"{said} [{about}]" if about else said
+
+
+def _about(record: logging.LogRecord) -> dict[str, Any]:
+    return {**log_about(), **getattr(record, "about", {})}
+
+
+def _moment(record: logging.LogRecord, precision: str) -> str:
+    return datetime.fromtimestamp(record.created, UTC).isoformat(timespec=precision)
+
+
+def _crashed(*error: Any) -> None:
+    log.critical("the process ends with an error that it did not expect", exc_info=error)

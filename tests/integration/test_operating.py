@@ -1,0 +1,229 @@
+"""Operating the bus: a backup that was tried, and metrics and logs of real passes."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import sqlite3
+import stat
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import infra.backup
+from infra.backup import back_up, restore
+from infra.bus import Bus
+from infra.settings import Settings, write_secret
+from producers.outbox import Entry, Outbox
+from schemas.errors import InputError, StateError
+from tests.integration.conftest import Road
+
+TOPIC = "gz.up.440106.t.v1"
+
+
+@pytest.fixture
+def bus(tmp_path: Path) -> Bus:
+    """A state folder with something of every kind, of a bus that never ran."""
+    found = Bus(Settings(home=tmp_path / "home"))
+    home = found.home
+    with Outbox(found.outbox("440106")) as outbox:
+        outbox.accept(TOPIC, [Entry(b"k", b"v")])
+    for name, size in (
+        ("lake/silver/t.v1/part-0.parquet", 3_000_000),
+        ("kafka/data/t-0/0.log", 70),
+        ("contracts/t", 9),
+    ):
+        (home / name).parent.mkdir(parents=True, exist_ok=True)
+        (home / name).write_bytes(os.urandom(size))
+    (home / "kafka" / "data" / "t-0" / "0.index").write_bytes(bytes(5_000_000))
+    (home / "security").mkdir(mode=0o700)
+    write_secret(home / "security" / "authority.pem", "secret")
+    (home / "spark").mkdir()
+    (home / "spark" / "spark.log").write_text("scratch")
+    return found
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Every file below a folder."""
+    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+def modes(folder: Path) -> dict[str, int]:
+    """The rights on everything below a folder."""
+    return {str(p.relative_to(folder)): stat.S_IMODE(p.stat().st_mode) for p in folder.rglob("*")}
+
+
+def kept(bus: Bus) -> dict[str, bytes]:
+    """What of a state folder a backup must bring back byte by byte."""
+    no = ("spark/", "run/", "nodes/")
+    return {name: data for name, data in contents(bus.home).items() if not name.startswith(no)}
+
+
+def test_restored_state_is_the_one_backed_up_with_its_rights(bus: Bus, tmp_path: Path) -> None:
+    before, rights = kept(bus), modes(bus.home)
+    info = back_up(bus, tmp_path / "backup")
+    assert stat.S_IMODE((tmp_path / "backup").stat().st_mode) == 0o700
+    shutil.rmtree(bus.home)
+    assert restore(bus, tmp_path / "backup") == info
+    assert kept(bus) == before
+    assert not (bus.home / "spark").exists()
+    after = modes(bus.home)
+    assert {name: mode for name, mode in after.items() if name in rights} == {
+        name: mode for name, mode in rights.items() if name in after
+    }
+    assert after["security/authority.pem"] == 0o600
+    with Outbox(bus.outbox("440106")) as outbox:
+        assert [row.value for row in outbox.head(10, 1000)] == [b"v"]
+    assert [p.name for p in tmp_path.iterdir() if p.name.endswith(".part")] == []
+
+
+def test_holes_of_the_brokers_files_stay_holes(bus: Bus, tmp_path: Path) -> None:
+    back_up(bus, tmp_path / "backup")
+    copied = (tmp_path / "backup" / "state" / "kafka" / "data" / "t-0" / "0.index").stat()
+    assert (copied.st_size, copied.st_blocks) == (5_000_000, 0)
+
+
+def test_outbox_is_copied_as_of_one_moment_while_it_is_written(bus: Bus, tmp_path: Path) -> None:
+    with Outbox(bus.outbox("440106")) as outbox, outbox._write():
+        outbox._insert(outbox._topic(TOPIC), [Entry(b"half", b"accepted")])
+        back_up(bus, tmp_path / "backup")
+    copy = sqlite3.connect(tmp_path / "backup" / "state" / "nodes" / "440106" / "outbox.sqlite")
+    assert copy.execute("SELECT key FROM outbox").fetchall() == [(b"k",)]
+    copy.close()
+
+
+@pytest.mark.parametrize(
+    "name", ["lake/silver/t.v1/part-0.parquet", "state/security/authority.pem", "manifest.json", "manifest.sha256"]
+)
+def test_backup_with_one_flipped_byte_is_refused_and_nothing_is_restored(bus: Bus, tmp_path: Path, name: str) -> None:
+    back_up(bus, tmp_path / "backup")
+    file = tmp_path / "backup" / name
+    damaged = bytearray(file.read_bytes())
+    damaged[len(damaged) // 2] ^= 1
+    file.write_bytes(damaged)
+    shutil.rmtree(bus.home)
+    with pytest.raises(StateError, match="damaged"):
+        restore(bus, tmp_path / "backup")
+    assert not bus.home.exists()
+
+
+def test_backup_that_lacks_a_file_is_refused(bus: Bus, tmp_path: Path) -> None:
+    back_up(bus, tmp_path / "backup")
+    (tmp_path / "backup" / "state" / "contracts" / "t").unlink()
+    shutil.rmtree(bus.home)
+    with pytest.raises(StateError, match="contracts/t is missing"):
+        restore(bus, tmp_path / "backup")
+
+
+def test_backup_of_a_newer_suibus_is_refused(bus: Bus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as newer:
+        newer.setattr(infra.backup, "version", lambda _: "9.0.0")
+        back_up(bus, tmp_path / "backup")
+    shutil.rmtree(bus.home)
+    with pytest.raises(StateError, match=r"made by Suibus 9\.0\.0"):
+        restore(bus, tmp_path / "backup")
+
+
+def test_nothing_is_ever_written_over(bus: Bus, tmp_path: Path) -> None:
+    back_up(bus, tmp_path / "backup")
+    before = contents(bus.home)
+    with pytest.raises(InputError, match="not empty"):
+        restore(bus, tmp_path / "backup")
+    with pytest.raises(InputError, match="exists"):
+        back_up(bus, tmp_path / "backup")
+    with pytest.raises(InputError, match="lies inside"):
+        back_up(bus, bus.home / "lake" / "backup")
+    with pytest.raises(InputError, match="is no backup"):
+        restore(Bus(Settings(home=tmp_path / "other")), bus.home)
+    (tmp_path / "taken.part").mkdir()
+    (tmp_path / "taken.part" / "mine").touch()
+    with pytest.raises(StateError, match="move it away"):
+        back_up(bus, tmp_path / "taken")
+    assert (tmp_path / "taken.part" / "mine").exists()
+    assert contents(bus.home) == before
+
+
+def test_running_bus_is_backed_up_only_without_its_broker(bus: Bus, tmp_path: Path) -> None:
+    with bus._only_one():
+        with pytest.raises(StateError, match="--without-broker"):
+            back_up(bus, tmp_path / "whole")
+        info = back_up(bus, tmp_path / "backup", without_broker=True)
+    assert "resume" in info.left_out[0][0]
+    assert not (tmp_path / "whole").exists()
+    assert not (tmp_path / "backup" / "state" / "kafka").exists()
+    assert (tmp_path / "backup" / "lake" / "silver" / "t.v1" / "part-0.parquet").exists()
+
+
+KILLED = """
+import os, signal, sys
+import infra.backup
+from infra.cli import main
+copy, left = infra.backup._copy, [int(sys.argv.pop(1))]
+def die(*paths):
+    if not left[0]:
+        os.kill(os.getpid(), signal.SIGKILL)
+    left[0] -= 1
+    return copy(*paths)
+infra.backup._copy = die
+main()
+"""
+
+
+@pytest.mark.parametrize("after", [0, 2])
+def test_killed_backup_leaves_none_and_the_next_run_makes_it(bus: Bus, tmp_path: Path, after: int) -> None:
+    target = tmp_path / "backup"
+    killed = program(bus, str(after), "backup", str(target), code=KILLED)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert not target.exists()
+    assert (tmp_path / "backup.part").exists()
+    done = program(bus, "backup", str(target))
+    assert done.returncode == 0, done.stderr
+    assert not (tmp_path / "backup.part").exists()
+    restore(Bus(Settings(home=tmp_path / "other")), target)
+
+
+@pytest.mark.parametrize("apart", [False, True])
+def test_killed_restore_leaves_no_state_folder_and_can_be_run_again(bus: Bus, tmp_path: Path, apart: bool) -> None:
+    before = kept(bus)
+    back_up(bus, tmp_path / "backup")
+    lake = tmp_path / "lake" if apart else None
+    other = Bus(Settings(home=tmp_path / "other", lake=str(lake) if lake else None))
+    for after in (1, 3):
+        killed = program(other, str(after), "restore", str(tmp_path / "backup"), code=KILLED)
+        assert killed.returncode == -signal.SIGKILL, killed.stderr
+        assert not other.home.exists()
+    done = program(other, "restore", str(tmp_path / "backup"))
+    assert done.returncode == 0, done.stderr
+    inside = {name: data for name, data in before.items() if not (apart and name.startswith("lake/"))}
+    assert kept(other) == inside
+    if lake:
+        assert contents(lake) == contents(bus.home / "lake")
+
+
+def test_refusal_is_a_sentence_with_exit_status_2_and_one_json_line_where_the_log_is_json(bus: Bus) -> None:
+    refused = program(bus, "restore", str(bus.home))
+    assert refused.returncode == 2
+    assert "is no backup" in refused.stderr
+    refused = program(bus, "restore", str(bus.home), SUIBUS_LOG_FORMAT="json")
+    assert refused.returncode == 2
+    line = json.loads(refused.stderr)
+    assert line["level"] == "ERROR"
+    assert "is no backup" in line["event"]
+
+
+def program(bus: Bus, *words: str, code: str | None = None, **settings: str) -> subprocess.CompletedProcess[str]:
+    """The command line over a bus's state folder."""
+    clean = {k: v for k, v in os.environ.items() if not k.startswith("SUIBUS_")}
+    lake = {"SUIBUS_LAKE": bus.settings.lake} if bus.settings.lake else {}
+    run = ["-c", code] if code else ["-m", "infra.cli"]
+    return subprocess.run(
+        [sys.executable, *run, *words], env=clean | lake | {"SUIBUS_HOME": str(bus.home)} | settings,
+        capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
