@@ -157,7 +157,7 @@ class Broker:
     @property
     def client(self) -> Mapping[str, Any]:
         """kafka-python's security settings of the city itself; empty where the broker is not secure."""
-        return read_node_file(self._city).client if self.secure else {}
+        return read_node_file(self._city).client if self._city.is_file() else {}
 
     def servers(self, mutual_tls: bool) -> str:
         """The address for a node of a secure broker, with a certificate or with a password."""

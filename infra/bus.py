@@ -15,17 +15,17 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from infra.broker import Broker
-from infra.settings import Settings
+from infra.settings import Settings, read_node_file
 from infra.topics import Kafka
 from producers.publisher import Publisher
 from producers.sender import flush
 from schemas.avro import avro_schema
 from schemas.contract import SHIPPED, contract_files, find_dataset, load_contracts
 from schemas.dataset import Dataset, check_district, districts, parse_topic, receipts_topic
-from schemas.errors import ContractError, StateError, SuibusError, UnavailableError, first_line
+from schemas.errors import ContractError, InputError, StateError, SuibusError, UnavailableError, first_line
 from schemas.registry import Registry
 from schemas.store import ContractStore
 
@@ -40,13 +40,20 @@ RETRY_AFTER = 10.0  # seconds before a pass or dataset that failed is tried agai
 LOOK_EVERY = 1.0  # seconds between two looks at the topics, the contract folders and the outboxes
 
 
+class Backlog(NamedTuple):
+    """What waits: of each topic and partition the next offset and the end; and the retention, in days, of topics in danger."""
+
+    behind: dict[tuple[str, int], tuple[int, int]]
+    endangered: dict[str, float]
+
+
 class Bus:
     """Everything a command needs of one state folder. Making one starts nothing."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.home = settings.home
-        self.broker = Broker(self.home)
+        self.broker = Broker(self.home, settings.advertised_host)
         self.store = ContractStore(self.home / "contracts")
         self.folders: tuple[Path, ...] = (SHIPPED, *settings.contract_folders)
         self.refused: list[ContractError] = []
@@ -56,17 +63,22 @@ class Bus:
     @property
     def bootstrap(self) -> str:
         """The address of Kafka: the setting, else the embedded broker's. UnavailableError if that does not run."""
-        return self.settings.bootstrap_servers or self.broker.bootstrap
+        return self.settings.servers or self.broker.bootstrap
 
     @property
     def address(self) -> str:
         """Where Kafka is, or will be once the bus runs: a node may accept rows while it is away."""
-        return self.settings.bootstrap_servers or self.broker.address
+        return self.settings.servers or self.broker.address
+
+    @property
+    def security(self) -> Mapping[str, Any]:
+        """How to get in, as kafka-python's settings: by the node file, or as the city of a secure embedded broker."""
+        return self.settings.security if self.settings.servers else self.broker.client
 
     @property
     def kafka(self) -> Kafka:
         """The Kafka of this bus. UnavailableError if it is the embedded one and does not run."""
-        return Kafka(self.bootstrap)
+        return Kafka(self.bootstrap, self.security)
 
     @property
     def registry(self) -> Registry | None:
@@ -74,7 +86,14 @@ class Bus:
         return Registry(self.settings.registry_url) if self.settings.registry_url else None
 
     def outbox(self, district: str) -> Path:
-        """The outbox of a district's node on this machine."""
+        """The outbox of a district's node on this machine; InputError where the node file is another district's."""
+        mine = read_node_file(self.settings.node).district if self.settings.node else None
+        if mine not in (None, district):
+            raise InputError(
+                f"The node file {self.settings.node} is of district {mine}, not {district}. Name {mine}, or set SUIBUS_NODE "
+                f"to the file of {district}.",
+                f"节点文件 {self.settings.node} 属于 {mine}，而不是 {district}。请使用 {mine}，或将 SUIBUS_NODE 设为 {district} 的文件。",
+            )
         return self.home / "nodes" / district / "outbox.sqlite"
 
     def publisher(self, name: str, district: str, timeout: float = 60.0) -> Publisher:
@@ -86,7 +105,9 @@ class Bus:
         if registry := self.registry:
             number = registry.register(f"{dataset.topic(district)}-value", avro_schema(dataset))
         path = self.outbox(district)
-        return Publisher(dataset, district, path, self.address, timeout=timeout, registry_id=number)
+        return Publisher(
+            dataset, district, path, self.address, timeout=timeout, client=self.security, registry_id=number
+        )
 
     def lake(self) -> Lake:
         """The lake, with Spark started on first use (seconds)."""
@@ -128,6 +149,7 @@ class Bus:
 
     def sync(self, only: set[str] | None = None, tell: Tell = lambda en, zh: None) -> SyncInfo:
         """One pass over the whole road; waits for another process that is in the middle of one."""
+        from infra.metrics import count_pass
         from pipelines.offsets import dump_position
         from pipelines.sync import sync
 
@@ -143,6 +165,7 @@ class Bus:
             taken = {**self._read("pipeline.json").get("taken", {}), **dump_position(info.taken)}
             found = {"records": info.records, "failures": info.failures, "taken": taken, "ended_at": _now()}
             self._write("pipeline.json", found)
+            self._write("metrics.json", count_pass(self._read("metrics.json"), info, lake))
         return info
 
     def rebuild(self, dataset: Dataset, from_topics: bool, tell: Tell = lambda en, zh: None) -> SyncInfo:
@@ -172,13 +195,17 @@ class Bus:
         sent = 0
         for path in sorted((self.home / "nodes").glob("*/outbox.sqlite")):
             try:
-                sent += flush(path, self.bootstrap, timeout=10).sent
+                sent += flush(path, self.bootstrap, timeout=10, client=self.security).sent
             except SuibusError as error:
                 log.warning("outbox %s: %s", path, error.en)
         return sent
 
     def status(self) -> dict[str, Any]:
         """What runs, what is in force, what waits: one JSON object. Starts no Spark."""
+        return self.look()[0]
+
+    def look(self) -> tuple[dict[str, Any], Backlog | None]:
+        """`status`, and what waits a partition, None if Kafka is away."""
         running = self.pid() is not None
         try:
             bootstrap: str | None = self.bootstrap
@@ -186,17 +213,19 @@ class Bus:
             bootstrap = None
         pipeline = self._read("pipeline.json")
         datasets = self.store.datasets()
-        waiting, endangered = self._waiting(datasets.values(), pipeline.get("taken", {})) if bootstrap else (None, {})
+        backlog = self._backlog(datasets.values(), pipeline.get("taken", {})) if bootstrap else None
+        waiting: dict[str, int] = {}
+        for (topic, _), (at, end) in backlog.behind.items() if backlog else ():
+            dataset_id = parse_topic(topic)[1]
+            waiting[dataset_id] = waiting.get(dataset_id, 0) + end - at
+        endangered = backlog.endangered if backlog else {}
         listed = []
         for dataset in datasets.values():
             record = pipeline.get("records", {}).get(dataset.id)
-            mine = (
-                None
-                if waiting is None
-                else sum(n for topic, n in waiting.items() if parse_topic(topic)[1] == dataset.id)
-            )
+            mine = waiting.get(dataset.id, 0) if backlog else None
             listed.append(
                 {
+                    "id": dataset.id,
                     "dataset": dataset.name,
                     "version": dataset.version,
                     "title": dataset.title,
@@ -208,10 +237,10 @@ class Bus:
                     "failure": pipeline.get("failures", {}).get(dataset.id),
                 }
             )
-        return {
+        found = {
             "home": str(self.home),
             "bootstrap_servers": bootstrap,
-            "broker_reachable": waiting is not None,
+            "broker_reachable": backlog is not None,
             "running": running,
             "pipeline": bool(running and self._read("up.json").get("pipeline")),
             "lake": self.settings.lake_path,
@@ -220,25 +249,22 @@ class Bus:
             "last_pass": pipeline.get("ended_at"),
             "datasets": listed,
         }
+        return found, backlog
 
-    def _waiting(
-        self, datasets: Iterable[Dataset], taken: Mapping[str, Any]
-    ) -> tuple[dict[str, int] | None, dict[str, float]]:
-        """How many offsets wait on each topic, None if Kafka is away; and the retention, in days, of those in danger of it."""
+    def _backlog(self, datasets: Iterable[Dataset], taken: Mapping[str, Any]) -> Backlog | None:
+        """What waits on the topics, None if Kafka is away."""
         try:
             kafka = self.kafka
             states = kafka.states(d.topic(c) for d in datasets for c in districts())
-            behind: dict[tuple[str, int], int] = {}
-            waiting: dict[str, int] = {}
+            behind: dict[tuple[str, int], tuple[int, int]] = {}
             for topic, state in states.items():
                 known = taken.get(topic, {}).get("next", {})
                 for partition, (first, end) in state.partitions.items():
                     if (at := int(known.get(str(partition), first))) < end:
-                        behind[topic, partition] = at
-                        waiting[topic] = waiting.get(topic, 0) + end - at
-            return waiting, kafka.endangered(behind)
+                        behind[topic, partition] = (at, end)
+            return Backlog(behind, kafka.endangered({place: at for place, (at, _) in behind.items()}))
         except SuibusError:
-            return None, {}
+            return None
 
     # the running process
 
@@ -254,8 +280,16 @@ class Bus:
                 return int(lock.read_text() or 0) or None
         return None
 
-    def run(self, services_only: bool, tell: Tell) -> None:
-        """Run the bus until told to stop (SIGTERM or Ctrl-C); the pass that runs then is finished first."""
+    def run(self, services_only: bool, tell: Tell, *, secure: bool = False) -> None:
+        """Run the bus until told to stop (SIGTERM or Ctrl-C); the pass that runs then is finished first.
+
+        With `secure` the embedded broker lets nobody in without credentials, from now on.
+        """
+        if secure and self.settings.servers:
+            raise InputError(
+                f"--secure is for the embedded broker; who may do what on {self.settings.servers} is set up there.",
+                f"--secure 只用于内置消息代理；{self.settings.servers} 的权限请在该处设置。",
+            )
         stop = threading.Event()
 
         def listen() -> None:
@@ -264,9 +298,13 @@ class Bus:
 
         listen()
         with self._only_one():
+            if self.settings.metrics_port:
+                from infra.metrics import serve_metrics
+
+                serve_metrics(self, self.settings.metrics_port)
             try:
-                if not self.settings.bootstrap_servers:
-                    address = self.broker.start()
+                if not self.settings.servers:
+                    address = self.broker.start(secure=secure)
                     tell(f"Kafka answers at {address}", f"Kafka 已就绪：{address}")
                 fresh = {d.id for d in self.adopt_contracts(tell)}
                 if not services_only:
@@ -278,7 +316,7 @@ class Bus:
                 self._watch(stop, services_only, fresh, tell)
             finally:
                 (self.home / "run" / "up.json").unlink(missing_ok=True)
-                if not self.settings.bootstrap_servers:
+                if not self.settings.servers:
                     self.broker.stop()
                 tell("stopped", "已停止")
 
@@ -290,7 +328,7 @@ class Bus:
         retry_at = time.monotonic()
         while not stop.is_set():
             try:
-                if not self.settings.bootstrap_servers and not self.broker.running():
+                if not self.settings.servers and not self.broker.running():
                     tell(f"Kafka had stopped; it answers again at {self.broker.start()}", "Kafka 曾停止，现已恢复")
                 if (signature := self._signature()) != contracts:
                     contracts = signature
@@ -316,7 +354,7 @@ class Bus:
                 stop.wait(RETRY_AFTER if seen is not None else LOOK_EVERY)
             stop.wait(LOOK_EVERY)
 
-    def start_detached(self, services_only: bool, tell: Tell, timeout: float = 180) -> None:
+    def start_detached(self, services_only: bool, tell: Tell, *, secure: bool = False, timeout: float = 180) -> None:
         """Start `suibus up` as a process of its own and wait until it is ready."""
         if self.pid():
             raise StateError(
@@ -326,7 +364,8 @@ class Bus:
         run = self.home / "run"
         run.mkdir(parents=True, exist_ok=True)
         said = run / "up.log"
-        command = [sys.executable, "-m", "infra.cli", "up", *(["--services-only"] if services_only else [])]
+        flags = [*(["--services-only"] if services_only else []), *(["--secure"] if secure else [])]
+        command = [sys.executable, "-m", "infra.cli", "up", *flags]
         environment = os.environ | {"SUIBUS_HOME": str(self.home)}
         with said.open("wb") as out:
             process = subprocess.Popen(

@@ -7,13 +7,18 @@ import sys
 import time
 from collections.abc import Iterable, Sequence
 from itertools import islice
+from logging import ERROR
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from infra.commands.backup import backup, restore
+from infra.commands.metrics import metrics
+from infra.commands.node import node
 from infra.commands.receipts import receipts
 from infra.commands.repair import rebuild, resume
+from infra.logs import logged, set_up_logging
 from infra.settings import read_settings
 from schemas.errors import InputError, SuibusError
 
@@ -29,7 +34,7 @@ A district      suibus publish DATASET FILE --district CODE
 An engineer     suibus contract check FILE, suibus up, suibus sync, suibus status
 A department    suibus query "SELECT … FROM dataset"
 Whoever asks    suibus releases, suibus quarantine, suibus account
-After a fault   suibus status, suibus rebuild, suibus resume
+After a fault   suibus status, suibus rebuild, suibus resume, suibus restore
 
 The state is one folder, SUIBUS_HOME (default ./.suibus). Contracts are read from SUIBUS_CONTRACTS, folders joined
 by ":", beside the built-in ones. Exit status: 0 done; 1 done, with rows rejected, a dataset failed or a breaking
@@ -62,7 +67,8 @@ class _Group(click.Group):
         try:
             return super().invoke(ctx)
         except SuibusError as error:
-            click.echo(f"error: {error.en}\n错误：{error.zh}", err=True)
+            if not logged(error.en, error.zh, ERROR):
+                click.echo(f"error: {error.en}\n错误：{error.zh}", err=True)
             sys.exit(error.exit_status)
         except ModuleNotFoundError as error:
             if (error.name or "").split(".")[0] not in CITY:
@@ -94,12 +100,7 @@ class _Group(click.Group):
 @click.version_option(package_name="suibus")
 def main() -> None:
     """Set up logging; the commands do the work."""
-    import logging
-
-    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s %(message)s")
-    logging.getLogger("kafka").setLevel(logging.CRITICAL)  # its reconnects are told once, by our own error
-    for name in ("SQLQueryContextLogger", "DataFrameQueryContextLogger"):  # PySpark logs what it also raises
-        logging.getLogger(name).setLevel(logging.CRITICAL)
+    set_up_logging(read_settings().log_format)
 
 
 def _bus() -> Bus:
@@ -109,7 +110,8 @@ def _bus() -> Bus:
 
 
 def _tell(en: str, zh: str) -> None:
-    click.echo(f"{time.strftime('%H:%M:%S')}  {en}\n          {zh}")
+    if not logged(en, zh):
+        click.echo(f"{time.strftime('%H:%M:%S')}  {en}\n          {zh}")
 
 
 def _print_json(value: Any) -> None:
@@ -151,7 +153,8 @@ as_json = click.option("--json", "as_json", is_flag=True, help="One JSON value o
 @main.command()
 @click.option("--detach", is_flag=True, help="Return when all is ready and leave it running.")
 @click.option("--services-only", is_flag=True, help="The broker and the topics, without the pipeline.")
-def up(detach: bool, services_only: bool) -> None:
+@click.option("--secure", is_flag=True, help="Let nobody in without credentials (suibus node), from now on.")
+def up(detach: bool, services_only: bool, secure: bool) -> None:
     """Run the bus: broker, contracts, pipeline. 启动总线。
 
     Starts a Kafka broker (unless SUIBUS_BOOTSTRAP_SERVERS names one), puts the contracts in force, makes their
@@ -161,9 +164,9 @@ def up(detach: bool, services_only: bool) -> None:
     _city()
     bus = _bus()
     if detach:
-        bus.start_detached(services_only, _tell)
+        bus.start_detached(services_only, _tell, secure=secure)
     else:
-        bus.run(services_only, _tell)
+        bus.run(services_only, _tell, secure=secure)
 
 
 @main.command()
@@ -300,7 +303,7 @@ def flush(district: str, timeout: float) -> None:
             f"District {district} has no outbox here ({path}): nothing was ever published.",
             f"此处没有 {district} 的发件箱（{path}）：从未发布过数据。",
         )
-    info = send(path, bus.bootstrap, timeout)
+    info = send(path, bus.bootstrap, timeout, client=bus.security)
     _tell(f"sent {info.sent:,} records", f"已发送 {info.sent:,} 条记录")
 
 
@@ -588,6 +591,10 @@ def doctor(as_json: bool) -> None:
     sys.exit(0 if all(c.ok for c in checks) else 1)
 
 
+main.add_command(metrics)
+main.add_command(backup)
+main.add_command(restore)
+main.add_command(node)
 main.add_command(receipts)
 main.add_command(rebuild)
 main.add_command(resume)

@@ -13,7 +13,7 @@ from pathlib import Path
 from infra.broker import Broker
 from infra.jars import COORDINATES, SetName, find_java, resolved
 from infra.settings import Settings
-from schemas.errors import SuibusError
+from schemas.errors import InputError, SuibusError
 
 GIB = 1024**3
 MEMORY_GIB, DISK_GIB = 4, 5
@@ -119,10 +119,14 @@ def _broker(settings: Settings) -> Check:
     from kafka.errors import KafkaError
 
     try:
-        bootstrap = settings.bootstrap_servers or Broker(settings.home).bootstrap
-        admin = KafkaAdminClient(bootstrap_servers=bootstrap.split(","), bootstrap_timeout_ms=3000)
+        embedded = Broker(settings.home)
+        bootstrap = settings.servers or embedded.bootstrap
+        security = settings.security if settings.servers else embedded.client
+        admin = KafkaAdminClient(**security, bootstrap_servers=bootstrap.split(","), bootstrap_timeout_ms=3000)
         nodes = len(admin.describe_cluster()["brokers"])
         admin.close()
+    except InputError as error:  # the node file
+        return Check("broker", False, str(settings.node), error.en, error.zh)
     except SuibusError:  # not running is a state, not a fault
         return Check("broker", True, "not running; `suibus up` starts it")
     except (KafkaError, ValueError) as error:

@@ -10,11 +10,13 @@ from typing import Any
 
 from kafka import KafkaAdminClient, TopicPartition
 from kafka.admin import ConfigResource, OffsetSpec
-from kafka.errors import KafkaError, TopicAlreadyExistsError, UnknownTopicOrPartitionError
+from kafka.errors import AuthorizationError, KafkaError, TopicAlreadyExistsError, UnknownTopicOrPartitionError
 
 from infra.broker import MAX_MESSAGE_BYTES
+from infra.settings import spark_options
 from pipelines.offsets import TopicState
-from schemas.errors import InputError, UnavailableError
+from producers.refusal import why_refused
+from schemas.errors import InputError, UnavailableError, first_line
 
 ANSWER_MS = 8_000
 
@@ -44,7 +46,7 @@ class Kafka:
     @property
     def spark(self) -> dict[str, str]:
         """The same as options of Spark's Kafka source."""
-        return {"kafka.bootstrap.servers": self.servers}
+        return {"kafka.bootstrap.servers": self.servers, **spark_options(self.security)}
 
     def ensure(self, names: Iterable[str], partitions: int = 1, replication: int = 1) -> list[str]:
         """Make the topics that are missing and return those made, ready to be written.
@@ -52,7 +54,7 @@ class Kafka:
         Doing it again, or two processes at once, makes each topic once; topics that exist are left as they are.
         InputError where the broker refuses a topic.
         """
-        with self._admin() as admin:
+        with self.admin() as admin:
             missing = sorted(set(names) - set(admin.list_topics()))
             made = []
             in_sync = {"min.insync.replicas": str(replication - 1)} if replication > 2 else {}  # one broker may be away
@@ -73,7 +75,7 @@ class Kafka:
 
     def states(self, topics: Iterable[str]) -> dict[str, TopicState]:
         """The state of each of the topics that exists: what a reader of committed records can read."""
-        with self._admin() as admin:
+        with self.admin() as admin:
             found = {t["name"]: t for t in admin.describe_topics(sorted(set(topics))) if not t["error_code"]}
             places = [TopicPartition(name, p["partition_index"]) for name, t in found.items() for p in t["partitions"]]
             first = admin.list_partition_offsets(dict.fromkeys(places, OffsetSpec.EARLIEST), timeout_ms=ANSWER_MS)
@@ -93,7 +95,7 @@ class Kafka:
         if not waiting:
             return {}
         topics = sorted({topic for topic, _ in waiting})
-        with self._admin() as admin:
+        with self.admin() as admin:
             asked = [ConfigResource("TOPIC", name, ["retention.ms"]) for name in topics]
             configs = admin.describe_configs(asked, config_filter="all")
             kept = {name: int(configs["topic"][name]["retention.ms"]["value"]) for name in topics}
@@ -108,7 +110,7 @@ class Kafka:
         }
 
     @contextmanager
-    def _admin(self) -> Iterator[KafkaAdminClient]:
+    def admin(self) -> Iterator[KafkaAdminClient]:
         """An admin client, its errors told as ours."""
         admin = None
         try:
@@ -123,11 +125,22 @@ class Kafka:
                 f"Kafka at {self.servers} does not know a topic: {error}. Declare the dataset's topics first.",
                 f"Kafka({self.servers})中没有所需主题:{error}。请先建立该数据集的主题。",
             ) from error
+        except AuthorizationError as error:
+            raise InputError(
+                f"Kafka at {self.servers} does not let this user do that ({first_line(error)}). Only the city may, or "
+                "whoever's file SUIBUS_NODE names has the right: see docs/security.md.",
+                f"Kafka（{self.servers}）不允许当前用户执行该操作（{first_line(error)}）。请由市级执行，"
+                "或让 SUIBUS_NODE 指向有权限者的文件，见 docs/security.zh-CN.md。",
+            ) from error
         except KafkaError as error:
             if getattr(error, "errno", -1) >= 0 and not getattr(error, "retriable", False):
                 raise InputError(
                     f"Kafka at {self.servers} refused: {error}. Correct the topic's settings and try again.",
                     f"Kafka({self.servers})拒绝了请求:{error}。请更正主题设置后重试。",
+                ) from error
+            if refused := why_refused(self.client):
+                raise UnavailableError(
+                    f"Kafka at {self.servers}: {refused[0]}.", f"Kafka（{self.servers}）：{refused[1]}。"
                 ) from error
             raise UnavailableError(
                 f"Kafka at {self.servers} gave no answer ({type(error).__name__}). Nothing was lost. Start the "

@@ -82,7 +82,7 @@ def _fetch(bus: Bus, inbox: Inbox, district: str, timeout: float) -> int:
         with Outbox(inbox.outbox_path) as outbox:
             inbox.settle(outbox)  # of a publish that was killed
     try:
-        info = fetch_receipts(inbox, {"bootstrap_servers": bus.address.split(",")}, district, timeout)
+        info = fetch_receipts(inbox, {**bus.security, "bootstrap_servers": bus.address.split(",")}, district, timeout)
     except UnavailableError as error:
         click.echo(f"{error.en}\n{error.zh}", err=True)
         return error.exit_status

@@ -12,7 +12,6 @@ import pytest
 from infra.broker import Broker
 from infra.bus import Bus
 from infra.settings import Settings
-from infra.topics import Kafka
 from pipelines.account import account_pending
 from pipelines.ingest import ingest_batch
 from pipelines.merge import merge_pending
@@ -67,7 +66,7 @@ class Road:
         } | changes
         self.dataset = parse_contract(CONTRACT.format(**values), f"{self.name}.yaml")
         self.bus.store.register(self.dataset)
-        Kafka(self.bus.bootstrap).ensure([self.dataset.topic(code) for code in districts()])
+        self.bus.kafka.ensure([self.dataset.topic(code) for code in districts()])
         return self.dataset
 
     def publish(
