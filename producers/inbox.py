@@ -20,6 +20,7 @@ from kafka import KafkaAdminClient, KafkaConsumer, TopicPartition
 from kafka.errors import KafkaError
 
 from producers.outbox import Outbox
+from producers.refusal import why_refused
 from producers.statefile import StateFile
 from schemas.dataset import UP_PREFIX, check_district, receipts_topic
 from schemas.errors import InputError, UnavailableError, first_line
@@ -157,14 +158,19 @@ def fetch_receipts(inbox: Inbox, client: Mapping[str, Any], district: str, timeo
 
     A topic that was made anew, or has lost what was not read yet, is read from its start, and `notes` says so. A
     record that is no receipt is counted, logged and passed over. UnavailableError if the bus is away or nothing
-    comes for `timeout` seconds: what was fetched is kept. `client` holds kafka-python settings, `bootstrap_servers`
-    among them; the right to read and describe `gz.down.<district>.` is all it needs.
+    comes for `timeout` seconds: what was fetched is kept. `client` holds kafka-python settings, the list
+    `bootstrap_servers` among them; the right to read and describe `gz.down.<district>.` is all it needs.
     """
     topic = receipts_topic(check_district(district))
     settings = {**client, "bootstrap_timeout_ms": int(min(timeout, 10.0) * 1000)}
     try:
         return _fetch(inbox, settings, topic, f"{UP_PREFIX}{district}.", timeout)
     except (KafkaError, OSError, TimeoutError) as error:
+        if refused := why_refused({**client, "bootstrap_servers": list(client["bootstrap_servers"])}):
+            raise UnavailableError(
+                f"The bus: {refused[0]}. What was fetched before is kept.",
+                f"总线：{refused[1]}。此前已获取的均已保留。",
+            ) from None
         why = type(error).__name__ if not str(error) else first_line(error)
         raise UnavailableError(
             f"Receipts could not be fetched from {topic} ({why}). What was fetched before is kept. Check the network, that "

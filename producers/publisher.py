@@ -20,7 +20,7 @@ from typing import Any
 from producers.inbox import Inbox
 from producers.outbox import CHUNK, Delivery, Entry, Mode, Outbox, refuse_empty_snapshot
 from producers.sender import LARGEST, FlushInfo, flush
-from producers.sources import RECEIPT, Record, Source
+from producers.sources import RECEIPT_COLUMNS, Record, Source
 from schemas.avro import Encoder, sequence_text
 from schemas.coercion import Defect, RowCoercer, RowError, clean, show
 from schemas.dataset import Dataset, check_district
@@ -409,7 +409,7 @@ def _answering(
                 if defects := [receipt] if isinstance(receipt, Defect) else list(_stale(row, receipt, dataset, mode)):
                     bad.append((record, tuple(defects)))
                     continue
-                row = {name: value for name, value in row.items() if name not in RECEIPT}
+                row = {name: value for name, value in row.items() if name not in RECEIPT_COLUMNS}
             made, refused = to_entries([record if record.row is None else record._replace(row=row)])
             bad += [(record, defects) for _, defects in refused]
             if isinstance(receipt, Receipt):
@@ -423,7 +423,7 @@ def _answering(
 
 def _receipt_of(row: Mapping[str, Any], publisher: Publisher, inbox: Inbox) -> Receipt | Defect:
     """The receipt that a row answers, or why there is none."""
-    name, text = RECEIPT[0], str(row.get(RECEIPT[0]) or "")
+    name, text = RECEIPT_COLUMNS[0], str(row.get(RECEIPT_COLUMNS[0]) or "")
     place = receipt_place(text, publisher.district)
     if place is None:
         en = "not a receipt's id: write it as `suibus receipts` shows it, such as parking_lot.v1:0:2"
@@ -440,7 +440,7 @@ def _receipt_of(row: Mapping[str, Any], publisher: Publisher, inbox: Inbox) -> R
 
 def _stale(row: Mapping[str, Any], receipt: Receipt, dataset: Dataset, mode: Mode) -> Iterable[Defect]:
     """Why a row cannot answer a receipt without doing what nobody meant."""
-    name = RECEIPT[0]
+    name = RECEIPT_COLUMNS[0]
     if receipt.deleted and mode != "delete":
         en = "the refused record was a deletion, and a row would bring its key back: publish with --delete"
         yield Defect(name, receipt.short_id, en, "被拒的是一次删除，发布行会恢复该主键：请用 --delete 发布")

@@ -25,7 +25,7 @@ LONGEST_LINE = 1 << 24  # characters; a file without line ends must not fill the
 LONGEST_FIELD = 1 << 20  # characters; more than Kafka takes as one record
 BATCH = 2_000
 SNIFFED = 1 << 16  # bytes looked at to tell the encoding
-RECEIPT = ("_receipt", "_reason", "_原因")  # the columns of a file of corrections beside the contract's
+RECEIPT_COLUMNS = ("_receipt", "_reason", "_原因")  # the columns of a file of corrections beside the contract's
 
 
 class Record(NamedTuple):
@@ -191,7 +191,7 @@ def _check_columns(name: str, found: list[str], want: _Wanted, line: int | None 
     known = [f.name for f in dataset.fields]
     wanted = list(dataset.key) if want.delete else known
     if want.corrections:
-        wanted, known = [RECEIPT[0], *wanted], [*RECEIPT, *known]
+        wanted, known = [RECEIPT_COLUMNS[0], *wanted], [*RECEIPT_COLUMNS, *known]
     en: list[str] = []
     zh: list[str] = []
     for column, times in Counter(found).items():

@@ -145,7 +145,7 @@ def _line(text: str) -> str:
 
 def _write(inbox: Inbox, dataset: Dataset, district: str, file: Path) -> None:
     """The open receipts of rows as a CSV that Excel opens and `suibus publish --corrections` takes; never over a file."""
-    from producers.sources import RECEIPT
+    from producers.sources import RECEIPT_COLUMNS
     from schemas.errors import InputError
 
     try:
@@ -159,7 +159,7 @@ def _write(inbox: Inbox, dataset: Dataset, district: str, file: Path) -> None:
     names = [f.name for f in dataset.fields]
     with out:
         writer = csv.writer(out)
-        writer.writerow([*RECEIPT, *names])
+        writer.writerow([*RECEIPT_COLUMNS, *names])
         for held in inbox.receipts("new", dataset.id):
             receipt = held.receipt
             if receipt.deleted:
