@@ -19,7 +19,7 @@ from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 from infra.topics import Kafka
 from producers.outbox import Entry, Outbox
 from producers.publisher import Publisher, publish_source
-from producers.sender import flush
+from producers.sender import _Sender, flush
 from producers.sources import open_source
 from schemas.avro import avro_schema, decode, schema_fingerprint
 from schemas.dataset import Dataset, Field
@@ -173,6 +173,27 @@ def test_transaction_cut_at_any_moment_is_settled_once(
         assert outbox.waiting() == 2_000
     info = flush(path, broker.bootstrap)
     assert (info.sent, info.waiting) == (2_000, 0)
+    check_exactly_once(broker.bootstrap, expected)
+
+
+def test_outbox_that_committed_under_its_former_group_is_settled_once(
+    broker: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The group has carried the district's code only since a secure bus gives rights by it."""
+    (name,) = topics(broker.bootstrap)
+    path = tmp_path / "o"
+    expected = fill(path, [name], 1_000)
+
+    def die(*_: Any) -> None:
+        raise KilledError
+
+    with monkeypatch.context() as patched:
+        patched.setattr(_Sender, "group", _Sender.former_group)
+        patched.setattr(Outbox, "sent", die)  # after the commit
+        with pytest.raises(KilledError):
+            flush(path, broker.bootstrap)
+    info = flush(path, broker.bootstrap)
+    assert (info.sent, info.waiting) == (1_000, 0)
     check_exactly_once(broker.bootstrap, expected)
 
 

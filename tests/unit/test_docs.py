@@ -20,7 +20,7 @@ from schemas.contract import SHIPPED, load_contract
 ROOT = Path(__file__).parents[2]
 CHINESE = re.compile(r"[\u4e00-\u9fff]")
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
-PAGES = ("README.md", "docs/district.md", "docs/engineer.md", "docs/department.md")
+PAGES = ("README.md", "docs/district.md", "docs/engineer.md", "docs/department.md", "docs/security.md")
 DOCUMENTS = sorted(
     [ROOT / "README.md", ROOT / "README.zh-CN.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").rglob("*.md")]
 )
@@ -77,7 +77,7 @@ def headings(text: str) -> set[str]:
 
 def named(text: str) -> set[str]:
     """The commands, options and make targets that a page names."""
-    words = set(re.findall(r"\bsuibus (?:contract )?[a-z]+", text)) & set(COMMANDS)
+    words = set(re.findall(r"\bsuibus (?:contract |node )?[a-z]+", text)) & set(COMMANDS)
     flags = set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", text))
     return words | flags | set(re.findall(r"\bmake (?:setup|demo|test|check)\b", text))
 
@@ -86,7 +86,7 @@ def shown(text: str) -> Iterator[tuple[str, set[str]]]:
     """The commands a page shows being run, and the options it gives them."""
     for line in re.findall(r"^\$ (suibus .*(?:\\?\n    .*)*)", text, re.MULTILINE):
         bare = re.sub(r'"[^"]*"', "", line.split(" | ")[0])
-        words = re.match(r"suibus (?:contract )?[a-z]+", bare)
+        words = re.match(r"suibus (?:contract |node )?[a-z]+", bare)
         assert words, line
         yield words[0], set(re.findall(r"(?<=\s)--[a-z][a-z-]*", bare))
 
@@ -169,7 +169,7 @@ def test_reference_names_every_type_metric_operator_and_fact() -> None:
 
 
 @pytest.mark.parametrize("page", ["README.md", "README.zh-CN.md"])
-def test_readme_is_short_and_leads_to_the_three_pages(page: str) -> None:
+def test_readme_is_short_and_leads_to_the_pages(page: str) -> None:
     text = read(page)
     assert len(text.splitlines()) <= 150
     for other in PAGES[1:]:
