@@ -2,27 +2,36 @@
 
 from __future__ import annotations
 
+import io
 import json
+import logging
 import os
 import shutil
 import signal
+import socket
 import sqlite3
 import stat
 import subprocess
 import sys
-import time
+import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 import infra.backup
 from infra.backup import back_up, restore
+from infra.broker import Broker
 from infra.bus import Bus
+from infra.logs import JsonLines
+from infra.metrics import metrics_text, serve_metrics
 from infra.settings import Settings, write_secret
 from producers.outbox import Entry, Outbox
-from schemas.errors import InputError, StateError
+from producers.publisher import Publisher
+from producers.sender import _Sender, flush
+from schemas.errors import InputError, StateError, UnavailableError
 from tests.integration.conftest import Road
 
 TOPIC = "gz.up.440106.t.v1"
@@ -227,3 +236,188 @@ def program(bus: Bus, *words: str, code: str | None = None, **settings: str) -> 
         [sys.executable, *run, *words], env=clean | lake | {"SUIBUS_HOME": str(bus.home)} | settings,
         capture_output=True, text=True, timeout=120, check=False,
     )  # fmt: skip
+
+
+# ── tried on a real bus ──────────────────────────────────────────────────────────────────────────────────────
+
+
+def accept(road: Road, row: dict[str, Any]) -> None:
+    """A row into the outbox of 440106, while no broker can be reached."""
+    outbox = road.bus.outbox("440106")
+    with pytest.raises(UnavailableError), Publisher(road.dataset, "440106", outbox, "127.0.0.1:1", timeout=0.1) as node:
+        node.publish({"district_code": "440106", "amount": 0, **row})
+
+
+def forget_tables(road: Road) -> None:
+    """As another process would be: Delta keeps what it knows of a table."""
+    jvm: Any = road.lake.spark._jvm
+    jvm.org.apache.spark.sql.delta.DeltaLog.clearCache()
+
+
+def arrived(road: Road) -> list[tuple[str, int, int]]:
+    """Every record in bronze, by topic, partition and offset."""
+    rows = road.lake.read(road.lake.bronze(road.dataset)).select("_topic", "_partition", "_offset").collect()
+    return sorted(tuple(row) for row in rows)
+
+
+def test_bus_restored_after_its_state_was_destroyed_goes_on_with_nothing_lost_or_doubled(
+    tmp_path: Path, spark: Any, names: Callable[[], str]
+) -> None:
+    settings = Settings(home=tmp_path / "home")
+    Broker(settings.home).start()
+    try:
+        road = Road(Bus(settings), names())
+        road.publish({"id": "a", "seq": 1}, {"id": "b", "seq": 1})
+        road.publish({"id": "c", "seq": 1}, district="440103")
+        road.sync()
+        road.publish({"id": "a", "seq": 2, "amount": 5})  # on the topic, not in the lake
+        accept(road, {"id": "d", "seq": 1})  # in the outbox, not on the topic
+        with pytest.raises(StateError, match="suibus down"):
+            back_up(road.bus, tmp_path / "backup")
+        road.bus.broker.stop()
+        back_up(road.bus, tmp_path / "backup")
+        shutil.rmtree(settings.home)
+        restore(Bus(settings), tmp_path / "backup")
+        forget_tables(road)
+
+        road.bus = Bus(settings)
+        road.bus.broker.start()
+        assert road.query("SELECT count(*) AS n FROM t") == [{"n": 3}]  # the release of before
+        assert road.bus.flush_outboxes() == 1
+        road.sync()
+        road.publish({"id": "e", "seq": 1})
+        road.sync()
+        assert [(row[0], row[2], row[4]) for row in road.silver()] == [
+            ("a", 2, 5), ("b", 1, 0), ("c", 1, 0), ("d", 1, 0), ("e", 1, 0),
+        ]  # fmt: skip
+        places = arrived(road)
+        assert len(places) == len(set(places)) == 6
+        account = road.account()
+        assert sum(row["received"] for row in account.values()) == 6
+        assert sum(row["duplicate"] + row["superseded"] + row["unchanged"] for row in account.values()) == 0
+        assert road.query("SELECT count(*) AS n FROM t") == [{"n": 5}]
+    finally:
+        Broker(settings.home).stop()
+
+
+def test_lake_of_an_older_moment_takes_again_what_came_later_and_old_outboxes_lose_nothing(
+    road: Road, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    road.publish({"id": "a", "seq": 1}, {"id": "b", "seq": 1})
+    with monkeypatch.context() as cut:  # on the topic, and the outbox does not know
+        cut.setattr(_Sender, "_done", lambda *_: (_ for _ in ()).throw(RuntimeError))
+        with pytest.raises(RuntimeError):
+            road.publish({"id": "c", "seq": 1})
+    road.sync()
+    back_up(road.bus, tmp_path / "settled")
+    road.bus.flush_outboxes()
+    accept(road, {"id": "d", "seq": 1})
+    back_up(road.bus, tmp_path / "backup")
+    road.bus.flush_outboxes()
+    road.publish({"id": "a", "seq": 2, "amount": 7}, {"id": "e", "seq": 1}, delete=[{"id": "b"}])
+    road.sync()
+    silver, places = road.silver(), arrived(road)
+
+    shutil.rmtree(road.bus.home / "lake")
+    restore(road.bus, tmp_path / "backup", lake_only=True)
+    forget_tables(road)
+    road.bus = Bus(road.bus.settings)
+    road.sync()
+    assert road.silver() == silver
+    assert arrived(road) == places
+    assert road.account()["440106"]["received"] == len(places) == 7
+
+    def put_back(backup: str) -> None:
+        outbox = road.bus.outbox("440106")
+        shutil.rmtree(outbox.parent)
+        shutil.copytree(tmp_path / backup / "state" / "nodes" / "440106", outbox.parent)
+        flush(outbox, road.bus.bootstrap)
+        road.sync()
+
+    put_back("settled")  # its row is on the topic, and Kafka knows the transaction's name: it is not sent again
+    assert arrived(road) == places
+    put_back("backup")  # its row was sent since, which it cannot know: it is sent again, and changes nothing
+    assert len(arrived(road)) == len(places) + 1
+    assert road.account()["440106"]["unchanged"] == 1
+    assert [row[:3] for row in road.silver()] == [row[:3] for row in silver]
+
+
+def samples(text: str) -> dict[tuple[str, ...], float]:
+    """Every sample by its name and the values of its labels."""
+    return {
+        (sample.name, *sample.labels.values()): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
+
+
+def test_metrics_and_log_tell_each_hop_and_the_counters_outlive_a_restart_and_a_kill(road: Road) -> None:
+    dataset, code = road.dataset.id, "440106"
+    road.publish({"id": "a", "seq": 1}, {"id": "b", "seq": 1}, {"id": "key-c", "seq": 1, "amount": -98765})
+    before = samples(metrics_text(road.bus))
+    assert before["suibus_broker_up",] == 1
+    assert before["suibus_offsets_waiting", dataset, code] >= 3
+    assert before["suibus_offsets_waiting", dataset, "440103"] == 0
+    assert 0 <= before["suibus_oldest_waiting_record_age_seconds", dataset, code] < 600
+    assert ("suibus_oldest_waiting_record_age_seconds", dataset, "440103") not in before
+
+    lines = logged_json(road.sync)
+    ours = [line for line in lines if line.get("dataset") == dataset]
+    assert {line["hop"] for line in ours if "hop" in line} >= {"ingest", "merge", "account", "release"}
+    assert all(line["batch"] and line["seconds"] > 0 for line in ours if "hop" in line)
+    (accounted,) = [line for line in ours if "district" in line]
+    assert (accounted["district"], accounted["received"], accounted["quarantined"]) == (code, 3, 1)
+    assert not any(held in json.dumps(line) for line in lines for held in ("key-c", "98765"))
+
+    after = samples(metrics_text(Bus(road.bus.settings)))  # another process
+    assert after["suibus_offsets_waiting", dataset, code] == 0
+    assert after["suibus_received_records_total", dataset, code] == 3
+    assert after["suibus_accounted_records_total", dataset, code, "inserted"] == 2
+    assert after["suibus_accounted_records_total", dataset, code, "quarantined"] == 1
+    for hop in ("ingest", "merge", "account", "release"):
+        assert after["suibus_batch_seconds_count", hop, dataset] == 1
+        assert after["suibus_batch_seconds_sum", hop, dataset] > 0
+    assert after["suibus_release_held", dataset] == after["suibus_dataset_failed", dataset] == 0
+    assert 0 <= after["suibus_release_age_seconds", dataset] < 600
+    assert after["suibus_outbox_rows_waiting", code] == 0
+
+    counted = (road.bus.home / "run" / "metrics.json").read_bytes()
+    road.publish({"id": "a", "seq": 2})
+    road.sync()
+    (road.bus.home / "run" / "metrics.json").write_bytes(counted)  # as a kill right before it would leave it
+    road.sync()
+    assert samples(metrics_text(road.bus))["suibus_received_records_total", dataset, code] == 4
+
+
+def logged_json(work: Callable[[], object]) -> list[dict[str, Any]]:
+    """What a piece of work logs, each line read as JSON."""
+    out = io.StringIO()
+    handler = logging.StreamHandler(out)
+    handler.setFormatter(JsonLines())
+    parts = [logging.getLogger(name) for name in ("infra", "pipelines")]
+    for part in parts:
+        part.addHandler(handler)
+        part.setLevel(logging.INFO)
+    try:
+        work()
+    finally:
+        for part in parts:
+            part.removeHandler(handler)
+            part.setLevel(logging.NOTSET)
+    return [json.loads(line) for line in out.getvalue().splitlines()]
+
+
+def test_metrics_are_served_and_a_taken_port_is_told_in_a_sentence(road: Road) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    server = serve_metrics(road.bus, port)
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=60) as answer:
+            served = samples(answer.read().decode())
+        assert served["suibus_offsets_waiting", road.dataset.id, "440106"] == 0
+        with pytest.raises(InputError, match="SUIBUS_METRICS_PORT"):
+            serve_metrics(road.bus, port)
+    finally:
+        server.shutdown()
+        server.server_close()

@@ -1,0 +1,252 @@
+"""Metrics of every hop, in Prometheus's text format: from the state folder and from Kafka, without Spark.
+
+What only counts up is in <home>/run/metrics.json, which each pass brings up to date: the fates of all records as the
+account has them, and the time each hop took. It outlives a restart and never runs backwards.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+import time
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+from wsgiref.simple_server import WSGIServer
+
+from kafka import KafkaConsumer, TopicPartition
+from kafka.errors import KafkaError
+from prometheus_client import CollectorRegistry, generate_latest, start_http_server
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric, SummaryMetricFamily
+from prometheus_client.registry import Collector
+
+from producers.outbox import Outbox
+from schemas.dataset import districts, parse_topic
+from schemas.errors import InputError, SuibusError, first_line
+
+if TYPE_CHECKING:
+    from infra.bus import Bus
+    from infra.topics import Kafka
+    from pipelines.sync import SyncInfo
+    from pipelines.tables import Lake
+
+log = logging.getLogger(__name__)
+FETCH_SECONDS = 3.0  # spent at most on asking Kafka for the oldest waiting records
+FATES = ("inserted", "updated", "deleted", "unchanged", "superseded", "duplicate", "quarantined")
+DATASET, DISTRICT = ("dataset",), ("dataset", "district")
+
+
+class Metrics(Collector):
+    """The metrics of one bus, asked anew each time; Kafka away leaves out what only Kafka knows."""
+
+    def __init__(self, bus: Bus) -> None:
+        self._bus = bus
+
+    def collect(self) -> Iterator[Metric]:
+        """Every metric with its samples."""
+        status, backlog = self._bus.look()
+        yield from _of_the_bus(status)
+        yield from _of_datasets(status, self._bus)
+        if backlog is not None:
+            since = waiting_since(self._bus.kafka, backlog.behind)
+            yield from _of_topics(status, backlog.behind, backlog.endangered, since)
+        yield from _totals(self._bus._read("metrics.json"))
+        yield self._outboxes()
+
+    def _outboxes(self) -> Metric:
+        found = _gauge(
+            "outbox_rows_waiting", "Rows in outboxes on this machine. 本机发件箱中待发的行数。", ("district",)
+        )
+        for path in sorted((self._bus.home / "nodes").glob("*/outbox.sqlite")):
+            try:
+                with Outbox(path) as outbox:
+                    found.add_metric([path.parent.name], outbox.waiting())
+            except SuibusError as error:
+                log.warning("outbox %s: %s", path, error.en)
+        return found
+
+
+def metrics_text(bus: Bus) -> str:
+    """All metrics as Prometheus reads them."""
+    return generate_latest(_registry(bus)).decode()
+
+
+def serve_metrics(bus: Bus, port: int) -> WSGIServer:
+    """Serve them at http://127.0.0.1:<port>/metrics until shut down. InputError where the port cannot be had."""
+    try:
+        return start_http_server(port, "127.0.0.1", _registry(bus))[0]
+    except OSError as error:
+        raise InputError(
+            f"Metrics cannot be served at 127.0.0.1:{port}: {first_line(error)}. Set SUIBUS_METRICS_PORT to a free port.",
+            f"无法在 127.0.0.1:{port} 提供监控指标：{first_line(error)}。请将 SUIBUS_METRICS_PORT 设为空闲端口。",
+        ) from None
+
+
+def _registry(bus: Bus) -> CollectorRegistry:
+    registry = CollectorRegistry()
+    registry.register(Metrics(bus))
+    return registry
+
+
+def count_pass(before: Mapping[str, Any], info: SyncInfo, lake: Lake) -> dict[str, Any]:
+    """The running totals after a pass, and a line in the log for each district whose records it accounted for.
+
+    The fates are the account's own sums, so a pass that was killed before it counted is counted by the next.
+    """
+    from pipelines.account import account_totals
+
+    totals: dict[str, Any] = {"fates": {}, "seconds": {}, **copy.deepcopy(dict(before))}
+    for hop, dataset, seconds in info.seconds:
+        spent = totals["seconds"].setdefault(hop, {}).setdefault(dataset, [0.0, 0])
+        totals["seconds"][hop][dataset] = [spent[0] + seconds, spent[1] + 1]
+    path = lake.account()
+    table, version = lake.table_id(path), lake.version(path)
+    if totals.get("account") == [table, version]:
+        return totals
+    for row in account_totals(lake.read(path, version)).collect():
+        known = totals["fates"].setdefault(row["dataset"], {}).setdefault(row["district"], {})
+        grown = {name: row[name] - known.get(name, 0) for name in ("received", *FATES)}
+        if any(count > 0 for count in grown.values()):
+            about = {"dataset": row["dataset"], "district": row["district"], "batch": _batch(info, row["dataset"])}
+            log.info("accounted %d records", grown["received"], extra={"about": {**about, **grown}})
+        known.update({name: known.get(name, 0) + max(count, 0) for name, count in grown.items()})
+    totals["account"] = [table, version]
+    return totals
+
+
+def _batch(info: SyncInfo, dataset: str) -> str | None:
+    merges = [merge for merge in info.merges if merge.dataset == dataset]
+    return f"bronze {merges[0].bronze_from} to {merges[-1].bronze_to}" if merges else None
+
+
+def waiting_since(kafka: Kafka, behind: Mapping[tuple[str, int], tuple[int, int]]) -> dict[tuple[str, int], float]:
+    """When the first waiting record of each topic and partition was accepted by its node, in seconds since 1970.
+
+    `behind` gives of each the next offset and the end. Kafka tells a record's time only with the record, so one of each
+    is fetched; what is not here in time, or is no record but a transaction's mark, is left out.
+    """
+    found: dict[tuple[str, int], float] = {}
+    if not behind:
+        return found
+    until = time.monotonic() + FETCH_SECONDS
+    places = {TopicPartition(*place): offsets for place, offsets in behind.items()}
+    consumer = None
+    try:
+        consumer = KafkaConsumer(
+            **kafka.client, group_id=None, isolation_level="read_committed", auto_offset_reset="earliest",
+            enable_auto_commit=False, allow_auto_create_topics=False, metrics_enabled=False,
+            bootstrap_timeout_ms=int(FETCH_SECONDS * 1000), max_partition_fetch_bytes=1 << 16, fetch_max_wait_ms=100,
+        )  # fmt: skip
+        consumer.assign(list(places))
+        for place, (at, _) in places.items():
+            consumer.seek(place, at)
+        while places and time.monotonic() < until:
+            for place, records in consumer.poll(timeout_ms=100, max_records=1).items():
+                found[place.topic, place.partition] = records[0].timestamp / 1000
+                consumer.pause(place)
+                places.pop(place, None)
+            for place in [p for p, (_, end) in places.items() if (consumer.position(p) or 0) >= end]:
+                consumer.pause(place)
+                del places[place]
+    except (KafkaError, OSError) as error:
+        log.warning("the age of waiting records is not known: %s", first_line(error))
+    finally:
+        if consumer is not None:
+            consumer.close()
+    return found
+
+
+# ── one function a group of metrics ──────────────────────────────────────────────────────────────────────────
+
+
+def _gauge(name: str, text: str, labels: tuple[str, ...] = ()) -> GaugeMetricFamily:
+    return GaugeMetricFamily(f"suibus_{name}", text, labels=labels)
+
+
+def _of_the_bus(status: Mapping[str, Any]) -> Iterator[Metric]:
+    for name, text, value in (
+        ("broker_up", "Whether Kafka answers. Kafka 是否应答。", status["broker_reachable"]),
+        ("pipeline_running", "Whether `suibus up` runs the pipeline. 流水线是否运行。", status["pipeline"]),
+        (
+            "refused_contracts",
+            "Contract files that cannot be served. 无法生效的契约文件数。",
+            len(status["refused_contracts"]),
+        ),
+    ):
+        found = _gauge(name, text)
+        found.add_metric([], value)
+        yield found
+    found = _gauge("last_pass_timestamp_seconds", "When the last pass ended. 最近一轮处理的结束时间。")
+    if status["last_pass"]:
+        found.add_metric([], datetime.fromisoformat(status["last_pass"]).timestamp())
+    yield found
+
+
+def _of_datasets(status: Mapping[str, Any], bus: Bus) -> Iterator[Metric]:
+    held = _gauge("release_held", "Whether the newest candidate is held. 最新候选版本是否暂缓发布。", DATASET)
+    late = _gauge("release_late", "Whether changes wait longer than the contract allows. 是否超过契约时限。", DATASET)
+    failed = _gauge("dataset_failed", "Whether the last pass stopped at it. 最近一轮处理是否失败。", DATASET)
+    age = _gauge("release_age_seconds", "Since a version was last released. 距最近一次发布的时间。", DATASET)
+    fresh = _gauge("contract_freshness_seconds", "How old its contract lets it be. 契约允许的时限。", DATASET)
+    datasets = bus.store.datasets()
+    now = datetime.now(UTC)
+    for found in status["datasets"]:
+        dataset, record = datasets[found["id"]], found["last_decision"]
+        held.add_metric([dataset.id], record is not None and record["status"] == "held")
+        late.add_metric([dataset.id], found["late"])
+        failed.add_metric([dataset.id], found["failure"] is not None)
+        if record and record["released_at"]:
+            age.add_metric([dataset.id], (now - datetime.fromisoformat(record["released_at"])).total_seconds())
+        if dataset.freshness is not None:
+            fresh.add_metric([dataset.id], dataset.freshness.total_seconds())
+    yield from (held, late, failed, age, fresh)
+
+
+def _of_topics(
+    status: Mapping[str, Any],
+    behind: Mapping[tuple[str, int], tuple[int, int]],
+    endangered: Mapping[str, float],
+    since: Mapping[tuple[str, int], float],
+) -> Iterator[Metric]:
+    waiting = {(found["id"], code): 0 for found in status["datasets"] for code in districts()}
+    oldest: dict[tuple[str, str], float] = {}
+    for place, (at, end) in behind.items():
+        code, dataset = parse_topic(place[0])
+        waiting[dataset, code] += end - at
+        if place in since:
+            oldest[dataset, code] = min(since[place], oldest.get((dataset, code), since[place]))
+    near = {parse_topic(topic)[::-1] for topic in endangered}
+    lag = _gauge("offsets_waiting", "Offsets on the topic that no pass took yet. 主题中待处理的偏移量。", DISTRICT)
+    danger = _gauge(
+        "near_retention", "Whether waiting records are half way to removal. 待处理记录是否临近保留期。", DISTRICT
+    )
+    age = _gauge(
+        "oldest_waiting_record_age_seconds", "Since its node accepted it. 最早待处理记录的等待时间。", DISTRICT
+    )
+    for labels, count in waiting.items():
+        lag.add_metric(labels, count)
+        danger.add_metric(labels, labels in near)
+        if labels in oldest:
+            age.add_metric(labels, max(time.time() - oldest[labels], 0))
+    yield from (lag, danger, age)
+
+
+def _totals(totals: Mapping[str, Any]) -> Iterator[Metric]:
+    received = CounterMetricFamily(
+        "suibus_received_records", "Records taken from the topics. 已接收的记录数。", labels=DISTRICT
+    )
+    fates = CounterMetricFamily(
+        "suibus_accounted_records", "The same by what became of them. 按去向统计的记录数。", labels=(*DISTRICT, "fate")
+    )
+    for dataset, by_district in totals.get("fates", {}).items():
+        for code, counts in by_district.items():
+            received.add_metric([dataset, code], counts["received"])
+            for fate in FATES:
+                fates.add_metric([dataset, code, fate], counts[fate])
+    spent = SummaryMetricFamily(
+        "suibus_batch_seconds", "Time that a hop took for a batch. 各环节每批耗时。", labels=("hop", "dataset")
+    )
+    for hop, by_dataset in totals.get("seconds", {}).items():
+        for dataset, (seconds, count) in by_dataset.items():
+            spent.add_metric([hop, dataset], count_value=count, sum_value=seconds)
+    yield from (received, fates, spent)
