@@ -126,6 +126,7 @@ class Bus:
         """
         self._adopted = self._signature()
         found, self.refused = load_contracts(self.folders)
+        self.refused += self.store.broken()
         served = {**self.store.datasets(), **found}
         topics = [d.topic(code) for d in served.values() for code in districts()]
         topics += [receipts_topic(code) for code in districts()]

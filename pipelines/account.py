@@ -11,7 +11,7 @@ from collections import Counter
 from datetime import UTC, datetime
 from typing import Any
 
-from pyspark.sql import DataFrame, Row
+from pyspark.sql import Column, DataFrame, Row
 from pyspark.sql import functions as F
 
 from pipelines.merge import bronze_changes, merged_version
@@ -77,10 +77,9 @@ def open_sums(dataset: Dataset, lake: Lake, rows: int) -> list[str]:
     """
     bronze = lake.bronze(dataset)
     account = lake.read(lake.account()).where(F.col("dataset") == dataset.id)
-    fates = sum((F.col(f) for f in FATES), F.lit(0))
     here = F.coalesce(F.col("bronze_id") == lake.table_id(bronze), F.lit(True))
     (sums,) = account.agg(
-        F.count_if(F.col("received") != fates).alias("open"),
+        F.count_if(F.col("received") != _all_fates()).alias("open"),
         F.sum(F.when(here, F.col("received"))).alias("received"),
         F.sum(F.col("inserted") - F.col("deleted")).alias("rows"),
     ).collect()
@@ -96,10 +95,14 @@ def open_sums(dataset: Dataset, lake: Lake, rows: int) -> list[str]:
 
 
 def account_totals(account: DataFrame) -> DataFrame:
-    """The conservation sum of each district and dataset, and whether it closes."""
+    """The conservation sum of each district and dataset, and whether it closes for every batch of theirs."""
     sums = [F.sum(c).alias(c) for c in ("received", *FATES, "lost_to_other_district", "took_from_other_district")]
-    closes = F.col("received") == sum((F.col(f) for f in FATES), F.lit(0))
-    return account.groupBy("dataset", "district").agg(*sums).withColumn("closes", closes).orderBy("dataset", "district")
+    closes = F.every(F.col("received") == _all_fates()).alias("closes")
+    return account.groupBy("dataset", "district").agg(*sums, closes).orderBy("dataset", "district")
+
+
+def _all_fates() -> Column:
+    return sum((F.col(f) for f in FATES), F.lit(0))
 
 
 def _fates(events: DataFrame, silver: DataFrame, dataset: Dataset, merged: int) -> list[Row]:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from pipelines.account import account_pending
+from pipelines.account import account_pending, accounted_version
+from pipelines.feedback import send_receipts
 from pipelines.ingest import Batch, ingest_batch
-from pipelines.merge import MergeInfo, merge_pending
+from pipelines.merge import MergeInfo, merge_pending, merged_version
 from pipelines.offsets import Position, Topics, TopicState
 from pipelines.release import ReleaseInfo, last_records, release_version
 from pipelines.tables import Lake
+from schemas.context import log_context
 from schemas.dataset import Dataset, districts
 from schemas.errors import SuibusError, first_line
 from schemas.registry import Registry
@@ -32,6 +35,14 @@ class SyncInfo:
     failures: dict[str, str] = field(default_factory=dict)
     records: dict[str, dict[str, Any]] = field(default_factory=dict)  # the newest decision of each dataset
     taken: Position = field(default_factory=dict)  # how far each topic is in bronze
+    seconds: list[tuple[str, str, float]] = field(default_factory=list)  # hop, dataset, what it took
+
+    def done(self, hop: str, dataset: Dataset, began: float, batch: str, event: str, *values: object) -> None:
+        """A hop has done something: how long it took since `began`, and a line in the log."""
+        seconds = time.monotonic() - began
+        self.seconds.append((hop, dataset.id, seconds))
+        about = {"dataset": dataset.id, "batch": batch, "hop": hop, "seconds": round(seconds, 3)}
+        log.info(event, *values, extra={"about": about})
 
 
 def sync(
@@ -63,21 +74,26 @@ def sync(
         for dataset in sorted(store.datasets().values(), key=lambda d: _backlog(d, states, info.taken)):
             if dataset.id in info.failures:
                 continue
-            try:
-                batch = ingest_batch(dataset, lake, store, kafka, states, registry)
-                info.taken.update(batch.after)
-                info.ingested[dataset.id] = info.ingested.get(dataset.id, 0) + batch.records
-                batches.append(batch)
-                record = info.records.get(dataset.id)
-                changed = record is not None and record["contract_sha256"] != dataset.hash
-                if batch.drained or (first and (only is None or dataset.id in only or changed)):
-                    _bring_up(dataset, lake, info, tell)
-            except Exception as error:  # one dataset must not stop another
-                told = isinstance(error, SuibusError)
-                log.error("dataset=%s failed: %s", dataset.id, first_line(error), exc_info=not told)
-                reason, reason_zh = (error.en, error.zh) if isinstance(error, SuibusError) else (first_line(error),) * 2
-                info.failures[dataset.id] = reason
-                tell(f"{dataset.id}: stopped: {reason}", f"{dataset.id}：已停止：{reason_zh}")
+            with log_context(dataset=dataset.id):
+                try:
+                    began = time.monotonic()
+                    batch = ingest_batch(dataset, lake, store, kafka, states, registry)
+                    if batch.records:
+                        version = f"bronze {lake.version(lake.bronze(dataset))}"
+                        info.done("ingest", dataset, began, version, "ingested %d records", batch.records)
+                    info.taken.update(batch.after)
+                    info.ingested[dataset.id] = info.ingested.get(dataset.id, 0) + batch.records
+                    batches.append(batch)
+                    record = info.records.get(dataset.id)
+                    changed = record is not None and record["contract_sha256"] != dataset.hash
+                    if batch.drained or (first and (only is None or dataset.id in only or changed)):
+                        _bring_up(dataset, lake, kafka, info, tell)
+                except Exception as error:  # one dataset must not stop another
+                    told = isinstance(error, SuibusError)
+                    log.error("stopped: %s", first_line(error), exc_info=not told)
+                    en, zh = (error.en, error.zh) if isinstance(error, SuibusError) else (first_line(error),) * 2
+                    info.failures[dataset.id] = en
+                    tell(f"{dataset.id}: stopped: {en}", f"{dataset.id}：已停止：{zh}")
         if count := sum(batch.records for batch in batches):
             waiting = sum(batch.waiting for batch in batches)
             left, left_zh = (
@@ -113,18 +129,39 @@ def _behind(taken: Position, goal: Mapping[str, TopicState]) -> bool:
     )
 
 
-def _bring_up(dataset: Dataset, lake: Lake, info: SyncInfo, tell: Tell) -> None:
-    changed = account_pending(dataset, lake)  # of a merge whose account a crash cut off
+def _account(dataset: Dataset, lake: Lake, kafka: Topics, info: SyncInfo) -> int:
+    """Receipts for what was refused, then the account: a crash between the two sends the same receipts again."""
+    done, merged = accounted_version(dataset, lake), merged_version(dataset, lake)
+    if merged <= done:
+        return 0
+    first = max(done + 1, 1)
+    batch, began = f"bronze {first} to {merged}", time.monotonic()
+    if sent := send_receipts(dataset, lake, first, merged, kafka.client):
+        info.done("receipts", dataset, began, batch, "sent %d receipts", sent)
+    began = time.monotonic()
+    changed = account_pending(dataset, lake)
+    info.done("account", dataset, began, batch, "accounted, %d rows of silver changed", changed)
+    return changed
+
+
+def _bring_up(dataset: Dataset, lake: Lake, kafka: Topics, info: SyncInfo, tell: Tell) -> None:
+    changed = _account(dataset, lake, kafka, info)  # of a merge whose account a crash cut off
+    began = time.monotonic()
     if merged := merge_pending(dataset, lake):
-        changed += account_pending(dataset, lake)
         info.merges.append(merged)
+        version = f"bronze {merged.bronze_from} to {merged.bronze_to}"
+        info.done("merge", dataset, began, version, "merged into silver version %d", merged.silver_version)
+        changed += _account(dataset, lake, kafka, info)
         tell(
             f"{dataset.name}: merged, {changed:,} rows changed (silver version {merged.silver_version})",
             f"{dataset.name}：已合并，{changed:,} 行有变化（silver 版本 {merged.silver_version}）",
         )
+    began = time.monotonic()
     if released := release_version(dataset, lake, info.records.get(dataset.id), changed > 0):
         info.releases.append(released)
         info.records[dataset.id] = released.record
+        version, status = f"silver {released.record['silver_version']}", released.status
+        info.done("release", dataset, began, version, "release %d: %s", released.release, status)
         tell(*_decision(dataset, released))
 
 

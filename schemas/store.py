@@ -22,7 +22,7 @@ from schemas.avro import avro_schema, schema_fingerprint
 from schemas.compatibility import compare
 from schemas.contract import parse_contract
 from schemas.dataset import Dataset
-from schemas.errors import ContractError
+from schemas.errors import ContractError, first_line
 
 
 class ContractStore:
@@ -85,13 +85,34 @@ class ContractStore:
 
     def _parse(self, file: Path, where: str) -> Dataset:
         if file not in self._parsed:
-            self._parsed[file] = parse_contract(file.read_bytes().decode(), where)
+            try:
+                self._parsed[file] = parse_contract(file.read_bytes().decode(), where)
+            except (ContractError, OSError, UnicodeDecodeError) as error:
+                raise ContractError(
+                    f"The stored contract {file} cannot be served: {first_line(error)}. Its dataset stands still, and nothing of it "
+                    "is lost. Put the file back from a backup, or upgrade Suibus.",
+                    f"已存契约 {file} 无法使用：{first_line(error)}。该数据集暂停处理，数据不会丢失。请从备份恢复该文件，或升级 Suibus。",
+                ) from None
         return self._parsed[file]
 
     def datasets(self) -> dict[str, Dataset]:
-        """The contracts in force, by dataset id."""
-        folders = sorted(p.parent for p in self.folder.glob("*/history.jsonl"))
-        return {f.name: versions[-1] for f in folders if (versions := self.versions(f.name))}
+        """The contracts in force, by dataset id, without those of `broken`."""
+        return self._in_force()[0]
+
+    def broken(self) -> list[ContractError]:
+        """Why a dataset that was in force is not: its stored contract is damaged, or this Suibus does not serve it."""
+        return self._in_force()[1]
+
+    def _in_force(self) -> tuple[dict[str, Dataset], list[ContractError]]:
+        found: dict[str, Dataset] = {}
+        broken: list[ContractError] = []
+        for folder in sorted(p.parent for p in self.folder.glob("*/history.jsonl")):
+            try:
+                if versions := self.versions(folder.name):
+                    found[folder.name] = versions[-1]
+            except ContractError as error:  # one dataset must not stop another
+                broken.append(error)
+        return found, broken
 
     def writer_schemas(self, dataset_id: str) -> dict[bytes, dict[str, Any]]:
         """Every Avro schema that records of the dataset may have been written with, by fingerprint (8 bytes)."""

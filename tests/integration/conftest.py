@@ -19,7 +19,7 @@ from pipelines.sync import SyncInfo, topics
 from pipelines.tables import Lake
 from producers.publisher import Publisher
 from schemas.contract import parse_contract
-from schemas.dataset import Dataset, districts
+from schemas.dataset import Dataset, districts, receipts_topic
 
 CONTRACT = """\
 apiVersion: v3.1.0
@@ -66,7 +66,8 @@ class Road:
         } | changes
         self.dataset = parse_contract(CONTRACT.format(**values), f"{self.name}.yaml")
         self.bus.store.register(self.dataset)
-        self.bus.kafka.ensure([self.dataset.topic(code) for code in districts()])
+        names = [name for code in districts() for name in (self.dataset.topic(code), receipts_topic(code))]
+        self.bus.kafka.ensure(names)
         return self.dataset
 
     def publish(

@@ -133,3 +133,19 @@ def test_registration_cut_off_before_its_line_leaves_the_earlier_one_in_force(st
     assert again.datasets() == {"t.v1": first}
     assert again.register(second)
     assert again.datasets() == {"t.v1": second}
+
+
+def test_a_stored_contract_that_is_damaged_stops_its_own_dataset_and_is_named(store: ContractStore) -> None:
+    from dataclasses import replace
+
+    store.register(contract())
+    store.register(replace(contract(), name="other"))
+    (file,) = (store.folder / "t.v1").glob("*.yaml")
+    file.write_text("kind: [", "utf-8")
+    again = ContractStore(store.folder)
+    assert list(again.datasets()) == ["other.v1"]
+    (refused,) = again.broken()
+    assert str(file) in refused.en
+    assert "backup" in refused.en
+    with pytest.raises(ContractError, match="cannot be served"):
+        again.register(contract("1.1.0"))

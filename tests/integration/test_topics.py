@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -144,7 +145,7 @@ def test_a_plan_goes_on_exactly_where_the_last_one_ended(road: Road) -> None:
             seen += [(r.start, r.end) for r in made.ranges]
             position = made.after
     assert seen[0][0] == 0
-    assert all(a[1] == b[0] for a, b in zip(seen, seen[1:], strict=False))
+    assert all(a[1] == b[0] for a, b in pairwise(seen))
     assert seen[-1][1] == 250_000
     assert position == {topic: Taken("i", {0: 250_000})}
 
