@@ -206,8 +206,16 @@ class Broker:
         the end of the broker's log.
         """
         with self._lock():
-            secure = secure or self.secure
             state = self._read()
+            if state is not None and state.secure and not (secure or self.secure):
+                raise StateError(
+                    f"The bus of {self.folder.parent} was secure, and its authority is gone: it is not started open. Put "
+                    f"{self.security} back from a backup; or `suibus up --secure` makes a new authority, and every node "
+                    "then needs a new file (suibus node rotate).",
+                    f"{self.folder.parent} 的总线原为安全模式，但其证书机构已丢失，因此不以开放方式启动。请从备份恢复 {self.security}；"
+                    "或执行 suibus up --secure 新建证书机构，此后每个节点都需要新的文件（suibus node rotate）。",
+                )
+            secure = secure or self.secure
             if state is not None and _alive(state) and state.secure != secure:
                 self._kill(state)
                 state = self._read()

@@ -36,7 +36,9 @@ def run(tell: Tell) -> None:
     started = time.monotonic()
     named = bool(os.environ.get("SUIBUS_HOME"))
     home = read_settings().home if named else Path(".suibus-demo")
-    settings = Settings(home=home, bootstrap_servers=None, lake=None, registry_url=None)  # no other bus is touched
+    settings = Settings(
+        home=home, bootstrap_servers=None, node=None, lake=None, registry_url=None
+    )  # no other bus is touched
     make_anew(settings, ours=not named)
     bus = Bus(settings)
     try:
