@@ -22,6 +22,7 @@ from pyspark.sql.avro.functions import from_avro, to_avro
 from infra.broker import tail
 from infra.jars import Say, find_java, jars, jars_folder, print_line, quiet
 from infra.settings import Settings
+from schemas.avro import LARGEST
 from schemas.errors import UnavailableError
 
 _ARCHIVE = "spark.jsa"
@@ -51,6 +52,10 @@ appender.console.layout.type=PatternLayout
 appender.console.layout.pattern=%d{ISO8601} %p %m (%c)%n%ex
 """
 
+# A record's claim to hold more than could be in it is refused before any memory is set aside for it.
+_AVRO_LIMITS = [
+    f"-Dorg.apache.avro.limits.{what}.maxLength={LARGEST}" for what in ("bytes", "string", "collectionItems")
+]
 
 _starting = Lock()
 
@@ -107,6 +112,7 @@ def _options(
         "-Dderby.system.home=.",
         "-Djava.net.preferIPv4Stack=true",
         "-XX:+IgnoreUnrecognizedVMOptions",
+        *_AVRO_LIMITS,
         *java_options,
     ]
     # On the class path the jars are neither copied for each session nor left out of the class archive.
@@ -120,6 +126,10 @@ def _options(
         ("spark.master", settings.spark_master),
         ("spark.driver.memory", settings.spark_memory),
         ("spark.driver.extraJavaOptions", " ".join(java_options)),
+        ("spark.executor.extraJavaOptions", " ".join(_AVRO_LIMITS)),
+        # A record that is too large to be held (a few kilobytes can expand to a gigabyte) fails its task, which ingest
+        # answers by leaving the record out; by default it would end the whole JVM.
+        ("spark.executor.killOnFatalError.depth", "0"),
         ("spark.pyspark.python", sys.executable),
         *((("spark.driver.host", "127.0.0.1"), ("spark.driver.bindAddress", "127.0.0.1")) if local else ()),
         shipped,

@@ -5,24 +5,26 @@ from __future__ import annotations
 import json
 import logging
 from collections import defaultdict
-from functools import reduce
-from operator import or_
+from secrets import token_bytes
 
 from py4j.protocol import Py4JJavaError
 from pyspark.errors import AnalysisException
-from pyspark.sql import Column, DataFrame
+from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
-from pyspark.sql.avro.functions import from_avro
 
-from pipelines.tables import ENVELOPE, NOT_ANSI, REASON, bronze_schema, sequence_type, spark_type
+from pipelines.avro import MARK, narrowed, outside_of_years, strict_avro, unreadable
+from pipelines.offsets import Range
+from pipelines.tables import ENVELOPE, NOT_ANSI, REASON, bronze_schema, sequence_type
 from quality.rules import row_rules
-from schemas.avro import FRAME, MAGIC, avro_schema
+from schemas.avro import FRAME, LARGEST, MAGIC, avro_schema
 from schemas.dataset import Dataset, Field
 from schemas.errors import InputError, first_line
 from schemas.registry import Registry, agreed_schema
 from schemas.store import ContractStore
 
 log = logging.getLogger(__name__)
+ANSWERS = 300  # characters kept of the header that names a receipt: more than the longest id
+SHOWN = 1_000  # characters of what was found that a reason keeps
 REGISTRY_IDS = 1_000  # looked up a dataset and batch: made-up ids must not become a flood of calls
 
 
@@ -30,13 +32,20 @@ def change_log(
     records: DataFrame, dataset: Dataset, store: ContractStore, registry: Registry | None = None
 ) -> DataFrame:
     """Kafka records of one dataset as bronze rows: decoded once, held against every row rule in one pass."""
-    records.sparkSession.conf.set(*NOT_ANSI)
-    try:
-        rows = _checked(_decoded(records, dataset, store, registry), dataset)
-        _ = rows.schema  # analysed here, so that a rule with broken SQL stops its own dataset only
-    except AnalysisException as error:
-        return refused(records, dataset, cause(error))
-    return _bronze(rows, dataset)
+    conf, mark = records.sparkSession.conf, token_bytes(MARK)
+    read = _decoded(records, dataset, store, registry, mark)
+    reason = ""
+    # How a plan counts is settled as it is made. Under ANSI a rule that overflows, or casts what cannot be cast, fails
+    # and says so. One that compares unlike types can only be run without, where what fails is null.
+    for ansi in ((NOT_ANSI[0], "true"), NOT_ANSI):
+        conf.set(*ansi)
+        try:
+            return _bronze(_checked(read, dataset, mark), dataset)
+        except AnalysisException as error:  # a rule with broken SQL stops its own dataset only
+            reason = cause(error)
+        finally:
+            conf.set(*NOT_ANSI)
+    return refused(records, dataset, reason)
 
 
 def refused(records: DataFrame, dataset: Dataset, reason: str) -> DataFrame:
@@ -47,6 +56,25 @@ def refused(records: DataFrame, dataset: Dataset, reason: str) -> DataFrame:
     return _bronze(_all_quarantined(records, "contract", en, zh), dataset)
 
 
+def unread(spark: SparkSession, place: Range, dataset: Dataset, reason: str) -> DataFrame:
+    """Bronze rows for offsets that cannot be read from Kafka at all: quarantined, without their bytes."""
+    log.error("dataset=%s: %s cannot be read: %s", dataset.id, place, reason)
+    offsets = spark.range(place.start, place.end, numPartitions=1).select(
+        F.lit(place.topic).alias("topic"), F.lit(place.partition).alias("partition"), F.col("id").alias("offset"),
+        *(F.lit(None).cast(kind).alias(name) for name, kind in _KAFKA.items()),
+    )  # fmt: skip
+    en, zh = f"The record cannot be read from Kafka: {reason}", f"无法从 Kafka 读取该记录：{reason}"
+    return _bronze(_all_quarantined(offsets, "unread", en, zh), dataset)
+
+
+_KAFKA = {
+    "timestamp": "timestamp",
+    "key": "binary",
+    "value": "binary",
+    "headers": "array<struct<key:string,value:binary>>",
+}
+
+
 def _bronze(rows: DataFrame, dataset: Dataset) -> DataFrame:
     columns = [
         F.col(f.name) if f.name in rows.columns else F.lit(None).cast(f.dataType).alias(f.name)
@@ -55,22 +83,26 @@ def _bronze(rows: DataFrame, dataset: Dataset) -> DataFrame:
     return rows.select(columns)
 
 
-def _decoded(records: DataFrame, dataset: Dataset, store: ContractStore, registry: Registry | None) -> DataFrame:
-    """Envelope, key, and the record as one struct `_record`, null where it could not be decoded.
+def _decoded(
+    records: DataFrame, dataset: Dataset, store: ContractStore, registry: Registry | None, mark: bytes
+) -> DataFrame:
+    """Envelope, key, and `_read`: the record and what follows it, as `strict_avro` gives them; null of an unknown writer.
 
     `from_avro` with the wrong writer schema returns wrong values and no error, so the frame is checked first and
-    each writer schema decodes only its own records.
+    each writer schema decodes only its own records. What is larger than the bus takes is not decoded at all: a
+    record of a few megabytes can hold objects of a hundred times its size.
     """
-    reader = json.dumps(avro_schema(dataset))
-    value = F.col("value")
+    reader = avro_schema(dataset)
+    size = F.coalesce(F.length("key"), F.lit(0)) + F.coalesce(F.length("value"), F.lit(0))
+    fits = size <= LARGEST
+    value = F.when(fits, F.col("value"))
     single = F.substring(value, 1, 2) == F.lit(bytearray(MAGIC))
     fingerprint = F.lower(F.hex(F.substring(value, 3, FRAME - len(MAGIC))))
     writer: Column = F.when(single, fingerprint)
-    record: Column = F.lit(None)
+    read: Column = F.lit(None)
     body = F.expr(f"substring(value, {FRAME + 1})")
     for known, schema in store.writer_schemas(dataset.id).items():
-        decoded = from_avro(body, json.dumps(schema), {"avroSchema": reader, "mode": "PERMISSIVE"})
-        record = F.when(writer == known.hex(), decoded).otherwise(record)
+        read = F.when(writer == known.hex(), strict_avro(body, schema, reader, mark)).otherwise(read)
     confluent = (F.substring(value, 1, 1) == F.lit(bytearray(1))) & (F.length(value) > 5)
     number = F.when(confluent, F.conv(F.hex(F.substring(value, 2, 4)), 16, 10).cast("long"))
     writer = F.coalesce(writer, F.concat(F.lit("registry:"), number.cast("string")))
@@ -78,21 +110,22 @@ def _decoded(records: DataFrame, dataset: Dataset, store: ContractStore, registr
     if registry:
         agreed, refused = _registry_schemas(records, number, dataset, registry)
         for text, ids in agreed.items():
-            decoded = from_avro(F.expr("substring(value, 6)"), text, {"avroSchema": reader, "mode": "PERMISSIVE"})
-            record = F.when(number.isin(ids), decoded).otherwise(record)
+            decoded = strict_avro(F.expr("substring(value, 6)"), json.loads(text), reader, mark)
+            read = F.when(number.isin(ids), decoded).otherwise(read)
         for (en, zh), ids in refused.items():
             refusal = F.when(number.isin(ids), _texts(en, zh)).otherwise(refusal)
-    header = F.expr("element_at(filter(headers, h -> h.key = 'sequence'), 1).value").cast("string")
-    kinds = {"date": "INT", "timestamp": "BIGINT"}
-    parts = [(n, dataset.field(n).kind) for n in dataset.key]
-    key_ddl = ", ".join(f"`{n}` {kinds.get(k, 'STRING' if k == 'string' else k)}" for n, k in parts)
+    headers = F.filter("headers", lambda header: header.key == "sequence").value
+    kinds = ((name, dataset.field(name).kind) for name in dataset.key)
+    key_ddl = ", ".join(f"`{name}` {'STRING' if kind == 'string' else 'BIGINT'}" for name, kind in kinds)
+    deleted = F.col("value").isNull()
     return records.select(
         *_envelope(),
+        F.when(~fits, size).alias("_size"),
         writer.alias("_writer"),
-        F.when(value.isNotNull(), value).alias("_value"),
-        header.alias("_header"),
-        F.from_json(F.col("key").cast("string"), key_ddl).alias("_keys"),
-        record.alias("_record"),
+        F.when(~deleted, F.col("value")).alias("_value"),
+        F.when(F.size(headers) == 1, headers[0].cast("string")).alias("_header"),
+        F.when(deleted & fits, F.from_json(F.col("key").cast("string"), key_ddl)).alias("_keys"),
+        read.alias("_read"),
         refusal.alias("_refusal"),
     )
 
@@ -135,6 +168,7 @@ def _registry_schemas(
 
 
 def _envelope() -> list[Column]:
+    answers = F.expr("get(filter(headers, h -> h.key = 'answers'), 0).value")
     return [
         F.col("topic").alias("_topic"),
         F.col("partition").alias("_partition"),
@@ -143,21 +177,20 @@ def _envelope() -> list[Column]:
         F.split("topic", r"\.")[2].alias("_district"),
         F.col("key").cast("string").alias("_key"),
         F.col("value").isNull().alias("_deleted"),
+        F.left(F.make_valid_utf8(answers.cast("string")), F.lit(ANSWERS)).alias("_answers"),
     ]
 
 
-def _checked(rows: DataFrame, dataset: Dataset) -> DataFrame:
+def _checked(rows: DataFrame, dataset: Dataset, mark: bytes) -> DataFrame:
     """Columns out of the record (keys out of the key for a delete), sequence, and every reason against the row."""
-    columns = []
-    for field in dataset.table_fields:
-        column = F.col(f"_record.{field.name}")
-        if field.name in dataset.key:
-            column = F.when(F.col("_deleted"), _from_key(field.name, dataset)).otherwise(column)
-        columns.append(column.cast(spark_type(field)).alias(field.name))
-    flat = rows.select("*", *columns)
+    raw = {field.name: F.col(f"_read.record.{field.name}") for field in dataset.table_fields}
+    for name in dataset.key:
+        raw[name] = F.when(F.col("_deleted"), _from_key(name, dataset)).otherwise(raw[name])
+    rows = rows.select("*", *(column.alias(f"_raw_{name}") for name, column in raw.items()))
+    flat = rows.select("*", *(narrowed(f, F.col(f"_raw_{f.name}")).alias(f.name) for f in dataset.table_fields))
     sequence = _sequence(dataset)
     flat = flat.withColumn("_sequence", sequence.cast(sequence_type(dataset)))
-    checked = flat.withColumn("_reasons", _reasons(dataset))
+    checked = flat.withColumn("_reasons", _reasons(dataset, mark))
     broken = F.size("_reasons") > 0
     held = {f.name: F.when(~F.coalesce(bad, F.lit(False)), F.col(f.name)) for f, bad in _unreadable(dataset)}
     if dataset.sequence in held:
@@ -165,6 +198,8 @@ def _checked(rows: DataFrame, dataset: Dataset) -> DataFrame:
     return checked.withColumns(
         {
             **held,
+            "_timestamp": F.when(~outside_of_years(F.col("_timestamp")), F.col("_timestamp")),
+            "_key": F.make_valid_utf8("_key"),
             "_quarantined": broken,
             "_reasons": F.when(broken, F.col("_reasons")),
             "_value": F.when(broken, F.col("_value")),
@@ -174,71 +209,66 @@ def _checked(rows: DataFrame, dataset: Dataset) -> DataFrame:
 
 def _from_key(name: str, dataset: Dataset) -> Column:
     part = F.col(f"_keys.{name}")
-    kind = dataset.field(name).kind
-    if kind == "date":
-        return F.date_from_unix_date(part)
-    return F.timestamp_micros(part) if kind == "timestamp" else part
+    return F.timestamp_micros(part) if dataset.field(name).kind == "timestamp" else part
+
+
+def _canonical_key(dataset: Dataset) -> Column:
+    """The one key that a node gives the record, as `schemas.avro.Encoder.key` writes it; null if a part is missing.
+
+    Another spelling of it would lie in another partition, and the order of its changes would be lost.
+    """
+    parts: list[Column] = []
+    for name in dataset.key:
+        part, kind = F.col(f"_raw_{name}"), dataset.field(name).kind
+        text = _quoted(part) if kind == "string" else F.unix_micros(part) if kind == "timestamp" else part
+        parts += [F.lit(f'{"," if parts else "{"}"{name}":'), text.cast("string")]
+    return F.concat(*parts, F.lit("}"))
+
+
+_ESCAPED = {c: json.dumps(c)[1:-1] for c in ("\\", '"', *map(chr, range(32)))}
+
+
+def _quoted(text: Column) -> Column:
+    """A string as Python's json writes it without ensure_ascii."""
+    special = r'[\x00-\x1f"\\]'
+    escapes = F.create_map(*(F.lit(part) for pair in _ESCAPED.items() for part in pair))
+    runs = F.regexp_extract_all(text, F.lit(rf"{special}|[^{special[1:]}+"), F.lit(0))
+    escaped = F.array_join(F.transform(runs, lambda run: F.coalesce(F.try_element_at(escapes, run), run)), "")
+    return F.concat(F.lit('"'), F.when(text.rlike(special), escaped).otherwise(text), F.lit('"'))
 
 
 def _sequence(dataset: Dataset) -> Column:
     if dataset.sequence is None:
         return F.col("_timestamp")
-    kind = dataset.field(dataset.sequence).kind
-    header: Column = F.col("_header")
-    if kind == "date":
-        header = F.date_from_unix_date(header.try_cast("int"))
-    elif kind == "timestamp":
-        header = F.timestamp_micros(header.try_cast("long"))
-    elif kind in ("int", "long"):
-        header = header.try_cast(kind if kind == "int" else "bigint")
-    if (bad := _cannot_be_read(dataset.field(dataset.sequence), header)) is not None:
-        header = F.when(~bad, header)
-    return F.when(F.col("_deleted"), header).otherwise(F.col(dataset.sequence))
+    field, header = dataset.field(dataset.sequence), F.col("_header")
+    number = header.try_cast("bigint")
+    number = F.when(number.cast("string") == header, number)  # ' 1', '+1' and '1.0' are none
+    raw = {"string": header, "timestamp": F.timestamp_micros(number)}.get(field.kind, number)
+    bad = unreadable(field, raw)
+    good = raw if bad is None else F.when(~bad, raw)
+    return F.when(F.col("_deleted"), narrowed(field, good)).otherwise(F.col(dataset.sequence))
 
 
 def _unreadable(dataset: Dataset) -> list[tuple[Field, Column]]:
     """The columns that can hold what no reader reads, and the condition that they do."""
-    found = ((f, _cannot_be_read(f, F.col(f.name))) for f in dataset.table_fields)
+    found = ((f, unreadable(f, F.col(f"_raw_{f.name}"))) for f in dataset.table_fields)
     return [(field, bad) for field, bad in found if bad is not None]
 
 
-def _cannot_be_read(field: Field, value: Column) -> Column | None:
-    """True for text that is not UTF-8 and for days outside of years 1 to 9999, anywhere in the value.
-
-    Avro's bytes can hold both; a reader would change the one in silence and fail at the other.
-    """
-    if field.kind == "string":
-        return ~F.is_valid_utf8(value)
-    if field.kind == "date":
-        return ~value.between(F.expr("DATE'0001-01-01'"), F.expr("DATE'9999-12-31'"))
-    if field.kind == "timestamp":
-        first, last = "TIMESTAMP'0001-01-01T00:00:00Z'", "TIMESTAMP'9999-12-31T23:59:59.999999Z'"
-        return ~value.between(F.expr(first), F.expr(last))
-    if field.kind == "array" and field.item:
-        item = field.item
-        return None if _cannot_be_read(item, value) is None else F.exists(value, lambda v: _any_of(item, v))
-    members = [_cannot_be_read(f, value[f.name]) for f in field.fields]
-    return reduce(or_, [m for m in members if m is not None]) if any(m is not None for m in members) else None
-
-
-def _any_of(field: Field, value: Column) -> Column:
-    found = _cannot_be_read(field, value)
-    return F.lit(False) if found is None else found
-
-
-def _reasons(dataset: Dataset) -> Column:
+def _reasons(dataset: Dataset, mark: bytes) -> Column:
     """An array of every reason that holds, empty for a good row."""
-    upsert = ~F.col("_deleted")
-    decoded = F.col("_record").isNotNull() & F.col(f"_record.{dataset.key[0]}").isNotNull()
+    fits = F.col("_size").isNull()
+    upsert = ~F.col("_deleted") & fits
+    known_writer = F.col("_read").isNotNull()
+    decoded = F.col("_read.record").isNotNull()
     writer = F.col("_writer")
-    known_writer = F.col("_record").isNotNull()
-    same_key = F.lit(True)
-    for name in dataset.key:
-        same_key = same_key & F.col(name).eqNullSafe(_from_key(name, dataset))
-    key_given = F.lit(True)
-    for name in dataset.key:
-        key_given = key_given & F.col(f"_keys.{name}").isNotNull()
+    right_key = F.coalesce(F.col("_key") == _canonical_key(dataset), F.lit(False))
     reasons = [
+        _reason(
+            ~fits, "size", None, F.col("_size"),
+            f"Key and value are larger than the {LARGEST} bytes the bus takes; they were not decoded.",
+            f"键与值超过总线可接收的 {LARGEST} 字节，未解码。",
+        ),
         _reason(
             upsert & writer.isNull(), "framing", None, F.hex(F.substring("_value", 1, 2)),
             "The value is neither Avro single-object encoding nor a registry's frame.",
@@ -249,16 +279,30 @@ def _reasons(dataset: Dataset) -> Column:
             *(F.coalesce(f"_refusal.{n}", F.lit(t)) for n, t in zip(("en", "zh"), _UNREGISTERED, strict=True)),
         ),
         _reason(
-            upsert & known_writer & ~decoded, "malformed", None, F.length("_value").cast("string"),
+            upsert & known_writer & ~decoded, "malformed", None, F.length("_value"),
             "The bytes do not hold a record of their schema.", "字节内容与其模式不符，无法解码。",
         ),
         _reason(
-            ~key_given | (upsert & decoded & ~same_key), "key", ",".join(dataset.key), F.col("_key"),
-            "The key is missing or is not the record's key.", "缺少主键，或键与记录不一致。",
+            upsert & decoded & (F.col("_read.end") != F.lit(bytearray(mark))), "trailing", None, F.length("_value"),
+            "Bytes follow the record: they are lost if the record is right, and it is wrong if they belong to it.",
+            "记录之后还有多余字节：若记录无误，这些字节会丢失；若它们属于记录，则记录有误。",
         ),
         _reason(
-            F.col("_sequence").isNull() & (~upsert | decoded), "sequence", dataset.sequence, F.col("_header"),
-            "A delete must carry its sequence in the header 'sequence'.", "删除记录必须在消息头 sequence 中携带版本序列。",
+            fits & (F.col("_deleted") | decoded | F.col("_key").isNull()) & ~right_key,
+            "key", ",".join(dataset.key), F.col("_key"),
+            "The key is missing, or is not byte for byte the key that the contract gives the record.",
+            "缺少主键，或键与契约为该记录规定的键不逐字节一致。",
+        ),
+        _reason(
+            F.col("_sequence").isNull() & ((fits & F.col("_deleted")) | decoded), "sequence", dataset.sequence,
+            F.col("_header"),
+            "A delete must carry its sequence, as the node writes it, in one header 'sequence'.",
+            "删除记录必须在唯一的消息头 sequence 中携带版本序列，写法与节点一致。",
+        ),
+        _reason(
+            outside_of_years(F.col("_timestamp")), "timestamp", None, F.col("_timestamp"),
+            "Kafka's timestamp of the record lies outside of years 1 to 9999.",
+            "记录的 Kafka 时间戳不在公元 1 至 9999 年之间。",
         ),
     ]  # fmt: skip
     if dataset.district:
@@ -273,22 +317,43 @@ def _reasons(dataset: Dataset) -> Column:
             )
         )
     for field, bad in _unreadable(dataset):
-        shown = F.make_valid_utf8(F.col(field.name).cast("string")) if not (field.item or field.fields) else F.lit(None)
+        raw = F.col(f"_raw_{field.name}")
+        shown = F.lit(None) if field.item or field.fields else F.hex(raw) if field.kind == "boolean" else raw
         reasons.append(
             _reason(
                 bad, "unreadable", field.name, shown,
-                f"{field.name} holds text that is not UTF-8, or a day outside of years 1 to 9999.",
-                f"{field.name} 含有非 UTF-8 文本，或年份不在 1 至 9999 之间的日期。",
+                f"{field.name} holds what is no {field.type_name}: text that is not UTF-8, a day outside of years 1 to "
+                "9999, a number that is too large, or a boolean that is neither 0 nor 1.",
+                f"{field.name} 含有不属于 {field.type_name} 的内容：非 UTF-8 文本、年份不在 1 至 9999 之间的日期、"
+                "超出范围的数值，或既非 0 也非 1 的布尔值。",
             )
         )  # fmt: skip
+    can_fail = {rule.name for rule in dataset.rules if rule.type == "sql"}
     for rule in row_rules(dataset):
         found = F.col(rule.column).cast("string") if rule.column else F.lit(None)
-        reasons.append(_reason(upsert & decoded & F.expr(rule.broken), rule.name, rule.column, found, rule.en, rule.zh))
+        broken, en, zh = F.expr(rule.broken), F.lit(rule.en), F.lit(rule.zh)
+        if rule.name in can_fail:
+            # A `try_` function is null where anything inside of it fails. It stands in a branch, so that Spark computes
+            # nothing of it ahead and outside of it.
+            tried = F.try_to_binary(F.when(broken, "1").otherwise("0"), F.lit("utf-8"))
+            tried = F.when(upsert & decoded, F.coalesce(tried, F.lit(bytearray(b"?"))))
+            broken, failed = tried != F.lit(bytearray(b"0")), tried == F.lit(bytearray(b"?"))
+            en = F.when(failed, f"The rule {rule.name} cannot be evaluated for this row: {_FAILED[0]}").otherwise(en)
+            zh = F.when(failed, f"规则 {rule.name} 无法对该行求值：{_FAILED[1]}").otherwise(zh)
+        reasons.append(_reason(upsert & decoded & broken, rule.name, rule.column, found, en, zh))
     return F.filter(F.array(*reasons), lambda r: r.isNotNull())
 
 
+_FAILED = (
+    "a value that is cast is not of the type, a number overflows, or is divided by zero.",
+    "被转换的值不符合目标类型、数值溢出或除数为零。",
+)
+
+
 def _reason(holds: Column, rule: str, column: str | None, found: Column, en: Column | str, zh: Column | str) -> Column:
-    parts = [F.lit(rule), F.lit(column), found, F.lit(en), F.lit(zh)]
+    shown = F.left(F.make_valid_utf8(found.cast("string")), F.lit(SHOWN))
+    texts = (F.lit(text) if isinstance(text, str) else text for text in (en, zh))
+    parts = [F.lit(rule), F.lit(column), shown, *texts]
     named = [p.cast("string").alias(f.name) for p, f in zip(parts, REASON.fields, strict=True)]
     return F.when(F.coalesce(holds, F.lit(False)), F.struct(*named))
 

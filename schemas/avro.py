@@ -22,6 +22,7 @@ from schemas.errors import InputError
 
 MAGIC = b"\xc3\x01"
 FRAME = 10  # bytes of a single-object frame
+LARGEST = 1_000_000  # bytes of key and value together that the bus takes
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _PRIMITIVE: dict[str, Any] = {
     "date": {"type": "int", "logicalType": "date"},

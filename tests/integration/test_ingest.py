@@ -156,21 +156,34 @@ def test_a_table_made_before_a_column_was_added_is_widened(road: Road) -> None:
     assert [tuple(r) for r in rows] == [("a", None), ("b", "x")]
 
 
-def test_a_rule_that_fails_on_a_value_costs_no_job(road: Road) -> None:
-    """A cast of text, a division by zero and an overflow inside a rule are null there, which breaks no rule."""
+def test_a_rule_that_cannot_be_evaluated_for_a_row_quarantines_it_and_costs_no_job(road: Road) -> None:
+    """A cast of text, a division by zero, an overflow, a place that an array lacks: none of them passes for good."""
     rules = "".join(
         f'          - {{name: r{i}, type: sql, query: "SELECT COUNT(*) FROM ${{object}} WHERE {condition}", mustBe: 0}}\n'
         for i, condition in enumerate(
-            ["CAST(note AS INT) > 5", "10 / (amount - 1) > 100", "element_at(split(note, ','), 9) = 'x'"]
+            [
+                "CAST(note AS INT) > 5",
+                "10 / (amount - 1) > 100",
+                "element_at(split(note, ','), 9) = 'x'",
+                "amount + amount < 0",
+            ]
         )
     )
     road.contract(
         version="1.1.0", columns=f"      - name: note\n        logicalType: string\n        quality:\n{rules}"
     )
     road.publish(
-        {"id": "a", "seq": 1, "amount": 1, "note": "not a number"}, {"id": "b", "seq": 1, "amount": 2, "note": "9"}
+        {"id": "a", "seq": 1, "amount": 1, "note": "not a number"},
+        {"id": "b", "seq": 1, "amount": 2, "note": "9"},
+        {"id": "c", "seq": 1, "amount": 2**63 - 1, "note": None},
+        {"id": "d", "seq": 1, "amount": 2, "note": None},
     )
-    assert road.merge() == 2
-    (record,) = quarantined_records(road.bus, road.name)
-    assert (record["record"]["id"], [r["rule"] for r in record["reasons"]]) == ("b", ["r0"])
-    assert [row[0] for row in road.silver()] == ["a"]
+    assert road.merge() == 4
+    found = {r["record"]["id"]: r["reasons"] for r in quarantined_records(road.bus, road.name)}
+    assert {key: [r["rule"] for r in reasons] for key, reasons in found.items()} == {
+        "a": ["r0", "r1", "r2"],
+        "b": ["r0", "r2"],
+        "c": ["r3"],
+    }
+    assert ["cannot be evaluated" in r["reason"] for r in found["b"]] == [False, True]
+    assert [row[0] for row in road.silver()] == ["d"]
