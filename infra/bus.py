@@ -23,6 +23,7 @@ from infra.topics import Kafka
 from producers.publisher import Publisher
 from producers.sender import flush
 from schemas.avro import avro_schema
+from schemas.context import log_context
 from schemas.contract import SHIPPED, contract_files, find_dataset, load_contracts
 from schemas.dataset import Dataset, check_district, districts, parse_topic, receipts_topic
 from schemas.errors import ContractError, InputError, StateError, SuibusError, UnavailableError, first_line
@@ -195,10 +196,16 @@ class Bus:
         """Send what waits in the outboxes of the nodes on this machine; how many records went."""
         sent = 0
         for path in sorted((self.home / "nodes").glob("*/outbox.sqlite")):
-            try:
-                sent += flush(path, self.bootstrap, timeout=10, client=self.security).sent
-            except SuibusError as error:
-                log.warning("outbox %s: %s", path, error.en)
+            with log_context(district=path.parent.name):
+                try:
+                    info = flush(path, self.bootstrap, timeout=10, client=self.security)
+                except SuibusError as error:
+                    log.warning("outbox %s: %s", path, error.en)
+                    continue
+                if info.sent:
+                    about = {"hop": "send", "seconds": round(info.seconds, 3)}
+                    log.info("sent %d records", info.sent, extra={"about": about})
+            sent += info.sent
         return sent
 
     def status(self) -> dict[str, Any]:
@@ -314,12 +321,19 @@ class Bus:
                     tell("Spark is ready; the pipeline runs", "Spark 已就绪，流水线运行中")
                 self._write("up.json", {"pid": os.getpid(), "pipeline": not services_only, "since": _now()})
                 tell("ready", "就绪")
+                # cut off when the process ends, which an outbox is made for
+                threading.Thread(target=self._send_outboxes, args=(stop,), name="suibus-outboxes", daemon=True).start()
                 self._watch(stop, services_only, fresh, tell)
             finally:
                 (self.home / "run" / "up.json").unlink(missing_ok=True)
                 if not self.settings.servers:
                     self.broker.stop()
                 tell("stopped", "已停止")
+
+    def _send_outboxes(self, stop: threading.Event) -> None:
+        """Send what nodes on this machine accept, beside the passes: a long outbox holds up no pass, nor a pass an outbox."""
+        while not stop.wait(LOOK_EVERY):
+            self.flush_outboxes()
 
     def _watch(self, stop: threading.Event, services_only: bool, fresh: set[str], tell: Tell) -> None:
         """Look once a second; run a pass when something was published, a contract is new, or a retry is due."""
@@ -334,7 +348,6 @@ class Bus:
                 if (signature := self._signature()) != contracts:
                     contracts = signature
                     fresh |= {d.id for d in self.adopt_contracts(tell)}
-                self.flush_outboxes()
                 if not services_only:
                     topics = [d.topic(c) for d in self.store.datasets().values() for c in districts()]
                     now = self.kafka.states(topics)
