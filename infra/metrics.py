@@ -62,7 +62,7 @@ class Metrics(Collector):
                 with Outbox(path) as outbox:
                     found.add_metric([path.parent.name], outbox.waiting())
             except SuibusError as error:
-                log.warning("outbox %s: %s", path, error.en)
+                log.warning("outbox: %s", error.en, extra={"about": {"district": path.parent.name}})
         return found
 
 

@@ -375,8 +375,8 @@ def test_metrics_and_log_tell_each_hop_and_the_counters_outlive_a_restart_and_a_
     assert after["suibus_accounted_records_total", dataset, code, "inserted"] == 2
     assert after["suibus_accounted_records_total", dataset, code, "quarantined"] == 1
     for hop in ("ingest", "merge", "account", "release"):
-        assert after["suibus_batch_seconds_count", hop, dataset] == 1
-        assert after["suibus_batch_seconds_sum", hop, dataset] > 0
+        assert after["suibus_batch_seconds_count", dataset, hop] == 1
+        assert after["suibus_batch_seconds_sum", dataset, hop] > 0
     assert after["suibus_release_held", dataset] == after["suibus_dataset_failed", dataset] == 0
     assert 0 <= after["suibus_release_age_seconds", dataset] < 600
     assert after["suibus_outbox_rows_waiting", code] == 0
