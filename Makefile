@@ -4,7 +4,7 @@ UV ?= uv
 BIN := .venv/bin
 STAMPS := .venv/stamps
 
-.PHONY: setup demo check test lock clean
+.PHONY: setup demo check test faults lock clean
 .DELETE_ON_ERROR:
 
 setup: $(STAMPS)/jars
@@ -38,6 +38,11 @@ check: setup
 
 test: check
 	$(BIN)/pytest
+
+# Kill the bus at work so many times, and look for what was lost, doubled or altered.
+KILLS ?= 200
+faults: setup
+	$(BIN)/python -m tests.faults.kill --kills $(KILLS) $(if $(SEED),--seed $(SEED))
 
 # Pin again after a change of pyproject.toml.
 lock:

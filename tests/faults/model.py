@@ -231,6 +231,13 @@ def compare(model: Model, lake: Mapping[str, Any]) -> Tally:
                 if r["_deleted"]
             ),
         )
+        refused = {
+            f"{r['_topic']}:{r['_partition']}:{r['_offset']}" for r in lake[dataset]["bronze"] if r["_quarantined"]
+        }
+        told = Counter(receipt for receipt in lake["receipts"] if f".{dataset}.v" in receipt)
+        tally.add("lost", len(refused - set(told)), f"{dataset} receipts")
+        tally.add("doubled", told.total() - len(told), f"{dataset} receipts")
+        tally.add("wrong", len(set(told) - refused), f"{dataset} receipts of records that are not quarantined")
         _compare_account(tally, model, dataset, lake[dataset]["account"], len(live))
         _compare_releases(tally, dataset, lake[dataset]["releases"], len(live))
     return tally

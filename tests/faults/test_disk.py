@@ -35,7 +35,9 @@ class Disk:
             capture_output=True, text=True, check=False,
         )  # fmt: skip
         if done.returncode:
-            pytest.skip(f"no file system can be mounted here ({done.stderr.strip()}): run as root, or in `unshare -Urm`")
+            pytest.skip(
+                f"no file system can be mounted here ({done.stderr.strip()}): run as root, or in `unshare -Urm`"
+            )
 
     def fill(self, leave: int = 0) -> None:
         """Take all space but so many bytes."""
@@ -109,7 +111,11 @@ def test_a_lake_on_a_full_disk_stops_the_dataset_by_name_and_the_next_pass_takes
         info = road.bus.sync()
         failed.append(info.failures)
     assert list(failed[0]) == [road.dataset.id], failed
-    assert all(road.name in reason or "disk" in reason.lower() or "space" in reason.lower() for f in failed for reason in f.values())
+    assert all(
+        road.name in reason or "disk" in reason.lower() or "space" in reason.lower()
+        for f in failed
+        for reason in f.values()
+    )
     disk.free()
     road.sync()
     assert [(r["id"], r["amount"]) for r in road.query("SELECT * FROM t ORDER BY id")] == [
@@ -128,7 +134,11 @@ def test_a_broker_on_a_full_disk_is_told_by_the_bus_and_loses_nothing_acknowledg
     log = tmp_path / "up.log"
     with log.open("wb") as out:
         up = subprocess.Popen(
-            [*_command(), "up", "--services-only"], env=node.environment, stdout=out, stderr=out, stdin=subprocess.DEVNULL
+            [*_command(), "up", "--services-only"],
+            env=node.environment,
+            stdout=out,
+            stderr=out,
+            stdin=subprocess.DEVNULL,
         )
     try:
         _await(log, "ready")

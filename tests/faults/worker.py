@@ -58,6 +58,8 @@ POINTS = {
     "before a contract's line in the history": Point("city", "before", "schemas.store:os.fsync", "contract"),
     "while a table is widened": Point("city", "during", "pipelines.tables:Lake.ensure", "column"),
     "while the city sends the outboxes": Point("city", "during", "infra.bus:flush"),
+    "between receipts and account": Point("city", "after", "pipelines.sync:send_receipts"),
+    "while receipts are sent": Point("city", "during", "pipelines.sync:send_receipts"),
     "before the merge": Point("city", "before", "pipelines.sync:merge_pending"),
     "during the verdict and its record": Point("city", "during", "pipelines.sync:release_version"),
 }
@@ -143,7 +145,7 @@ def read_lake() -> dict[str, Any]:
         frame = spark.read.format("delta").load(f"{settings.lake_path}/{path}").where(condition)
         return [row.asDict(recursive=True) for row in frame.drop("_value", "_reasons", "verdict").collect()]
 
-    found: dict[str, Any] = {"accepted": {}}
+    found: dict[str, Any] = {"accepted": {}, "receipts": []}
     for name in (ORDERED, UNORDERED):
         mine = f"dataset = '{name}.v1'"
         status, said = run(["query", f"SELECT * FROM {name}", "--format", "json"])
@@ -165,6 +167,9 @@ def read_lake() -> dict[str, Any]:
             ).fetchall()
             assert outbox.execute("SELECT count(*) FROM outbox").fetchone() == (0,), "rows still wait in an outbox"
         outbox.close()
+        status, said = run(["receipts", "--district", district, "--json"])
+        assert status == 0, said
+        found["receipts"] += [receipt["receipt"] for receipt in json.loads(said)]
         found["accepted"] |= {f"{dataset.split('.')[0]}/{district}": count for dataset, count in counts}
     return found
 
