@@ -83,7 +83,7 @@ def _receipt(row: Row, dataset: Dataset, refused_at: str) -> Receipt:
         offset=row["_offset"],
         key=row["_key"],
         timestamp_ms=-1 if row["_timestamp_ms"] is None else row["_timestamp_ms"],  # Kafka's own word for none
-        deleted=row["_deleted"],
+        deleted=row["_deleted"] and row["_timestamp_ms"] is not None,  # one without a time could not be read at all
         reasons=tuple(Reason(**reason.asDict()) for reason in row["_reasons"]),
         record=record if any(text is not None for text in record.values()) else None,
         refused_at=refused_at,
