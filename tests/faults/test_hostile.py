@@ -18,18 +18,25 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from io import BytesIO
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pytest
+from kafka import KafkaProducer
 
+from infra.broker import Broker
+from infra.bus import Bus
+from infra.settings import Settings
 from pipelines.decode import change_log
+from producers import sender
 from schemas.avro import FRAME, LARGEST, MAGIC, Encoder, avro_schema, decode, schema_fingerprint, sequence_text
 from schemas.contract import load_contract, parse_contract
-from schemas.dataset import Dataset, Field
+from schemas.dataset import Dataset, Field, districts
 from schemas.errors import InputError
 from schemas.store import ContractStore
+from tests.integration.conftest import Road
 
 CASES = int(os.environ.get("CASES", "10000"))
 SEED = int(os.environ.get("SEED", "4"))
@@ -702,6 +709,53 @@ def test_every_record_is_accepted_unchanged_or_quarantined_with_its_reason(
             "rule",
         ):
             assert quarantined[name], name
+
+
+def test_records_on_a_real_broker_end_in_bronze_and_in_the_account_as_the_reader_here_says(
+    worlds: list[World], tmp_path: Path, broker: Broker, spark: Any
+) -> None:
+    road = Road(Bus(Settings(home=tmp_path / "home", bootstrap_servers=broker.bootstrap)), "hostile")
+    world = replace(worlds[1], store=road.bus.store)
+    road.dataset, road.name = world.dataset, world.dataset.name
+    road.bus.kafka.ensure([world.dataset.topic(code) for code in districts()])
+    mutator, now = Mutator(world, f"{SEED}:broker"), datetime.now(UTC)
+    made = iter(mutator.case, None)
+    # This client sends no header without a value, and nothing without both key and value; other clients do.
+    sendable = (c for c in made if (c.key or c.value) and all(v is not None for _, v in c.headers or ()))
+    cases = list(islice(sendable, min(300, CASES)))
+    # Kafka keeps milliseconds, and refuses a time that is far ahead.
+    cases = [replace(case, timestamp=now.replace(microsecond=now.microsecond // 1000 * 1000)) for case in cases]
+    producer = KafkaProducer(bootstrap_servers=broker.bootstrap, acks="all", max_request_size=8_000_000)
+    sent = [
+        producer.send(
+            world.dataset.topic(c.district),
+            c.value,
+            c.key,
+            c.headers,
+            timestamp_ms=round(c.timestamp.timestamp() * 1000),
+        )
+        for c in cases
+    ]
+    producer.flush()
+    places = [(record.topic, record.offset) for record in (future.get(timeout=30) for future in sent)]
+    producer.close()
+    assert road.merge() == len(cases)
+    rows = road.lake.read(road.lake.bronze(world.dataset)).toArrow().to_pylist()
+    found = {(row["_topic"], row["_offset"]): row for row in rows}
+    assert len(rows) == len(found) == len(cases)
+    problems = [
+        f"{case.did}: {problem}; {shown(case)}"
+        for case, place in zip(cases, places, strict=True)
+        if (problem := wrong(case, found[place], world))
+    ]
+    assert not problems, "\n".join(problems)
+    account = road.account().values()
+    assert sum(row["received"] for row in account) == len(cases)
+    assert sum(row["quarantined"] for row in account) == sum(judge(case, world) is None for case in cases)
+
+
+def test_the_bus_takes_as_much_as_a_node_sends() -> None:
+    assert sender.LARGEST == LARGEST
 
 
 def shown(case: Case) -> str:

@@ -8,7 +8,7 @@ from datetime import UTC, date, datetime
 from decimal import Decimal
 from typing import Any
 
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from schemas.avro import MAGIC, Encoder, avro_schema, decode, schema_fingerprint
@@ -17,6 +17,9 @@ from schemas.compatibility import compare
 from schemas.dataset import Dataset, Field
 from schemas.errors import InputError
 
+# What a slow machine does is no property of the codec.
+settings.register_profile("suibus", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("suibus")
 SCALARS = ("string", "boolean", "int", "long", "float", "double", "date", "timestamp", "bytes")
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
 
@@ -144,6 +147,18 @@ def test_value_cut_off_anywhere_is_refused_and_never_another_row(data: st.DataOb
         assert error.zh  # noqa: PT017
     else:
         raise AssertionError(f"{found} was read from {cut} of {len(value)} bytes")
+
+
+@given(st.data(), st.binary(min_size=1, max_size=20))
+def test_value_with_bytes_behind_it_is_refused(data: st.DataObject, more: bytes) -> None:
+    made = data.draw(DATASETS)
+    value = Encoder(made).value(data.draw(rows(made)))
+    try:
+        found = read(value + more, made, made)
+    except InputError as error:
+        assert error.zh  # noqa: PT017
+    else:
+        raise AssertionError(f"{found} was read, and {more!r} passed over")
 
 
 @given(DATASETS, st.binary(max_size=40))
