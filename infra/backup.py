@@ -162,8 +162,8 @@ def _roots(bus: Bus) -> dict[str, Path]:
 def _left_out(bus: Bus, without_broker: bool) -> Iterator[tuple[str, str]]:
     if bus.settings.servers or without_broker:
         yield (
-            "what is on the topics: beside another broker than its own the lake goes on only after `suibus resume`",
-            "主题中的数据：若消息代理并非原有的，须先执行 suibus resume，数据湖才能继续",
+            "what Kafka keeps, the topics and the nodes' rights: beside another Kafka the lake goes on after `suibus resume`",
+            "Kafka 中的主题数据与节点权限：若改用另一个 Kafka，须先执行 suibus resume，数据湖才能继续",
         )
     if "://" in bus.settings.lake_path:
         yield f"the lake at {bus.settings.lake_path}", f"位于 {bus.settings.lake_path} 的数据湖"
@@ -236,6 +236,7 @@ def _take(draft: Path, lock: int) -> None:
             "move it away.",
             f"需要使用 {draft}，但它已被占用：另一备份或恢复正在写入，或该文件夹另有用途。请等待或将其移走。",
         )
+    draft.chmod(0o700)
     (draft / MARK).touch()
     for path in draft.iterdir():
         if path.name != MARK:

@@ -19,7 +19,7 @@ as_json = click.option("--json", "as_json", is_flag=True, help="One JSON value o
 @click.option(
     "--without-broker",
     is_flag=True,
-    help="Leave out what is on the topics; the bus may run. 不含主题数据，总线可继续运行。",
+    help="Leave out what Kafka keeps; the bus may run. 不含 Kafka 中的内容，总线可继续运行。",
 )
 @as_json
 def backup(destination: Path, without_broker: bool, as_json: bool) -> None:
