@@ -139,6 +139,8 @@ def _options(
         ("spark.sql.extensions", "io.delta.sql.DeltaSparkSessionExtension"),
         ("spark.sql.catalog.spark_catalog", "org.apache.spark.sql.delta.catalog.DeltaCatalog"),
         ("spark.sql.session.timeZone", "UTC"),
+        # Delta's change feed hands rows over as Java objects, and java.sql.Date knows no 5 to 14 October 1582.
+        ("spark.sql.datetime.java8API.enabled", "true"),
         ("spark.sql.shuffle.partitions", "4" if local else "64"),
         ("spark.databricks.delta.snapshotPartitions", "2"),  # a small table's state in 50 parts costs seconds
         ("spark.log.level", "ERROR"),
