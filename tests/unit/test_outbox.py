@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from producers.inbox import Inbox
 from producers.outbox import Delivery, Entry, Mode, Outbox
 from producers.publisher import Publisher, PublishInfo, publish_source
 from producers.sender import FlushInfo
@@ -20,6 +21,7 @@ from schemas.avro import Encoder, avro_schema, decode, schema_fingerprint
 from schemas.coercion import RowError
 from schemas.dataset import Dataset, Field
 from schemas.errors import InputError, StateError, UnavailableError
+from tests.unit.test_receipt import RECEIPT
 
 NOWHERE = "127.0.0.1:1"  # nothing listens: rows stay in the outbox
 FIELDS = (Field("code", "string", True), Field("name", "string"), Field("at", "int"), Field("d", "string"))
@@ -461,6 +463,29 @@ def test_correction_leaves_the_next_snapshot_to_send_what_it_holds(path: Path, t
         deliver(path)
         assert publish(path, table(tmp_path, {"1": text, "2": "b"}), "snapshot").unchanged == 1
         assert waiting(path) == [("1", text)]
+
+
+def test_deletion_that_answers_a_receipt_needs_its_own_sequence(path: Path, tmp_path: Path) -> None:
+    """The sequence last accepted, or this moment, would delete a newer version."""
+    publish(path, table(tmp_path, [("1", "newer", 41, "440106")]), "snapshot", ORDERED)
+    deliver(path)
+    file = tmp_path / "gone.csv"
+    file.write_text("_receipt,code,at\nt.v1:0:7,1,\nt.v1:0:7,1,5\n")
+    node = publisher(path, ORDERED)
+    with Inbox(path.with_name("inbox.sqlite")) as inbox:
+        inbox.take([RECEIPT], {0: 8}, "id")
+        with pytest.raises(InputError, match="cannot be a file of corrections"):
+            publish_source(
+                node, open_source(file, ORDERED, delete=True, corrections=True), "snapshot", corrections=inbox
+            )
+        source = open_source(file, ORDERED, delete=True, corrections=True)
+        info = publish_source(node, source, "delete", corrections=inbox)
+        assert [h.state for h in inbox.receipts()] == ["answered"]
+    with Outbox(path) as outbox:
+        assert [(w.sequence, w.answers) for w in outbox.head(9, 999)] == [(b"5", RECEIPT.id)]
+    node.outbox.close()
+    assert (info.deleted, info.rejected) == (1, 1)
+    assert "needs its own sequence" in (tmp_path / "gone.rejects.csv").read_text("utf-8-sig")
 
 
 # --- deletions -----------------------------------------------------------------------------------
