@@ -66,7 +66,7 @@ class Node:
     def run(self, *words: str, status: int | tuple[int, ...] = 0) -> str:
         """Everything that a command said, which must end with `status`."""
         with self.start(*words) as process:
-            out, err = process.communicate(timeout=300)
+            out, err = process.communicate(timeout=1500)
         allowed = status if isinstance(status, tuple) else (status,)
         assert process.returncode in allowed, f"{words}: {process.returncode}\n{out}\n{err}"
         return out + err

@@ -49,7 +49,7 @@ def test_rows_published_while_the_bus_is_away_are_kept_in_bounded_memory_and_dis
     path = node.rows(rows, keys)
     done = subprocess.run(
         [sys.executable, "-c", MEASURED, "publish", "away", str(path), "--district", DISTRICT, "--timeout", "1"],
-        env=node.environment, capture_output=True, text=True, timeout=540, check=False,
+        env=node.environment, capture_output=True, text=True, timeout=1500, check=False,
     )  # fmt: skip
     assert done.returncode == 3, done.stderr
     assert f"accepted {rows:,}" in done.stdout
