@@ -23,7 +23,7 @@ from schemas.dataset import Field
 
 MARK = 16  # bytes of the mark
 _FLAG = "suibus.flag"  # a boolean's byte, as it is
-_LONGEST = 38  # digits of the longest decimal
+_DIGITS = 63  # bytes of a decimal that is read; the longest needs 16, and Java takes minutes over a megabyte
 _FIRST_DAY, _LAST_DAY = -719_162, 2_932_896  # 0001-01-01 and 9999-12-31 as days since 1970
 
 
@@ -61,7 +61,7 @@ def _wide(schema: Any, flag: Iterator[Any]) -> Any:
     if kind == "int":  # a date too
         return "long"
     if kind == "bytes" and not isinstance(schema, str) and schema.get("logicalType") == "decimal":
-        return {**schema, "precision": _LONGEST}
+        return "bytes"
     return schema
 
 
@@ -77,7 +77,17 @@ def narrowed(field: Field, raw: Column) -> Column:
     if field.kind == "record" and _is_wide(field):
         members = F.struct(*(narrowed(m, raw[m.name]).alias(m.name) for m in field.fields))
         return F.when(raw.isNotNull(), members)
-    return raw.try_cast(spark_type(field)) if field.kind in ("int", "decimal") else raw
+    if field.kind == "decimal":
+        return _decimal(field, raw)
+    return raw.try_cast(spark_type(field)) if field.kind == "int" else raw
+
+
+def _decimal(field: Field, raw: Column) -> Column:
+    """The number of a decimal's bytes, null if it has more digits than the column: never some of its digits."""
+    length = F.substring(F.lit(bytearray(range(0, 2 * _DIGITS + 1, 2))), F.length(raw) + 1, F.lit(1))
+    schema = {"type": "bytes", "logicalType": "decimal", "precision": 38, "scale": field.scale}
+    number = from_avro(F.concat(length, raw), json.dumps(schema), {"mode": "PERMISSIVE"})
+    return F.when(F.length(raw) <= _DIGITS, number.try_cast(spark_type(field)))
 
 
 def _is_wide(field: Field) -> bool:
@@ -99,7 +109,7 @@ def unreadable(field: Field, raw: Column) -> Column | None:
     if field.kind == "int":
         return ~raw.between(-(2**31), 2**31 - 1)
     if field.kind == "decimal":
-        return raw.isNotNull() & raw.try_cast(spark_type(field)).isNull() if field.precision < _LONGEST else None
+        return raw.isNotNull() & _decimal(field, raw).isNull()
     if field.kind == "date":
         return ~raw.between(_FIRST_DAY, _LAST_DAY)
     if field.kind == "timestamp":

@@ -76,8 +76,10 @@ _KAFKA = {
 
 
 def _bronze(rows: DataFrame, dataset: Dataset) -> DataFrame:
+    moment = F.col("_timestamp")
+    shown = {"_key": F.make_valid_utf8("_key"), "_timestamp": F.when(~outside_of_years(moment), moment)}  # any can read
     columns = [
-        F.col(f.name) if f.name in rows.columns else F.lit(None).cast(f.dataType).alias(f.name)
+        shown.get(f.name, F.col(f.name) if f.name in rows.columns else F.lit(None).cast(f.dataType)).alias(f.name)
         for f in bronze_schema(dataset).fields
     ]
     return rows.select(columns)
@@ -198,8 +200,6 @@ def _checked(rows: DataFrame, dataset: Dataset, mark: bytes) -> DataFrame:
     return checked.withColumns(
         {
             **held,
-            "_timestamp": F.when(~outside_of_years(F.col("_timestamp")), F.col("_timestamp")),
-            "_key": F.make_valid_utf8("_key"),
             "_quarantined": broken,
             "_reasons": F.when(broken, F.col("_reasons")),
             "_value": F.when(broken, F.col("_value")),
@@ -239,7 +239,7 @@ def _quoted(text: Column) -> Column:
 
 def _sequence(dataset: Dataset) -> Column:
     if dataset.sequence is None:
-        return F.col("_timestamp")
+        return F.when(~outside_of_years(F.col("_timestamp")), F.col("_timestamp"))
     field, header = dataset.field(dataset.sequence), F.col("_header")
     number = header.try_cast("bigint")
     number = F.when(number.cast("string") == header, number)  # ' 1', '+1' and '1.0' are none
@@ -294,8 +294,8 @@ def _reasons(dataset: Dataset, mark: bytes) -> Column:
             "缺少主键，或键与契约为该记录规定的键不逐字节一致。",
         ),
         _reason(
-            F.col("_sequence").isNull() & ((fits & F.col("_deleted")) | decoded), "sequence", dataset.sequence,
-            F.col("_header"),
+            F.lit(dataset.sequence is not None) & F.col("_sequence").isNull() & ((fits & F.col("_deleted")) | decoded),
+            "sequence", dataset.sequence, F.col("_header"),
             "A delete must carry its sequence, as the node writes it, in one header 'sequence'.",
             "删除记录必须在唯一的消息头 sequence 中携带版本序列，写法与节点一致。",
         ),
@@ -318,7 +318,9 @@ def _reasons(dataset: Dataset, mark: bytes) -> Column:
         )
     for field, bad in _unreadable(dataset):
         raw = F.col(f"_raw_{field.name}")
-        shown = F.lit(None) if field.item or field.fields else F.hex(raw) if field.kind == "boolean" else raw
+        shown = (
+            F.lit(None) if field.item or field.fields else F.hex(raw) if field.kind in ("boolean", "decimal") else raw
+        )
         reasons.append(
             _reason(
                 bad, "unreadable", field.name, shown,
