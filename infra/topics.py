@@ -16,6 +16,7 @@ from infra.broker import MAX_MESSAGE_BYTES
 from infra.settings import spark_options
 from pipelines.offsets import TopicState
 from producers.refusal import why_refused
+from schemas.dataset import UP_PREFIX
 from schemas.errors import InputError, UnavailableError, first_line
 
 ANSWER_MS = 8_000
@@ -24,8 +25,13 @@ _CONFIGS = {
     "cleanup.policy": "delete",  # a later record does not erase an earlier one: bronze keeps every change
     # A year: Kafka counts from when the node accepted a row, and a node may be away for months.
     "retention.ms": str(366 * 24 * 3600 * 1000),
-    "max.message.bytes": str(MAX_MESSAGE_BYTES),
 }
+# Upwards a batch with the largest row fits (Kafka's own default): what unpacks to very much more stays small on the wire.
+_UPWARDS = str(1024 * 1024 + 12)
+
+
+def _largest(topic: str) -> str:
+    return _UPWARDS if topic.startswith(UP_PREFIX) else str(MAX_MESSAGE_BYTES)
 
 
 @dataclass(frozen=True)
@@ -62,7 +68,7 @@ class Kafka:
                 wanted = {
                     "num_partitions": partitions,
                     "replication_factor": replication,
-                    "configs": {**_CONFIGS, **in_sync},
+                    "configs": {**_CONFIGS, **in_sync, "max.message.bytes": _largest(name)},
                 }
                 try:
                     admin.create_topics({name: wanted}, timeout_ms=ANSWER_MS)

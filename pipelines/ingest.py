@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import reduce
 from typing import Any
+from uuid import uuid4
 
 from py4j.protocol import Py4JJavaError
 from pyspark.errors import PySparkException
@@ -61,12 +62,12 @@ def ingest_batch(
     bronze = lake.bronze(dataset)
 
     def read(ranges: tuple[Range, ...]) -> DataFrame:
-        return _read(lake, kafka, ranges)
+        return _read(lake, kafka, ranges, alone=True)
 
     def rows(records: DataFrame) -> DataFrame:
         return change_log(records, dataset, store, registry)
 
-    records = read(planned.ranges)
+    records = _read(lake, kafka, planned.ranges)
     if registry:
         records = records.persist()  # else Kafka would be read once more for the registry's ids
     try:
@@ -129,7 +130,10 @@ def resume(dataset: Dataset, lake: Lake, states: Mapping[str, TopicState]) -> No
     _append(lake, lake.bronze(dataset), lake.read(lake.bronze(dataset)).limit(0), position)
 
 
-def _read(lake: Lake, kafka: Topics, ranges: tuple[Range, ...]) -> DataFrame:
+def _read(lake: Lake, kafka: Topics, ranges: tuple[Range, ...], alone: bool = False) -> DataFrame:
+    """The records of some ranges. `alone`: each by itself and with a consumer of its own, so that one that cannot be read
+    (it may unpack to more than memory holds) takes no other with it.
+    """
     assigned: dict[str, list[int]] = {}
     first: dict[str, dict[str, int]] = {}
     last: dict[str, dict[str, int]] = {}
@@ -140,7 +144,9 @@ def _read(lake: Lake, kafka: Topics, ranges: tuple[Range, ...]) -> DataFrame:
     options = {
         **kafka.spark,
         "kafka.isolation.level": "read_committed",
-        "kafka.group.id": "suibus.city.ingest",  # one name, else Spark makes a new consumer for each read: 0.3 s a partition
+        # One name, else Spark makes a new consumer for each read: 0.3 s a partition.
+        "kafka.group.id": f"suibus.city.probe.{uuid4()}" if alone else "suibus.city.ingest",
+        "kafka.max.poll.records": "1" if alone else "100",  # of up to a megabyte: bounds memory
         "assign": json.dumps(assigned),
         "startingOffsets": json.dumps(first),
         "endingOffsets": json.dumps(last),

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pipelines.account import account_pending, accounted_version
+from pipelines.decode import cause
 from pipelines.feedback import send_receipts
 from pipelines.ingest import Batch, ingest_batch
 from pipelines.merge import MergeInfo, merge_pending, merged_version
@@ -90,8 +91,8 @@ def sync(
                         _bring_up(dataset, lake, kafka, info, tell)
                 except Exception as error:  # one dataset must not stop another
                     told = isinstance(error, SuibusError)
-                    log.error("stopped: %s", first_line(error), exc_info=not told)
-                    en, zh = (error.en, error.zh) if isinstance(error, SuibusError) else (first_line(error),) * 2
+                    en, zh = (error.en, error.zh) if isinstance(error, SuibusError) else (cause(error),) * 2
+                    log.error("stopped: %s", first_line(error) if told else en, exc_info=not told)
                     info.failures[dataset.id] = en
                     tell(f"{dataset.id}: stopped: {en}", f"{dataset.id}：已停止：{zh}")
         if count := sum(batch.records for batch in batches):

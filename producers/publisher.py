@@ -19,9 +19,9 @@ from typing import Any
 
 from producers.inbox import Inbox
 from producers.outbox import CHUNK, Delivery, Entry, Mode, Outbox, refuse_empty_snapshot
-from producers.sender import LARGEST, FlushInfo, flush
+from producers.sender import FlushInfo, flush
 from producers.sources import RECEIPT_COLUMNS, Record, Source
-from schemas.avro import Encoder, sequence_text
+from schemas.avro import LARGEST, Encoder, sequence_text
 from schemas.coercion import Defect, RowCoercer, RowError, clean, show
 from schemas.dataset import Dataset, check_district
 from schemas.errors import InputError, UnavailableError

@@ -30,7 +30,6 @@ from schemas.errors import SuibusError, UnavailableError
 
 ROWS, BYTES = 5_000, 8 << 20  # of one transaction, the limit that is reached first
 PAUSE = 0.3  # seconds between two attempts
-LARGEST = 1_000_000  # bytes of key and value that a broker takes with its default message.max.bytes
 
 # Failures that no waiting mends.
 _FINAL = (

@@ -31,7 +31,6 @@ from infra.broker import Broker
 from infra.bus import Bus
 from infra.settings import Settings
 from pipelines.decode import change_log
-from producers import sender
 from schemas.avro import FRAME, LARGEST, MAGIC, Encoder, avro_schema, decode, schema_fingerprint, sequence_text
 from schemas.contract import load_contract, parse_contract
 from schemas.dataset import Dataset, Field, districts
@@ -751,10 +750,6 @@ def test_records_on_a_real_broker_end_in_bronze_and_in_the_account_as_the_reader
     account = road.account().values()
     assert sum(row["received"] for row in account) == len(cases)
     assert sum(row["quarantined"] for row in account) == sum(judge(case, world) is None for case in cases)
-
-
-def test_the_bus_takes_as_much_as_a_node_sends() -> None:
-    assert sender.LARGEST == LARGEST
 
 
 def shown(case: Case) -> str:
