@@ -30,15 +30,15 @@ def backup(destination: Path, without_broker: bool, as_json: bool) -> None:
     secrets: only its owner can read it, and it should lie on another disk. A lake behind a URL is left out.
     """
     from infra.backup import back_up
-    from infra.cli import _bus, _print_json, _tell
+    from infra.console import open_bus, print_json, tell
 
-    info = back_up(_bus(), destination, without_broker, (lambda en, zh: None) if as_json else _tell)
+    info = back_up(open_bus(), destination, without_broker, (lambda en, zh: None) if as_json else tell)
     if as_json:
-        _print_json(asdict(info))
+        print_json(asdict(info))
         return
-    _tell(*_told(info, f"in {destination}", f"位于 {destination}"))
+    tell(*_told(info, f"in {destination}", f"位于 {destination}"))
     for en, zh in info.left_out:
-        _tell(f"not in it: {en}", f"未包含：{zh}")
+        tell(f"not in it: {en}", f"未包含：{zh}")
 
 
 @click.command()
@@ -54,17 +54,17 @@ def restore(source: Path, lake_only: bool, as_json: bool) -> None:
     the lake goes back to what it was, and the next pass takes again from the topics what came later.
     """
     from infra.backup import restore as put_back
-    from infra.cli import _bus, _print_json, _tell
+    from infra.console import open_bus, print_json, tell
 
-    bus = _bus()
-    info = put_back(bus, source, lake_only, (lambda en, zh: None) if as_json else _tell)
+    bus = open_bus()
+    info = put_back(bus, source, lake_only, (lambda en, zh: None) if as_json else tell)
     if as_json:
-        _print_json(asdict(info))
+        print_json(asdict(info))
         return
     where = bus.settings.lake_path if lake_only else str(bus.home)
-    _tell(*_told(info, f"of {info.made_at} restored to {where}", f"（{info.made_at}）已恢复到 {where}"))
+    tell(*_told(info, f"of {info.made_at} restored to {where}", f"（{info.made_at}）已恢复到 {where}"))
     for en, zh in info.left_out:
-        _tell(f"was not in it: {en}", f"未包含：{zh}")
+        tell(f"was not in it: {en}", f"未包含：{zh}")
 
 
 def _told(info: BackupInfo, en: str, zh: str) -> tuple[str, str]:

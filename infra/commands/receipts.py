@@ -66,7 +66,7 @@ def receipts(
         if file and found:
             _write(inbox, found, district, file)
         elif as_json:
-            _print_json(inbox, only)
+            _print_all(inbox, only)
         else:
             _print(inbox, only)
     sys.exit(status)
@@ -110,21 +110,21 @@ def _acknowledge(inbox: Inbox, district: str, only: str | None, ids: Sequence[st
     return inbox.mark(places, "acknowledged")
 
 
-def _print_json(inbox: Inbox, only: str | None) -> None:
-    from infra.cli import _print_json_array
+def _print_all(inbox: Inbox, only: str | None) -> None:
+    from infra.console import print_json_array
 
-    _print_json_array(
+    print_json_array(
         {"receipt": h.receipt.id, "state": h.state, "since": h.since, **asdict(h.receipt)}
         for h in inbox.receipts(dataset_id=only)
     )
 
 
 def _print(inbox: Inbox, only: str | None) -> None:
-    from infra.cli import _print_table
+    from infra.console import print_table
 
     found = inbox.receipts("new", only)
     rows = [_row(held) for held in islice(found, SHOWN)]
-    _print_table(_COLUMNS, rows, "no receipt is open 没有待处理的回执")
+    print_table(_COLUMNS, rows, "no receipt is open 没有待处理的回执")
     if next(found, None):
         click.echo(f"(the first {SHOWN}; --json gives all 仅显示前 {SHOWN} 条，--json 可输出全部)")
 

@@ -19,12 +19,12 @@ def rebuild(dataset: str, from_topics: bool) -> None:
     program wrote to it. With --from-topics bronze itself is made again; what the topics no longer hold stays in silver.
     What was there is kept beside it, as <table>.set-aside-<moment>. Exit status 1 if the dataset failed.
     """
-    from infra.cli import _bus, _city, _dataset, _tell
+    from infra.console import dataset_in_force, need_city, open_bus, tell
 
-    _city()
-    bus = _bus()
-    found = _dataset(bus, dataset)
-    info = bus.rebuild(found, from_topics, _tell)
+    need_city()
+    bus = open_bus()
+    found = dataset_in_force(bus, dataset)
+    info = bus.rebuild(found, from_topics, tell)
     sys.exit(1 if found.id in info.failures else 0)
 
 
@@ -38,18 +38,18 @@ def resume(dataset: str, yes: bool) -> None:
     (`suibus status` says which). Let the districts publish again what is missing; then this goes on from the first offset
     that each topic still has. Bronze's log keeps that it was done.
     """
-    from infra.cli import _bus, _city, _dataset, _tell
+    from infra.console import dataset_in_force, need_city, open_bus, tell
 
-    _city()
-    bus = _bus()
-    found = bus.resume(_dataset(bus, dataset), yes, _tell)
+    need_city()
+    bus = open_bus()
+    found = bus.resume(dataset_in_force(bus, dataset), yes, tell)
     for en, zh in found:
         click.echo(f"{en}\n{zh}")
     if not found:
-        _tell("its topics are as they were left; there is nothing to resume", "主题与上次一致，无需恢复")
+        tell("its topics are as they were left; there is nothing to resume", "主题与上次一致，无需恢复")
     elif yes:
-        _tell("the dataset goes on with the next pass", "该数据集将在下一轮继续处理")
+        tell("the dataset goes on with the next pass", "该数据集将在下一轮继续处理")
     else:
-        _tell(
+        tell(
             "run it again with --yes to go on without what is missing", "如确认在缺失的情况下继续，请加 --yes 重新执行"
         )
