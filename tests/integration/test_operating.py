@@ -284,7 +284,6 @@ def test_bus_restored_after_its_state_was_destroyed_goes_on_with_nothing_lost_or
         road.bus.broker.start()
         assert road.query("SELECT count(*) AS n FROM t") == [{"n": 3}]  # the release of before
         assert road.bus.flush_outboxes() == 1
-        road.sync()
         road.publish({"id": "e", "seq": 1})
         road.sync()
         assert [(row[0], row[2], row[4]) for row in road.silver()] == [

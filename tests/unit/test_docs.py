@@ -203,3 +203,15 @@ def test_check_finds_a_command_that_one_language_lacks() -> None:
 def test_check_reads_shown_commands_over_several_lines() -> None:
     text = '$ suibus publish a --query "SELECT --x\n    FROM b" \\\n    --district 1\nout --put\n$ suibus contract diff a b\n'
     assert list(shown(text)) == [("suibus publish", {"--query", "--district"}), ("suibus contract diff", set())]
+
+
+@pytest.mark.parametrize(
+    "page", ["docs/reliability.md", "docs/reliability.zh-CN.md", "docs/security.md", "docs/security.zh-CN.md"]
+)
+def test_every_test_that_a_page_names_exists(page: str) -> None:
+    every = "".join(file.read_text("utf-8") for file in (ROOT / "tests").rglob("test_*.py"))
+    named = set(re.findall(r"\btest_\w+(?=[`,])", read(page)))
+    assert len(named) > 5
+    assert not {
+        name for name in named if f"def {name}(" not in every and not list((ROOT / "tests").rglob(f"{name}.py"))
+    }
