@@ -165,7 +165,7 @@ class Harness:
             self.change_contract(needs)
         city = other.submit(self.attempt, "city", plan, "sync")
         self.publish()
-        while not city.done() and self.by_side["publish"] < self.by_side["city"] + 6:
+        while not city.done() and self.by_side["publish"] < min(self.by_side["city"] + 6, self.target // 2):
             self.publish()
         city.result()
 
