@@ -306,7 +306,8 @@ class Harness:
         """A new file, or one that was published before."""
         if self.files and not needs and self.dice.random() < 0.15:
             return self.dice.choice(self.files)  # delivered again
-        dataset, district = self.dice.choice((ORDERED, UNORDERED)), self.dice.choice(DISTRICTS)
+        dataset = (ORDERED, UNORDERED)[len(self.files) % 2]  # a short run, too, has both
+        district = self.dice.choice(DISTRICTS)
         mode = needs or self.dice.choices(("append", "delete", "snapshot"), (6, 2, 2))[0]
         made = self.model.make(self.home / "files", len(self.files), dataset, district, mode, self.dice)
         self.files.append(made)
