@@ -55,15 +55,17 @@ def test_the_harness_counts_a_row_that_is_lost_doubled_or_altered_in_a_lake(
         whole[ORDERED][name] for name in ("bronze", "shared", "silver", "releases", "account")
     )
     assert found() == (0, 0, 0)
-    assert found(bronze=bronze[1:]) == (1, 0, 0)
-    assert found(bronze=[*bronze, {**bronze[0], "_offset": 10**9}])[:2] == (0, 1)
-    assert found(bronze=[{**r, "amount": 7_000_000} if r is _upsert(bronze) else r for r in bronze]) == (0, 0, 1)
+    one = next(r for r in bronze if not r["_deleted"] and not r["_quarantined"])
+    others = [r for r in bronze if r is not one]
+    assert found(bronze=others) == (1, 0, 0)
+    assert found(bronze=[*bronze, {**one, "_offset": 10**9}]) == (0, 1, 0)
+    assert found(bronze=[*others, {**one, "amount": 7_000_000}]) == (0, 0, 1)
     assert found(shared=shared[1:]) == (1, 0, 0)
     assert found(shared=[*shared, shared[0]]) == (0, 1, 0)
     assert found(shared=[{**shared[0], "seq": -1}, *shared[1:]]) == (0, 0, 1)
     tombstones = [r for r in silver if r["_deleted"]]
     assert found(silver=tombstones[1:])[0] == (1 if tombstones else 0)
-    assert found(releases=releases[:-1])[2] + found(releases=releases[:-1])[0] >= 1
+    assert sum(found(releases=[r for r in releases if r["release"] != 1])) >= 1  # a gap, or none at all
     assert found(releases=[*releases, releases[0]])[1] == 1
     assert found(account=[{**account[0], "received": account[0]["received"] + 1}, *account[1:]])[2] >= 2
 
@@ -74,7 +76,3 @@ def test_the_harness_misses_a_record_that_a_model_has_and_no_lake(harness: tuple
     more.events[ORDERED, "440106"].append(Event("k-new", 3, Row("k-new", 3, "new", 1)))
     tally = compare(more, whole)
     assert tally.lost == 2, tally.notes  # one record of bronze, one row of the shared table
-
-
-def _upsert(bronze: list[dict[str, Any]]) -> dict[str, Any]:
-    return next(r for r in bronze if not r["_deleted"] and not r["_quarantined"])
