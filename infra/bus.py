@@ -38,13 +38,17 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 Tell = Callable[[str, str], None]
 RETRY_AFTER = 10.0  # seconds before a pass or dataset that failed is tried again
+RETENTION_ALARM = 0.5  # of its topic's retention: what has waited longer is in danger
 LOOK_EVERY = 1.0  # seconds between two looks at the topics, the contract folders and the outboxes
 
 
 class Backlog(NamedTuple):
-    """What waits: of each topic and partition the next offset and the end; and the retention, in days, of topics in danger."""
+    """What waits: of each topic and partition the next offset and the end, and since when (seconds since 1970) the first of it
+    waits; and the retention, in days, of the topics whose records are in danger of it.
+    """
 
     behind: dict[tuple[str, int], tuple[int, int]]
+    since: dict[tuple[str, int], float]
     endangered: dict[str, float]
 
 
@@ -270,7 +274,10 @@ class Bus:
                 for partition, (first, end) in state.partitions.items():
                     if (at := int(known.get(str(partition), first))) < end:
                         behind[topic, partition] = (at, end)
-            return Backlog(behind, kafka.endangered({place: at for place, (at, _) in behind.items()}))
+            since, kept = kafka.since(behind), kafka.retention(topic for topic, _ in behind)
+            now = time.time()
+            endangered = {t: kept[t] / 86_400 for (t, _), at in since.items() if now - at > kept[t] * RETENTION_ALARM}
+            return Backlog(behind, since, endangered)
         except SuibusError:
             return None
 

@@ -14,8 +14,6 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 from wsgiref.simple_server import WSGIServer
 
-from kafka import KafkaConsumer, TopicPartition
-from kafka.errors import KafkaError
 from prometheus_client import CollectorRegistry, generate_latest, start_http_server
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric, SummaryMetricFamily
 from prometheus_client.registry import Collector
@@ -26,12 +24,10 @@ from schemas.errors import InputError, SuibusError, first_line
 
 if TYPE_CHECKING:
     from infra.bus import Bus
-    from infra.topics import Kafka
     from pipelines.sync import SyncInfo
     from pipelines.tables import Lake
 
 log = logging.getLogger(__name__)
-FETCH_SECONDS = 3.0  # spent at most on asking Kafka for the oldest waiting records
 FATES = ("inserted", "updated", "deleted", "unchanged", "superseded", "duplicate", "quarantined")
 DATASET, DISTRICT = ("dataset",), ("dataset", "district")
 
@@ -48,8 +44,7 @@ class Metrics(Collector):
         yield from _of_the_bus(status)
         yield from _of_datasets(status, self._bus)
         if backlog is not None:
-            since = waiting_since(self._bus.kafka, backlog.behind)
-            yield from _of_topics(status, backlog.behind, backlog.endangered, since)
+            yield from _of_topics(status, backlog.behind, backlog.endangered, backlog.since)
         yield from _totals(self._bus._read("metrics.json"))
         yield self._outboxes()
 
@@ -117,43 +112,6 @@ def count_pass(before: Mapping[str, Any], info: SyncInfo, lake: Lake) -> dict[st
 def _batch(info: SyncInfo, dataset: str) -> str | None:
     merges = [merge for merge in info.merges if merge.dataset == dataset]
     return f"bronze {merges[0].bronze_from} to {merges[-1].bronze_to}" if merges else None
-
-
-def waiting_since(kafka: Kafka, behind: Mapping[tuple[str, int], tuple[int, int]]) -> dict[tuple[str, int], float]:
-    """When the first waiting record of each topic and partition was accepted by its node, in seconds since 1970.
-
-    `behind` gives of each the next offset and the end. Kafka tells a record's time only with the record, so one of each
-    is fetched; what is not here in time, or is no record but a transaction's mark, is left out.
-    """
-    found: dict[tuple[str, int], float] = {}
-    if not behind:
-        return found
-    until = time.monotonic() + FETCH_SECONDS
-    places = {TopicPartition(*place): offsets for place, offsets in behind.items()}
-    consumer = None
-    try:
-        consumer = KafkaConsumer(
-            **kafka.client, group_id=None, isolation_level="read_committed", auto_offset_reset="earliest",
-            enable_auto_commit=False, allow_auto_create_topics=False, metrics_enabled=False,
-            bootstrap_timeout_ms=int(FETCH_SECONDS * 1000), max_partition_fetch_bytes=1 << 16, fetch_max_wait_ms=100,
-        )  # fmt: skip
-        consumer.assign(list(places))
-        for place, (at, _) in places.items():
-            consumer.seek(place, at)
-        while places and time.monotonic() < until:
-            for place, records in consumer.poll(timeout_ms=100, max_records=1).items():
-                found[place.topic, place.partition] = records[0].timestamp / 1000
-                consumer.pause(place)
-                places.pop(place, None)
-            for place in [p for p, (_, end) in places.items() if (consumer.position(p) or 0) >= end]:
-                consumer.pause(place)
-                del places[place]
-    except (KafkaError, OSError) as error:
-        log.warning("the age of waiting records is not known: %s", first_line(error))
-    finally:
-        if consumer is not None:
-            consumer.close()
-    return found
 
 
 # ── one function a group of metrics ──────────────────────────────────────────────────────────────────────────

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import logging
+import math
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from kafka import KafkaAdminClient, TopicPartition
+from kafka import KafkaAdminClient, KafkaConsumer, TopicPartition
 from kafka.admin import ConfigResource, OffsetSpec
 from kafka.errors import AuthorizationError, KafkaError, TopicAlreadyExistsError, UnknownTopicOrPartitionError
 
@@ -19,7 +21,9 @@ from producers.refusal import why_refused
 from schemas.dataset import UP_PREFIX
 from schemas.errors import InputError, UnavailableError, first_line
 
+log = logging.getLogger(__name__)
 ANSWER_MS = 8_000
+FETCH_SECONDS = 3.0  # spent at most on asking Kafka for the oldest waiting records
 
 _CONFIGS = {
     "cleanup.policy": "delete",  # a later record does not erase an earlier one: bronze keeps every change
@@ -93,27 +97,51 @@ class Kafka:
             states[place.topic].partitions[place.partition] = (first[place].offset, ends[place].offset)
         return states
 
-    def endangered(self, waiting: Mapping[tuple[str, int], int], part: float = 0.5) -> dict[str, float]:
-        """Of the topics and partitions whose next offset is given, those whose record there has used up `part` of its retention.
+    def since(self, behind: Mapping[tuple[str, int], tuple[int, int]]) -> dict[tuple[str, int], float]:
+        """When the first waiting record of each topic and partition was accepted by its node, in seconds since 1970.
 
-        By topic the retention in days: it removes a record whether or not it was taken.
+        `behind` gives of each the next offset and the end. Kafka tells a record's time only with the record, so one of each
+        is fetched; what is not here in time, or is no record but a transaction's mark, is left out.
         """
-        if not waiting:
+        found: dict[tuple[str, int], float] = {}
+        if not behind:
+            return found
+        until = time.monotonic() + FETCH_SECONDS
+        places = {TopicPartition(*place): offsets for place, offsets in behind.items()}
+        consumer = None
+        try:
+            consumer = KafkaConsumer(
+                **self.client, group_id=None, isolation_level="read_committed", auto_offset_reset="earliest",
+                enable_auto_commit=False, allow_auto_create_topics=False, metrics_enabled=False,
+                bootstrap_timeout_ms=int(FETCH_SECONDS * 1000), max_partition_fetch_bytes=1 << 16, fetch_max_wait_ms=100,
+            )  # fmt: skip
+            consumer.assign(list(places))
+            for place, (at, _) in places.items():
+                consumer.seek(place, at)
+            while places and time.monotonic() < until:
+                for place, records in consumer.poll(timeout_ms=100, max_records=1).items():
+                    found[place.topic, place.partition] = records[0].timestamp / 1000
+                    consumer.pause(place)
+                    places.pop(place, None)
+                for place in [p for p, (_, end) in places.items() if (consumer.position(p) or 0) >= end]:
+                    consumer.pause(place)
+                    del places[place]
+        except (KafkaError, OSError) as error:
+            log.warning("the age of waiting records is not known: %s", first_line(error))
+        finally:
+            if consumer is not None:
+                consumer.close()
+        return found
+
+    def retention(self, topics: Iterable[str]) -> dict[str, float]:
+        """How many seconds each topic keeps a record, taken or not; infinity where it keeps them all."""
+        asked = [ConfigResource("TOPIC", name, ["retention.ms"]) for name in sorted(set(topics))]
+        if not asked:
             return {}
-        topics = sorted({topic for topic, _ in waiting})
         with self.admin() as admin:
-            asked = [ConfigResource("TOPIC", name, ["retention.ms"]) for name in topics]
-            configs = admin.describe_configs(asked, config_filter="all")
-            kept = {name: int(configs["topic"][name]["retention.ms"]["value"]) for name in topics}
-            now = time.time_ns() // 1_000_000
-            specs = {TopicPartition(topic, p): now - int(kept[topic] * part) for topic, p in waiting if kept[topic] > 0}
-            found = admin.list_partition_offsets(specs, timeout_ms=ANSWER_MS)
-        # The first record younger than that: -1 where there is none, so all of the partition is older.
-        return {
-            place.topic: kept[place.topic] / 86_400_000
-            for place, at in found.items()
-            if at.offset == -1 or waiting[place.topic, place.partition] < at.offset
-        }
+            found = admin.describe_configs(asked, config_filter="all")["topic"]
+        kept = {name: int(configs["retention.ms"]["value"]) for name, configs in found.items()}
+        return {name: ms / 1000 if ms >= 0 else math.inf for name, ms in kept.items()}
 
     @contextmanager
     def admin(self) -> Iterator[KafkaAdminClient]:

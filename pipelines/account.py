@@ -37,7 +37,8 @@ def account_pending(dataset: Dataset, lake: Lake) -> int:
         row["_district"]: Counter(received=row["received"], quarantined=row["quarantined"])
         for row in received.collect()
     }
-    for row in _fates(events, lake.read(silver, version), dataset, merged):
+    mine = (F.col("_bronze") == merged) & (F.col("_bronze_id") == lake.table_id(bronze))
+    for row in _fates(events, lake.read(silver, version), dataset, mine):
         counts[row["_district"]][row["fate"]] += row["events"]
         counts[row["_district"]]["duplicate"] += row["copies"]
         counts[row["_district"]]["lost_to_other_district"] += row["lost"]
@@ -105,8 +106,8 @@ def _all_fates() -> Column:
     return sum((F.col(f) for f in FATES), F.lit(0))
 
 
-def _fates(events: DataFrame, silver: DataFrame, dataset: Dataset, merged: int) -> list[Row]:
-    """How many events of each district had each fate, quarantined ones left out.
+def _fates(events: DataFrame, silver: DataFrame, dataset: Dataset, mine: Column) -> list[Row]:
+    """How many events of each district had each fate, quarantined ones left out; `mine`: the merge touched the row.
 
     Rows that this merge touched lie in the files it wrote, so the join skips the rest of silver by statistics;
     only a key whose every event was older than silver already was has to be looked up in all of it.
@@ -118,20 +119,27 @@ def _fates(events: DataFrame, silver: DataFrame, dataset: Dataset, merged: int) 
         .agg((F.count("*") - 1).alias("_copies"))
     )
     holders = silver.select(
-        *key, event.alias("_winner"), F.col("_district").alias("_holder"), "_bronze", "_fate", "_replaced"
+        *key,
+        event.alias("_winner"),
+        F.col("_district").alias("_holder"),
+        F.coalesce(mine, F.lit(False)).alias("_mine"),
+        "_bronze",
+        "_bronze_id",
+        "_fate",
+        "_replaced",
     )
-    touched = unique.join(holders.where(F.col("_bronze") == merged), key, "left")
-    rows = _count_fates(touched, merged)
+    touched = unique.join(holders.where(mine), key, "left")
+    rows = _count_fates(touched)
     if any(row["fate"] is None for row in rows):
         late = touched.where("_winner IS NULL").select(*key, "_district", "_event", "_copies")
-        rows = [row for row in rows if row["fate"] is not None] + _count_fates(late.join(holders, key, "left"), merged)
+        rows = [row for row in rows if row["fate"] is not None] + _count_fates(late.join(holders, key, "left"))
     return rows
 
 
-def _count_fates(joined: DataFrame, merged: int) -> list[Row]:
+def _count_fates(joined: DataFrame) -> list[Row]:
     """Events joined with the silver row of their key, if any, by district and fate; no row, no fate yet."""
     won = F.col("_event") == F.col("_winner")
-    mine = won & (F.col("_bronze") == merged)
+    mine = won & F.col("_mine")
     fate = (
         F.when(mine, F.col("_fate"))
         .when(won, F.lit("duplicate"))

@@ -55,11 +55,12 @@ def ingest_batch(
     A record that cannot be read, or that a rule cannot be held against, is quarantined alone. StateError if a topic is
     not as it was left, UnavailableError if Kafka, a registry that is needed, or the lake is away; then nothing was taken.
     """
+    bronze = lake.bronze(dataset)
+    number = lake.transaction(bronze, APPLICATION) + 1  # read before the position: who is faster takes it
     position = read_position(dataset, lake, states)
     planned = plan(dataset, position, states)
     if not planned.ranges:
         return Batch(0, position)
-    bronze = lake.bronze(dataset)
 
     def read(ranges: tuple[Range, ...]) -> DataFrame:
         return _read(lake, kafka, ranges, alone=True)
@@ -72,7 +73,7 @@ def ingest_batch(
         records = records.persist()  # else Kafka would be read once more for the registry's ids
     try:
         try:
-            taken = _append(lake, bronze, rows(records), planned.after)
+            taken = _append(lake, bronze, rows(records), planned.after, number)
         except (PySparkException, Py4JJavaError) as error:
             states = kafka.states(states)  # away, or no longer as it was: then that is the reason
             plan(dataset, position, states)
@@ -94,7 +95,7 @@ def ingest_batch(
                     if readable
                     else unread(lake.spark, place, dataset, cause(error))
                 )
-            taken = _append(lake, bronze, reduce(DataFrame.unionByName, parts), planned.after)
+            taken = _append(lake, bronze, reduce(DataFrame.unionByName, parts), planned.after, number)
     finally:
         records.unpersist()
     return Batch(taken, planned.after, sum(planned.waiting.values()), planned.drained)
@@ -126,8 +127,10 @@ def read_position(dataset: Dataset, lake: Lake, states: Mapping[str, TopicState]
 
 def resume(dataset: Dataset, lake: Lake, states: Mapping[str, TopicState]) -> None:
     """Go on after the dataset's topics changed, each from the first offset it still has; bronze's log keeps that it was so."""
+    bronze = lake.bronze(dataset)
+    number = lake.transaction(bronze, APPLICATION) + 1
     position = accept(dataset, read_position(dataset, lake, states), states)
-    _append(lake, lake.bronze(dataset), lake.read(lake.bronze(dataset)).limit(0), position)
+    _append(lake, bronze, lake.read(bronze).limit(0), position, number)
 
 
 def _read(lake: Lake, kafka: Topics, ranges: tuple[Range, ...], alone: bool = False) -> DataFrame:
@@ -156,10 +159,9 @@ def _read(lake: Lake, kafka: Topics, ranges: tuple[Range, ...], alone: bool = Fa
     return lake.spark.read.format("kafka").options(**options).load()
 
 
-def _append(lake: Lake, bronze: str, rows: DataFrame, position: Position) -> int:
-    """One commit: the rows and the position behind them; how many rows it was."""
+def _append(lake: Lake, bronze: str, rows: DataFrame, position: Position, number: int) -> int:
+    """One commit, the batch of that number: the rows and the position behind them; how many rows it was."""
     spark: Any = lake.spark
-    number = lake.transaction(bronze, APPLICATION) + 1
     metadata = {"position": dump_position(position)}
     (
         rows.coalesce(spark.sparkContext.defaultParallelism)

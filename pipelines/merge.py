@@ -13,7 +13,7 @@ from delta.tables import DeltaTable
 from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as F
 
-from pipelines.tables import ORDER, Lake, silver_schema, spark_schema
+from pipelines.tables import ORDER, SET_BY_MERGE, Lake, silver_schema, spark_schema
 from schemas.dataset import Dataset
 
 
@@ -87,9 +87,9 @@ def _merge(lake: Lake, silver: str, dataset: Dataset, latest: DataFrame, bronze_
         "CASE WHEN s._deleted AND c._deleted THEN 'unchanged' WHEN c._deleted THEN 'deleted' "
         f"WHEN s._deleted THEN 'inserted' WHEN {same} THEN 'unchanged' ELSE 'updated' END"
     )
-    carried = [f.name for f in silver_schema(dataset).fields if f.name not in ("_bronze", "_fate", "_replaced")]
+    carried = [f.name for f in silver_schema(dataset).fields if f.name not in SET_BY_MERGE]
     values: dict[str, str | Column] = {f"`{c}`": f"c.`{c}`" for c in carried}
-    values["_bronze"] = str(bronze_version)
+    values |= {"_bronze": str(bronze_version), "_bronze_id": f"'{lake.table_id(lake.bronze(dataset))}'"}
     replaced = "CASE WHEN s._district <> c._district THEN s._district END"
     conf = lake.spark.conf
     conf.set("spark.databricks.delta.write.txnAppId", merge_application(dataset, lake))

@@ -118,11 +118,11 @@ def plan(dataset: Dataset, position: Position, states: Mapping[str, TopicState],
 def _fair_level(backlogs: Iterable[int], most: int, total: int) -> int:
     """What each may have at most, so that small backlogs go whole and large ones share the rest evenly."""
     ordered = sorted(backlogs)
-    level = most
     for count, backlog in zip(range(len(ordered), 0, -1), ordered, strict=True):
-        level = max(min(most, total // count), 1)
-        total -= min(backlog, level)
-    return level
+        if backlog > (level := max(min(most, total // count), 1)):
+            return level
+        total -= backlog
+    return most
 
 
 def _own(dataset: Dataset, states: Mapping[str, TopicState]) -> dict[str, TopicState]:

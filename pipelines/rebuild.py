@@ -8,7 +8,7 @@ from pyspark.sql import functions as F
 
 from pipelines.account import accounted_version
 from pipelines.merge import bronze_changes, latest, merge_application, merged_version
-from pipelines.tables import Lake, silver_schema
+from pipelines.tables import SET_BY_MERGE, Lake, silver_schema
 from schemas.dataset import Dataset
 
 
@@ -29,7 +29,7 @@ def rebuild_silver(dataset: Dataset, lake: Lake) -> None:
     if done < 1:
         return
     rows = latest(bronze_changes(lake, lake.bronze(dataset), 1, done).where("NOT _quarantined"), dataset)
-    made = {"_bronze": F.lit(done), "_fate": F.lit("rebuilt"), "_replaced": F.lit(None)}
+    made = {**dict.fromkeys(SET_BY_MERGE, F.lit(None)), "_fate": F.lit("rebuilt")}
     columns = [made.get(f.name, F.col(f"`{f.name}`")).cast(f.dataType).alias(f.name) for f in silver_schema(dataset)]
     lake.overwrite(silver, rows.select(columns), merge_application(dataset, lake), done)
 

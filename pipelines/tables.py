@@ -45,6 +45,7 @@ NOT_ANSI = ("spark.sql.ansi.enabled", "false")  # where rules run: a cast of a b
 EVENT = ("_topic", "_partition", "_offset")  # what identifies one record for ever
 ORDER = ("_sequence", "_offset", "_topic", "_partition")  # what decides between two versions of a key
 OWN = ("ingest", "merge", "account", "release", "rebuild")  # the applications under which Suibus writes
+SET_BY_MERGE = ("_bronze", "_bronze_id", "_fate", "_replaced")  # columns of silver that no event carries
 FATES = ("inserted", "updated", "deleted", "unchanged", "superseded", "duplicate", "quarantined")
 
 
@@ -118,6 +119,7 @@ def silver_schema(dataset: Dataset) -> T.StructType:
     state = [
         T.StructField("_deleted", T.BooleanType()),
         T.StructField("_bronze", T.LongType()),  # the bronze version whose merge last touched the row
+        T.StructField("_bronze_id", T.StringType()),  # Delta's id of the bronze table that version is of
         T.StructField("_fate", T.StringType()),  # what that merge did to it
         T.StructField("_replaced", T.StringType()),  # the district whose version it then replaced, if another's
         T.StructField("_district", T.StringType()),

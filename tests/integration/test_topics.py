@@ -142,7 +142,7 @@ def test_every_district_has_its_share_however_long_anothers_backlog(road: Road) 
     second = plan(road.dataset, first.after, states)
     assert second.ranges == (Range(names[0], 0, SHARE, 2 * SHARE),)
     assert not second.drained
-    everyone = {name: TopicState("i", {0: (0, 5_000_000), 1: (7, 12)}) for name in names}
+    everyone = {name: TopicState("i", {0: (0, 5_000_000), 1: (0, 5)}) for name in names}
     sizes = [r.end - r.start for r in plan(road.dataset, {}, everyone).ranges]
     assert sum(sizes) <= BATCH
     assert sizes[1::2] == [5] * 11, "a short partition goes whole"
@@ -184,6 +184,7 @@ def test_a_table_someone_else_wrote_to_is_neither_merged_nor_shared_until_it_is_
     assert "another program" in road.bus.sync().failures[road.dataset.id]
     info = road.bus.rebuild(road.dataset, from_topics=True)
     assert not info.failures
+    assert [release.status for release in info.releases] == ["released"], info
     assert sorted(row["id"] for row in road.query("SELECT id FROM t")) == ["a", "b", "c", "d"]
     sums = road.account()[DISTRICT]
     assert (sums["inserted"], sums["duplicate"]) == (4, 3), "what came again is counted as what it is"
@@ -268,17 +269,15 @@ def test_a_lake_whose_batches_carry_no_position_goes_on_from_its_rows(road: Road
 
 
 def test_one_record_that_a_rule_cannot_be_held_against_costs_no_other(road: Road) -> None:
-    rule = '{name: r, type: sql, query: "SELECT COUNT(*) FROM ${object} WHERE element_at(array(1, 2), seq) = 9", mustBe: 0}'
-    road.contract(
-        version="1.1.0", columns=f"      - name: x\n        logicalType: string\n        quality:\n          - {rule}\n"
-    )
-    road.publish(*({"id": f"{n:02}", "seq": 9 if n == 13 else 1 + n % 2} for n in range(40)))
+    """Java's regular expressions end with a stack overflow on long text, and with it the whole read."""
+    rule = "{name: letters, metric: invalidValues, arguments: {pattern: '^(a|b)*$'}, mustBe: 0}"
+    column = f"      - name: x\n        logicalType: string\n        quality:\n          - {rule}\n"
+    road.contract(version="1.1.0", columns=column)
+    road.publish(*({"id": f"{n:02}", "seq": 1, "x": "ab" * (100_000 if n == 13 else 1)} for n in range(40)))
     assert road.merge() == 40
     (record,) = quarantined_records(road.bus, road.name)
-    assert (record["record"]["id"] if record["record"] else record["key"], record["reasons"][0]["rule"]) == (
-        '{"id":"13"}',
-        "contract",
-    )
+    assert (record["key"], record["reasons"][0]["rule"]) == ('{"id":"13"}', "contract")
+    assert "StackOverflow" in record["reasons"][0]["reason"]
     assert len(road.silver()) == 39
     assert road.account()[DISTRICT]["quarantined"] == 1
 
@@ -305,9 +304,10 @@ def test_two_pipelines_on_one_lake_take_no_record_twice(road: Road, monkeypatch:
     append = ingest._append
 
     def late(*arguments: Any) -> int:
+        road.publish({"id": "b", "seq": 1})
         with monkeypatch.context() as patch:
             patch.setattr(ingest, "_append", append)
-            assert road.batch() == 1, "the other pipeline is faster"
+            assert road.batch() == 2, "the other pipeline is faster"
         return append(*arguments)
 
     with monkeypatch.context() as patch:
@@ -315,4 +315,4 @@ def test_two_pipelines_on_one_lake_take_no_record_twice(road: Road, monkeypatch:
         with pytest.raises(StateError, match="Another Suibus writes"):
             road.batch()
     assert road.merge() == 0
-    assert road.lake.read(road.lake.bronze(road.dataset)).count() == 1
+    assert road.lake.read(road.lake.bronze(road.dataset)).count() == 2
