@@ -85,8 +85,7 @@ def ingest_batch(
                     "下一轮将重新处理同一批记录。",
                 ) from error
             bad = _isolate(planned.ranges, lambda ranges: _computes(rows(read(ranges))))
-            good = _without(planned.ranges, bad)
-            parts = [rows(read(good))] if good else []
+            parts = [rows(read((place,))) for place in _without(planned.ranges, bad)]
             for place in bad:
                 records_there = read((place,))
                 readable = _computes(records_there)
@@ -140,7 +139,9 @@ def _read(lake: Lake, kafka: Topics, ranges: tuple[Range, ...], alone: bool = Fa
     assigned: dict[str, list[int]] = {}
     first: dict[str, dict[str, int]] = {}
     last: dict[str, dict[str, int]] = {}
-    for place in ranges:
+    for place in ranges:  # of each partition one: Spark's source has one start and one end for it
+        if place.partition in assigned.get(place.topic, []):
+            raise ValueError(f"two ranges of {place.topic} {place.partition} in one read")
         assigned.setdefault(place.topic, []).append(place.partition)
         first.setdefault(place.topic, {})[str(place.partition)] = place.start
         last.setdefault(place.topic, {})[str(place.partition)] = place.end
