@@ -87,7 +87,8 @@ def sync(
                     batches.append(batch)
                     record = info.records.get(dataset.id)
                     changed = record is not None and record["contract_sha256"] != dataset.hash
-                    if batch.drained or (first and (only is None or dataset.id in only or changed)):
+                    asked = first and (only is None or dataset.id in only or changed)
+                    if batch.drained if batch.records else asked:
                         _bring_up(dataset, lake, kafka, info, tell)
                 except Exception as error:  # one dataset must not stop another
                     told = isinstance(error, SuibusError)

@@ -162,6 +162,7 @@ def test_bus_made_secure_keeps_its_records(city: Bus) -> None:
 
 def test_node_is_held_to_its_rate(nodes: Nodes, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     nodes.add("440111", tmp_path / "n", rate=1)
+    caplog.set_level("WARNING", logger="kafka")  # which a command of another test has silenced
     with closing(KafkaProducer(**client_of(read_node_file(tmp_path / "n")), linger_ms=0)) as producer:
         for _ in range(24):  # 12 MiB, in one go
             producer.send(DATASET.topic("440111"), os.urandom(1 << 19))
