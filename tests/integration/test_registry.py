@@ -146,7 +146,7 @@ class Node:
         whole = {"id": key, "district_code": DISTRICT, "seq": 1, "amount": 5} | row
         schemaless_writer(value, parse_schema(json.loads(json.dumps(schema))), whole)
         producer = KafkaProducer(bootstrap_servers=self.broker.bootstrap)
-        producer.send(self.topic, frame + value.getvalue(), json.dumps({"id": key}).encode())
+        producer.send(self.topic, frame + value.getvalue(), json.dumps({"id": key}, separators=(",", ":")).encode())
         producer.flush()
         producer.close()
 
