@@ -16,8 +16,9 @@ for _name in [name for name in os.environ if name.startswith("SUIBUS_")]:
         del os.environ[_name]
 
 
-# Tests are short and many: a JVM that compiles once, and not again for a speed that comes too late, costs a third less.
-os.environ.setdefault("JDK_JAVA_OPTIONS", "-XX:TieredStopAtLevel=1")
+# A command's JVM lives for seconds: compiling once, and not again for a speed that comes too late, costs a third less.
+_SHORT_LIVED = "-XX:TieredStopAtLevel=1"
+os.environ.setdefault("JDK_JAVA_OPTIONS", _SHORT_LIVED)
 
 
 @pytest.fixture(scope="session")
@@ -40,7 +41,10 @@ def spark(settings: Settings) -> Iterator[object]:
     """One Spark session; a test puts its tables into a folder of its own."""
     from infra.spark import spark_session  # unit tests need no Spark
 
-    session = spark_session(settings, "suibus-tests")
+    with pytest.MonkeyPatch.context() as patch:
+        if os.environ["JDK_JAVA_OPTIONS"] == _SHORT_LIVED:  # this JVM lives long: a pass costs it 10 s instead of 17
+            patch.delenv("JDK_JAVA_OPTIONS")
+        session = spark_session(settings, "suibus-tests")
     session.conf.set("spark.sql.shuffle.partitions", "2")
     yield session
     session.stop()

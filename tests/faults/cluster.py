@@ -64,11 +64,11 @@ class Cluster:
         return ",".join(f"127.0.0.1:{port}" for port in self.ports)
 
     def start(self, *numbers: int) -> None:
-        """Start these brokers, or all, and wait until each is in the cluster."""
+        """Start these brokers, or all, and wait until each answers and knows of all that run."""
         for number in numbers or range(3):
             self._launch(number)
         until = time.monotonic() + START_SECONDS
-        while self._members() < len(self.processes):
+        while not all(self._members(number) == len(self.processes) for number in self.processes):
             assert time.monotonic() < until, "the brokers did not find each other: see their logs"
             assert all(p.poll() is None for p in self.processes.values()), "a broker ended: see its log"
             time.sleep(0.2)
@@ -106,10 +106,12 @@ class Cluster:
                 [*self._java, "kafka.Kafka", "server.properties"], cwd=folder, env=jvm_env(), stdout=log, stderr=log
             )
 
-    def _members(self) -> int:
-        alive = [f"127.0.0.1:{self.ports[number]}" for number in self.processes]
+    def _members(self, number: int) -> int:
+        """How many brokers this one knows; 0 while it does not answer. The word of another is not enough: a broker
+        that was killed stays in the list of those that are left for seconds."""
+        server = f"127.0.0.1:{self.ports[number]}"
         try:
-            with closing(KafkaAdminClient(bootstrap_servers=alive, bootstrap_timeout_ms=3000)) as admin:
+            with closing(KafkaAdminClient(bootstrap_servers=server, bootstrap_timeout_ms=3000)) as admin:
                 return len(admin.describe_cluster()["brokers"])
         except KafkaError:
             return 0
