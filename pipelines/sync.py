@@ -91,8 +91,8 @@ def sync(
                     if batch.drained if batch.records else asked:
                         _bring_up(dataset, lake, kafka, info, tell)
                 except Exception as error:  # one dataset must not stop another
+                    en, zh = _reason(error)
                     told = isinstance(error, SuibusError)
-                    en, zh = (error.en, error.zh) if isinstance(error, SuibusError) else (cause(error),) * 2
                     log.error("stopped: %s", first_line(error) if told else en, exc_info=not told)
                     info.failures[dataset.id] = en
                     tell(f"{dataset.id}: stopped: {en}", f"{dataset.id}：已停止：{zh}")
@@ -165,6 +165,23 @@ def _bring_up(dataset: Dataset, lake: Lake, kafka: Topics, info: SyncInfo, tell:
         version, status = f"silver {released.record['silver_version']}", released.status
         info.done("release", dataset, began, version, "release %d: %s", released.release, status)
         tell(*_decision(dataset, released))
+
+
+def _reason(error: Exception) -> tuple[str, str]:
+    """Why a dataset stopped, and what to do."""
+    if isinstance(error, SuibusError):
+        return error.en, error.zh
+    found = cause(error)
+    if "No space left on device" in found:
+        return (
+            f"The lake's disk is full ({found}). Nothing was lost. Make space; the next pass goes on from here.",
+            f"数据湖的磁盘已满（{found}）。数据没有丢失。请腾出空间；下一轮将从此处继续。",
+        )
+    return (
+        f"{found}. Nothing was lost, and the next pass tries this step again. If it stops here once more, the log has the "
+        "whole error.",
+        f"{found}。数据没有丢失，下一轮将重试这一步。若再次停在此处，日志中有完整的错误信息。",
+    )
 
 
 def _decision(dataset: Dataset, released: ReleaseInfo) -> tuple[str, str]:

@@ -120,7 +120,7 @@ def _gx() -> Any:
         warnings.simplefilter("ignore")
         import great_expectations as gx
 
-        import quality.expectations  # noqa: F401 - registers expect_query_value
+        import quality.expectations  # noqa: F401 - registers what it adds
     for name in ("great_expectations", "great_expectations.data_context.types.base"):  # the second sets its own level
         logging.getLogger(name).setLevel(logging.ERROR)
     return gx
@@ -133,7 +133,7 @@ def _validate(candidate: DataFrame, rules: tuple[GateRule, ...]) -> tuple[int, l
 
     context = gx.get_context(mode="ephemeral")
     context.variables.progress_bars = {"globally": False}
-    asset = context.data_sources.add_spark("suibus", persist=False).add_dataframe_asset("candidate")
+    asset = context.data_sources.add_one_scan_spark("suibus", persist=False).add_dataframe_asset("candidate")
     batch = asset.add_batch_definition_whole_dataframe("whole").get_batch({"dataframe": candidate})
     outcomes: list[tuple[bool, Any, str | None]] = [(False, None, "not judged")] * len(rules)
     configs: list[dict[str, Any]] = [

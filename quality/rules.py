@@ -27,6 +27,10 @@ _COUNT_WHERE = re.compile(
 _NOT_ONE_ROW = re.compile(
     r"\b(select|over|group\s+by|having|order\s+by|limit|union|intersect|except|join)\b", re.IGNORECASE
 )
+_ONE_VALUE = re.compile(rf"^\s*SELECT\s+(.+?)\s+FROM\s+{OBJECT.pattern}\s*$", re.IGNORECASE | re.DOTALL)
+_ONE_AGGREGATE = re.compile(  # parentheses within go one deep
+    r"\s*(count|count_if|sum|avg|min|max)\s*\((?!\s*distinct\b)([^();]|\([^();]*\))*\)\s*", re.IGNORECASE
+)
 _TEXT = re.compile(r"'(?:[^'\\]|\\.|'')*'")
 
 
@@ -46,7 +50,7 @@ class RowRule:
 class GateRule:
     """A rule the gate judges: a Great Expectations configuration, and the query that shows rows that fail it.
 
-    In the SQL texts ``{batch}`` stands for the candidate and literal braces are doubled.
+    In queries ``{batch}`` stands for the candidate and literal braces are doubled.
     """
 
     name: str
@@ -267,9 +271,8 @@ def _braces(sql: str) -> str:
 def _none_may(
     name: str, severity: Severity, column: str | None, broken: str, description: str, dataset: Dataset
 ) -> GateRule:
-    query = f"SELECT * FROM {{batch}} WHERE {_braces(broken)}"
-    kwargs = {"unexpected_rows_query": query}
-    return GateRule(name, severity, column, "unexpected_rows_expectation", kwargs, _rows(dataset, broken), description)
+    kwargs = {"aggregate": f"count_if({broken})", "operator": "mustBe", "threshold": 0}
+    return GateRule(name, severity, column, "expect_aggregate_value", kwargs, _rows(dataset, broken), description)
 
 
 def _gate_rule(rule: Rule, dataset: Dataset) -> GateRule:
@@ -313,23 +316,36 @@ def _gate_rule(rule: Rule, dataset: Dataset) -> GateRule:
             )
         )
     if native is None:
-        query, operator = _value_query(rule, dataset, broken), rule.operator
-        native = ("expect_query_value", {"query": query, "operator": operator, "threshold": rule.threshold})
+        value = {"operator": rule.operator, "threshold": rule.threshold}
+        if aggregate := _aggregate(rule, broken):  # judged in the one scan of all that are
+            native = ("expect_aggregate_value", {"aggregate": aggregate, **value})
+        else:
+            native = ("expect_query_value", {"query": _value_query(rule), **value})
     return GateRule(rule.name, rule.severity, rule.column, *native, samples, rule.description)
 
 
-def _value_query(rule: Rule, dataset: Dataset, broken: str | None) -> str:
+def _aggregate(rule: Rule, broken: str | None) -> str | None:
+    """The aggregate whose value the rule compares, None where it takes a query of its own."""
+    if rule.metric == "rowCount":
+        return "count(*)"
+    if broken:
+        count = f"count_if({broken})"
+        return f"coalesce(100.0D * {count} / nullif(count(*), 0), 0.0D)" if rule.unit == "percent" else count
+    if rule.type == "sql" and rule.query and (match := _ONE_VALUE.match(rule.query)):
+        expression = PROPERTY.sub(lambda _: f"`{rule.column}`", match[1])
+        bare = _TEXT.sub("''", expression)
+        if _ONE_AGGREGATE.fullmatch(bare) and not _NOT_ONE_ROW.search(bare):
+            return expression
+    return None
+
+
+def _value_query(rule: Rule) -> str:
     """The query whose one value the rule compares, ``{batch}`` for the candidate."""
     if rule.type == "sql" and rule.query:
         parts = OBJECT.split(PROPERTY.sub(lambda _: f"`{rule.column}`", rule.query))
         return "{batch}".join(_braces(part) for part in parts)
-    if rule.metric == "rowCount":
-        return "SELECT count(*) FROM {batch}"
-    if rule.metric == "duplicateValues":
-        columns = [f"`{n}`" for n in rule.arguments.get("properties") or [rule.column]]
-        count = f"count(*) - count(DISTINCT struct({', '.join(columns)}))"
-    else:
-        count = f"count_if({_braces(str(broken))})"
+    columns = [f"`{n}`" for n in rule.arguments.get("properties") or [rule.column]]
+    count = f"count(*) - count(DISTINCT struct({', '.join(columns)}))"
     if rule.unit == "percent":
         return f"SELECT coalesce(100.0D * ({count}) / nullif(count(*), 0), 0.0D) FROM {{batch}}"
     return f"SELECT {count} FROM {{batch}}"

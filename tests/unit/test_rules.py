@@ -224,16 +224,18 @@ def test_compound_key_is_judged_as_one() -> None:
         (library("invalidValues", arguments={"validValues": ["a"]}), "expect_column_values_to_be_in_set"),
         (library("invalidValues", arguments={"pattern": "a"}), "expect_column_values_to_match_regex"),
         (library("missingValues", arguments={"missingValues": ["a"]}), "expect_column_values_to_not_be_in_set"),
-        (library("missingValues", arguments={"missingValues": [None, "a"]}), "unexpected_rows_expectation"),
+        (library("missingValues", arguments={"missingValues": [None, "a"]}), "expect_aggregate_value"),
         (library("duplicateValues"), "expect_column_values_to_be_unique"),
         (library("duplicateValues", arguments={"properties": ["id", "x"]}), "expect_compound_columns_to_be_unique"),
         (library("rowCount", column=None, threshold=5), "expect_table_row_count_to_equal"),
         (library("rowCount", column=None, operator="mustBeBetween", threshold=[1, 2]),
          "expect_table_row_count_to_be_between"),
-        (library("rowCount", column=None, operator="mustBeGreaterThan"), "expect_query_value"),
-        (library("nullValues", threshold=5), "expect_query_value"),
-        (sql("SELECT COUNT(*) FROM ${object} WHERE x < 0"), "unexpected_rows_expectation"),
-        (sql("SELECT AVG(x) FROM ${object}"), "expect_query_value"),
+        (library("rowCount", column=None, operator="mustBeGreaterThan"), "expect_aggregate_value"),
+        (library("nullValues", threshold=5), "expect_aggregate_value"),
+        (library("duplicateValues", threshold=5), "expect_query_value"),
+        (sql("SELECT COUNT(*) FROM ${object} WHERE x < 0"), "expect_aggregate_value"),
+        (sql("SELECT AVG(x) FROM ${object}"), "expect_aggregate_value"),
+        (sql("SELECT AVG(x) FROM ${object} WHERE x > 0"), "expect_query_value"),
     ],
 )  # fmt: skip
 def test_rule_is_judged_by_great_expectations_own_word_where_it_has_one(rule: Rule, expectation: str) -> None:
@@ -246,22 +248,40 @@ def test_rule_is_judged_by_great_expectations_own_word_where_it_has_one(rule: Ru
 )
 def test_value_that_json_cannot_hold_is_judged_by_its_sql(kind: Kind, value: Any) -> None:
     made = gate(library("invalidValues", arguments={"validValues": [value]}), Field("x", kind))
-    assert made.expectation == "unexpected_rows_expectation"
-    assert sql_literal(value) in made.kwargs["unexpected_rows_query"]
+    assert made.expectation == "expect_aggregate_value"
+    assert sql_literal(value) in made.kwargs["aggregate"]
+
+
+@pytest.mark.parametrize(
+    ("rule", "aggregate"),
+    [
+        (library("rowCount", column=None, operator="mustBeGreaterThan"), "count(*)"),
+        (library("nullValues", threshold=5), "count_if(`x` IS NULL)"),
+        (library("nullValues", threshold=5, unit="percent"),
+         "coalesce(100.0D * count_if(`x` IS NULL) / nullif(count(*), 0), 0.0D)"),
+        (sql("SELECT COUNT(*) FROM ${object} WHERE x = '{1}'", operator="mustBeLessThan", threshold=5),
+         "count_if((x = '{1}'\n))"),
+        (sql("SELECT AVG(${property}) FROM ${object}", "x"), "AVG(`x`)"),
+        (sql("SELECT count_if(x IN ('a;', '(b', 'from')) FROM ${object}"), "count_if(x IN ('a;', '(b', 'from'))"),
+    ],
+)  # fmt: skip
+def test_measure_is_an_aggregate_that_shares_one_scan(rule: Rule, aggregate: str) -> None:
+    assert gate(rule).kwargs["aggregate"] == aggregate
 
 
 @pytest.mark.parametrize(
     ("rule", "query"),
     [
-        (library("nullValues", threshold=5), "SELECT count_if(`x` IS NULL) FROM {batch}"),
-        (library("nullValues", threshold=5, unit="percent"),
-         "SELECT coalesce(100.0D * (count_if(`x` IS NULL)) / nullif(count(*), 0), 0.0D) FROM {batch}"),
         (library("duplicateValues", threshold=5), "SELECT count(*) - count(DISTINCT struct(`x`)) FROM {batch}"),
         (sql("SELECT AVG(${property}) FROM ${object} WHERE x RLIKE '{2}'", "x"),
          "SELECT AVG(`x`) FROM {batch} WHERE x RLIKE '{{2}}'"),
+        *((sql(f"SELECT {what} FROM ${{object}}"), f"SELECT {what} FROM {{batch}}") for what in (
+            "x", "count(DISTINCT x)", "count(*), max(x)", "max(x) - min(x)", "count(*) AS n", "max(x) -- all",
+            "sum(x) OVER ()", "max((SELECT 1))", "upper(x)",
+        )),
     ],
 )  # fmt: skip
-def test_measure_is_one_value_of_one_query_over_the_candidate(rule: Rule, query: str) -> None:
+def test_measure_that_is_no_plain_aggregate_is_one_value_of_a_query_of_its_own(rule: Rule, query: str) -> None:
     assert gate(rule).kwargs["query"] == query
 
 

@@ -1,0 +1,52 @@
+"""A record of a few hundred kilobytes that unpacks to more than the city's Spark can hold, in a process of its own."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from contextlib import closing
+from pathlib import Path
+
+from kafka import KafkaProducer
+
+from infra.broker import Broker
+from infra.topics import Kafka
+from schemas.dataset import districts, receipts_topic
+from tests.faults.node import DISTRICT, Node
+
+_MIB = 320  # of a heap of 512: Spark holds a value more than once
+
+
+def test_a_decompression_bomb_is_quarantined_and_every_record_before_and_behind_it_is_shared(
+    broker: Broker, tmp_path: Path
+) -> None:
+    name = f"bomb_{uuid.uuid4().hex[:8]}"
+    node = Node(tmp_path / "home", tmp_path, name, SUIBUS_BOOTSTRAP_SERVERS=broker.bootstrap)
+    node.environment["SUIBUS_SPARK_MEMORY"] = "512m"
+    topics = [t for code in districts() for t in (node.dataset.topic(code), receipts_topic(code))]
+    Kafka(broker.bootstrap).ensure(topics)
+    node.publish(node.rows(4, 4))
+    offset = _throw(broker.bootstrap, node.topic)
+    node.publish(node.rows(4, 8, start=4))
+
+    said = node.run("sync")
+    assert "stopped" not in said, said
+    (sums,) = [row for row in json.loads(node.run("account", name, "--json")) if row["district"] == DISTRICT]
+    assert sums["closes"]
+    assert sums["inserted"] == 8
+    receipts = json.loads(node.run("receipts", "--district", DISTRICT, "--json"))
+    # The end of the transaction before it has an offset too, and whoever reads that one is handed the bomb.
+    assert {receipt["offset"] for receipt in receipts} == {offset - 1, offset}
+    assert {reason["rule"] for receipt in receipts for reason in receipt["reasons"]} == {"unread"}
+    assert sums["quarantined"] == 2
+
+
+def _throw(servers: str, topic: str) -> int:
+    """One record whose value is zeros, as gzip leaves them; its offset."""
+    with closing(
+        KafkaProducer(
+            bootstrap_servers=servers.split(","), compression_type="gzip", max_request_size=1 << 30,
+            batch_size=1 << 20, request_timeout_ms=60_000, delivery_timeout_ms=120_000,
+        )
+    ) as producer:  # fmt: skip
+        return int(producer.send(topic, bytes(_MIB << 20), b"bomb").get(timeout=120).offset)

@@ -1,0 +1,99 @@
+"""The gate over a candidate: what it costs, and that a rule that cannot be judged spoils no other."""
+
+from __future__ import annotations
+
+import uuid
+from typing import Any
+
+from quality.gate import judge
+from schemas.contract import parse_contract
+from schemas.dataset import Dataset
+
+CONTRACT = """\
+apiVersion: v3.1.0
+kind: DataContract
+id: test.gate
+version: 1.0.0
+status: active
+schema:
+  - name: gate
+    properties:
+      - {{name: id, logicalType: string, primaryKey: true, required: true}}
+{columns}
+    quality:
+{rules}
+customProperties:
+  - {{property: suibus.sharing, value: unconditional}}
+"""
+
+
+def contract(columns: int, *rules: str) -> Dataset:
+    """A dataset of one key and so many numbers, each required, limited and checked three times."""
+    listed = "\n".join(
+        f"""\
+      - name: c{i}
+        logicalType: integer
+        required: true
+        logicalTypeOptions: {{minimum: 0, maximum: 99}}
+        quality:
+          - {{name: c{i}_mostly_small, metric: invalidValues, arguments: {{validValues: [1, 2, 3]}}, unit: percent,
+             mustBeLessThan: 50, severity: warning}}
+          - {{name: c{i}_mean, type: sql, query: "SELECT avg(${{property}}) FROM ${{object}}", mustBeBetween: [0, 50]}}
+          - {{name: c{i}_not_13, type: sql, query: "SELECT COUNT(*) FROM ${{object}} WHERE c{i} = 13", mustBe: 0}}"""
+        for i in range(columns)
+    )
+    stated = "\n".join(f"      - {rule}" for rule in ("{name: some, metric: rowCount, mustBeGreaterThan: 0}", *rules))
+    return parse_contract(CONTRACT.format(columns=listed, rules=stated), "gate.yaml")
+
+
+def frame(spark: Any, columns: int) -> Any:
+    """Four rows; c0 is 1, 2, 13 and 120, the other columns 2."""
+    names = ["id", *(f"c{i}" for i in range(columns))]
+    return spark.createDataFrame([(f"k{n}", c, *[2] * (columns - 1)) for n, c in enumerate((1, 2, 13, 120))], names)
+
+
+def test_each_rule_is_judged_by_its_own_measure(spark: Any) -> None:
+    verdict = judge(frame(spark, 2), contract(2), 1)
+    assert verdict.rows == 4
+    assert {r.rule: r.observed for r in verdict.results} == {
+        "key_is_unique": 0, "id_is_given": 0, "some": 4,
+        "c0_is_given": 0, "c0_minimum": 0, "c0_maximum": 1, "c0_mostly_small": 50.0, "c0_mean": 34.0, "c0_not_13": 1,
+        "c1_is_given": 0, "c1_minimum": 0, "c1_maximum": 0, "c1_mostly_small": 0.0, "c1_mean": 2.0, "c1_not_13": 0,
+    }  # fmt: skip
+    assert {r.rule: [s["id"] for s in r.samples] for r in verdict.failures} == {
+        "c0_maximum": ["k3"], "c0_not_13": ["k2"], "c0_mostly_small": ["k2", "k3"],
+    }  # fmt: skip
+    assert not verdict.passed
+
+
+def test_more_rules_cost_no_more_jobs(spark: Any) -> None:
+    few, many = (_jobs(spark, lambda n=n: judge(_clean(spark, n), contract(n), 1)) for n in (1, 20))
+    assert few == many
+
+
+def test_a_rule_that_cannot_be_judged_fails_alone_and_says_why(spark: Any) -> None:
+    broken = contract(
+        1,
+        '{name: no_such_column, type: sql, query: "SELECT max(nothing) FROM ${object}", mustBe: 0}',
+        '{name: at_run_time, type: sql, query: "SELECT max(raise_error(id)) FROM ${object}", mustBe: 0}',
+    )
+    verdict = judge(_clean(spark, 1), broken, 1)
+    assert verdict.rows == 4
+    failures = {r.rule: str(r.error) for r in verdict.failures}
+    assert set(failures) == {"no_such_column", "at_run_time"}
+    assert "nothing" in failures["no_such_column"]
+    assert "k0" in failures["at_run_time"]
+
+
+def _clean(spark: Any, columns: int) -> Any:
+    return frame(spark, columns).replace({13: 3, 120: 2}, subset=["c0"])
+
+
+def _jobs(spark: Any, work: Any) -> int:
+    context, group = spark.sparkContext, uuid.uuid4().hex
+    context.setJobGroup(group, "the gate's jobs")
+    try:
+        assert work().passed
+        return len(context.statusTracker().getJobIdsForGroup(group))
+    finally:
+        context.setLocalProperty("spark.jobGroup.id", None)
