@@ -82,6 +82,7 @@ def sync(
                     if batch.records:
                         version = f"bronze {lake.version(lake.bronze(dataset))}"
                         info.done("ingest", dataset, began, version, "ingested %d records", batch.records)
+                        tell(*_taken(dataset, batch))
                     info.taken.update(batch.after)
                     info.ingested[dataset.id] = info.ingested.get(dataset.id, 0) + batch.records
                     batches.append(batch)
@@ -96,14 +97,6 @@ def sync(
                     log.error("stopped: %s", first_line(error) if told else en, exc_info=not told)
                     info.failures[dataset.id] = en
                     tell(f"{dataset.id}: stopped: {en}", f"{dataset.id}：已停止：{zh}")
-        if count := sum(batch.records for batch in batches):
-            waiting = sum(batch.waiting for batch in batches)
-            left, left_zh = (
-                (f", {waiting:,} offsets wait for the next batch", f"，还有 {waiting:,} 个偏移量待下一批")
-                if waiting
-                else ("", "")
-            )
-            tell(f"ingested {count:,} records into bronze{left}", f"已将 {count:,} 条记录写入变更日志{left_zh}")
         if not any(_behind(batch.after, goal) for batch in batches if batch.records):
             return info
 
@@ -165,6 +158,17 @@ def _bring_up(dataset: Dataset, lake: Lake, kafka: Topics, info: SyncInfo, tell:
         version, status = f"silver {released.record['silver_version']}", released.status
         info.done("release", dataset, began, version, "release %d: %s", released.release, status)
         tell(*_decision(dataset, released))
+
+
+def _taken(dataset: Dataset, batch: Batch) -> tuple[str, str]:
+    en = f"{dataset.name}: ingested {batch.records:,} records into bronze"
+    zh = f"{dataset.name}：已将 {batch.records:,} 条记录写入变更日志"
+    if batch.waiting:
+        en, zh = (
+            f"{en}, {batch.waiting:,} offsets wait for the next batch",
+            f"{zh}，还有 {batch.waiting:,} 个偏移量待下一批",
+        )
+    return en, zh
 
 
 def _reason(error: Exception) -> tuple[str, str]:
