@@ -82,7 +82,7 @@ def test_a_rule_that_cannot_be_judged_fails_alone_and_says_why(spark: Any) -> No
     failures = {r.rule: str(r.error) for r in verdict.failures}
     assert set(failures) == {"no_such_column", "at_run_time"}
     assert "nothing" in failures["no_such_column"]
-    assert "k0" in failures["at_run_time"]
+    assert "USER_RAISED_EXCEPTION" in failures["at_run_time"]
 
 
 def _clean(spark: Any, columns: int) -> Any:
