@@ -80,6 +80,7 @@ def armed(order: dict[str, Any]) -> Iterator[None]:
         return
     point = POINTS[order["point"]]
     left = [order["nth"]]
+    timers: list[threading.Timer] = []
 
     def around(call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         left[0] -= 1
@@ -87,7 +88,8 @@ def armed(order: dict[str, Any]) -> Iterator[None]:
         if now and point.when == "before":
             die(order["group"])
         if now and point.when == "during":
-            threading.Timer(order["delay"], die, (order["group"],)).start()
+            timers.append(threading.Timer(order["delay"], die, (order["group"],)))
+            timers[0].start()
         result = call(*args, **kwargs)
         if now and point.when == "after":
             die(order["group"])
@@ -117,6 +119,8 @@ def armed(order: dict[str, Any]) -> Iterator[None]:
         yield
     finally:
         setattr(owner, name, found)
+        for timer in timers:  # what is over before its moment has come is not killed: the next order may be under way
+            timer.cancel()
 
 
 def run(words: list[str]) -> tuple[int, str]:
