@@ -304,8 +304,9 @@ class Harness:
 
     def file(self, needs: str) -> Delivery:
         """A new file, or one that was published before."""
-        if self.files and not needs and self.dice.random() < 0.15:
-            return self.dice.choice(self.files)  # delivered again
+        before = [file for file in self.files if file.columns == self.model.columns[file.dataset]]
+        if before and not needs and self.dice.random() < 0.15:
+            return self.dice.choice(before)  # delivered again
         dataset = (ORDERED, UNORDERED)[len(self.files) % 2]  # a short run, too, has both
         district = self.dice.choice(DISTRICTS)
         mode = needs or self.dice.choices(("append", "delete", "snapshot"), (6, 2, 2))[0]

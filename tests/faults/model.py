@@ -75,6 +75,7 @@ class Delivery:
     path: Path
     rows: list[Row]  # with the rejected ones left out
     rejected: int
+    columns: int  # that had been added to the contract; a file that lacks one is refused whole
 
 
 @dataclass
@@ -142,7 +143,7 @@ class Model:
                 if dice.random() < (0.002 if mode == "snapshot" else 0.03):
                     writer.writerow([row.key, district, row.seq, row.tag, "many"])
                     rejected += 1
-        return Delivery(dataset, district, mode, path, rows, rejected)
+        return Delivery(dataset, district, mode, path, rows, rejected, self.columns[dataset])
 
     def _keys(self, dataset: str, district: str) -> list[str]:
         """Keys that all districts write, or, where nothing but time orders, each its own."""
