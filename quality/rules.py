@@ -330,9 +330,9 @@ def _aggregate(rule: Rule, broken: str | None) -> str | None:
         return "count(*)"
     if broken:
         count = f"count_if({broken})"
-        return f"coalesce(100.0D * {count} / nullif(count(*), 0), 0.0D)" if rule.unit == "percent" else count
+        return _percent(count) if rule.unit == "percent" else count
     if rule.type == "sql" and rule.query and (match := _ONE_VALUE.match(rule.query)):
-        expression = PROPERTY.sub(lambda _: f"`{rule.column}`", match[1])
+        expression = _with_column(match[1], rule)
         bare = _TEXT.sub("''", expression)
         if _ONE_AGGREGATE.fullmatch(bare) and not _NOT_ONE_ROW.search(bare):
             return expression
@@ -342,10 +342,18 @@ def _aggregate(rule: Rule, broken: str | None) -> str | None:
 def _value_query(rule: Rule) -> str:
     """The query whose one value the rule compares, ``{batch}`` for the candidate."""
     if rule.type == "sql" and rule.query:
-        parts = OBJECT.split(PROPERTY.sub(lambda _: f"`{rule.column}`", rule.query))
+        parts = OBJECT.split(_with_column(rule.query, rule))
         return "{batch}".join(_braces(part) for part in parts)
     columns = [f"`{n}`" for n in rule.arguments.get("properties") or [rule.column]]
     count = f"count(*) - count(DISTINCT struct({', '.join(columns)}))"
-    if rule.unit == "percent":
-        return f"SELECT coalesce(100.0D * ({count}) / nullif(count(*), 0), 0.0D) FROM {{batch}}"
-    return f"SELECT {count} FROM {{batch}}"
+    return f"SELECT {_percent(f'({count})') if rule.unit == 'percent' else count} FROM {{batch}}"
+
+
+def _percent(count: str) -> str:
+    """The share of all rows that a count is; none of none is 0."""
+    return f"coalesce(100.0D * {count} / nullif(count(*), 0), 0.0D)"
+
+
+def _with_column(sql: str, rule: Rule) -> str:
+    """The text of a rule with its own column where ``${property}`` stands."""
+    return PROPERTY.sub(lambda _: f"`{rule.column}`", sql)

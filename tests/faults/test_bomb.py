@@ -21,8 +21,8 @@ def test_a_decompression_bomb_is_quarantined_and_every_record_before_and_behind_
     broker: Broker, tmp_path: Path
 ) -> None:
     name = f"bomb_{uuid.uuid4().hex[:8]}"
-    node = Node(tmp_path / "home", tmp_path, name, SUIBUS_BOOTSTRAP_SERVERS=broker.bootstrap)
-    node.environment["SUIBUS_SPARK_MEMORY"] = "512m"
+    settings = {"SUIBUS_BOOTSTRAP_SERVERS": broker.bootstrap, "SUIBUS_SPARK_MEMORY": "512m"}
+    node = Node(tmp_path / "home", tmp_path, name, **settings)
     topics = [t for code in districts() for t in (node.dataset.topic(code), receipts_topic(code))]
     Kafka(broker.bootstrap).ensure(topics)
     node.publish(node.rows(4, 4))
