@@ -4,7 +4,7 @@ UV ?= uv
 BIN := .venv/bin
 STAMPS := .venv/stamps
 
-.PHONY: setup demo check test faults lock clean
+.PHONY: setup demo check test faults bench bench-quick lock clean
 .DELETE_ON_ERROR:
 
 setup: $(STAMPS)/jars
@@ -44,11 +44,23 @@ KILLS ?= 200
 faults: setup
 	$(BIN)/python -m tests.faults.kill --kills $(KILLS) $(if $(SEED),--seed $(SEED))
 
+# Measure Suibus beside what one would pick instead, on the same data in the same run: build/bench.json and pictures.
+bench: $(STAMPS)/bench
+	$(BIN)/python -m tests.benchmarks
+
+bench-quick: $(STAMPS)/bench
+	$(BIN)/python -m tests.benchmarks --quick
+
+$(STAMPS)/bench: requirements-bench.lock | setup
+	$(BIN)/python -m pip install --disable-pip-version-check --progress-bar off --require-hashes -r requirements-bench.lock
+	@touch $@
+
 # Pin again after a change of pyproject.toml.
+LOCK = $(UV) pip compile pyproject.toml --python-version 3.11 --python-platform x86_64-unknown-linux-gnu --generate-hashes \
+  --allow-unsafe --no-emit-index-url --custom-compile-command "make lock" --quiet
 lock:
-	$(UV) pip compile pyproject.toml --extra city --extra parquet --extra postgres --extra dev \
-	  --python-version 3.11 --python-platform x86_64-unknown-linux-gnu --generate-hashes --allow-unsafe \
-	  --no-emit-index-url --custom-compile-command "make lock" --quiet -o requirements.lock
+	$(LOCK) --extra city --extra parquet --extra postgres --extra dev -o requirements.lock
+	$(LOCK) --extra city --extra parquet --extra postgres --extra dev --extra bench -o requirements-bench.lock
 
 clean:
 	rm -rf .venv build *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
