@@ -111,8 +111,9 @@ class Bus:
             number = registry.register(f"{dataset.topic(district)}-value", avro_schema(dataset))
         path = self.outbox(district)
         return Publisher(
-            dataset, district, path, self.address, timeout=timeout, client=self.security, registry_id=number
-        )
+            dataset, district, path, self.address, timeout=timeout, client=self.security,
+            transport=self.settings.transport, registry_id=number,
+        )  # fmt: skip
 
     def lake(self) -> Lake:
         """The lake, with Spark started on first use (seconds)."""
@@ -202,7 +203,9 @@ class Bus:
         for path in sorted((self.home / "nodes").glob("*/outbox.sqlite")):
             with log_context(district=path.parent.name):
                 try:
-                    info = flush(path, self.bootstrap, timeout=10, client=self.security)
+                    info = flush(
+                        path, self.bootstrap, timeout=10, client=self.security, transport=self.settings.transport
+                    )
                 except SuibusError as error:
                     log.warning("outbox %s: %s", path, error.en)
                     continue

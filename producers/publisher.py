@@ -9,7 +9,8 @@ from __future__ import annotations
 import csv
 import io
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -17,10 +18,12 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from producers.background import Background
 from producers.inbox import Inbox
 from producers.outbox import CHUNK, Delivery, Entry, Mode, Outbox, refuse_empty_snapshot
 from producers.sender import FlushInfo, flush
 from producers.sources import RECEIPT_COLUMNS, Record, Source
+from producers.transport import TransportName, check_transport
 from schemas.avro import LARGEST, Encoder, sequence_text
 from schemas.coercion import Defect, RowCoercer, RowError, clean, show
 from schemas.dataset import Dataset, check_district
@@ -83,14 +86,17 @@ class Publisher:
         *,
         timeout: float = 30.0,
         client: Mapping[str, Any] | None = None,
+        transport: TransportName = "kafka-python",
         registry_id: int | None = None,
     ) -> None:
+        check_transport(transport, client or {})
         self.dataset = dataset
         self.district = check_district(district)
         self.topic = dataset.topic(district)
         numeric = dataset.sequence is not None and dataset.field(dataset.sequence).kind in _NUMBERS
         self.outbox = Outbox(outbox_path, order=_number if numeric else bytes)
-        self._servers, self._timeout, self._client = bootstrap_servers, timeout, client
+        self._how = (bootstrap_servers, timeout, client or {}, transport)
+        self._background: Background | None = None
         self._encoder = Encoder(dataset, registry_id)
         self._coercer = RowCoercer(dataset, False, district)
         self._deleters: dict[frozenset[str], RowCoercer] = {}
@@ -116,17 +122,35 @@ class Publisher:
         """Keep what was taken so far: it survives a kill from here on."""
         if self._taken:
             self.outbox.accept(self.topic, self._taken)
+            if len(self._taken) >= CHUNK:  # there may be many more
+                self.send_ahead()
             self._taken = []
+
+    def send_ahead(self) -> None:
+        """From here on a process beside this one sends what is accepted, until `send` or `stop`."""
+        if self._background is None:
+            self._background = Background(self.outbox.path, *self._how)
 
     def send(self, progress: Callable[[int], None] | None = None) -> FlushInfo:
         """Send all that waits in the outbox; UnavailableError if the bus is away."""
-        return flush(
-            self.outbox.path,
-            self._servers,
-            self._timeout,
-            client=self._client,
-            progress=progress,
-        )
+        start, ahead = time.monotonic(), 0
+        if background := self._background:
+            self._background = None
+            background.finish(progress)
+            ahead = background.sent
+        servers, timeout, client, transport = self._how
+        # Nothing waits, unless the process beside was killed.
+        info = flush(
+            self.outbox.path, servers, timeout, client=client, transport=transport,
+            progress=progress and (lambda sent: progress(ahead + sent)),
+        )  # fmt: skip
+        return FlushInfo(ahead + info.sent, info.waiting, time.monotonic() - start)
+
+    def stop(self) -> None:
+        """End the process that sends beside this one, if there is one; what it has not sent waits."""
+        if self._background:
+            self._background.stop()
+            self._background = None
 
     def close(self) -> None:
         """Accept and send what was taken; UnavailableError if the bus is away, and it is kept."""
@@ -134,6 +158,7 @@ class Publisher:
             self.accept()
             self.send()
         finally:
+            self.stop()
             self.outbox.close()
 
     def __enter__(self) -> Publisher:
@@ -146,6 +171,7 @@ class Publisher:
         try:
             self.accept()
         finally:
+            self.stop()
             self.outbox.close()
 
     # --- rows to entries --------------------------------------------------------------------------
@@ -251,30 +277,33 @@ def publish_source(
             progress(Progress(delivery.rows_read, delivery.rejected, sent, min(done / whole, 1.0) if whole else None))
 
     if not delivery.complete:
-        with _Rejects(path, delivery.rejects_size) as rejects:
-            to_entries = _entry_maker(publisher, source, mode)
-            if corrections:
-                corrections.settle(outbox)  # of a run that was killed
-                to_entries = _answering(to_entries, publisher, corrections, mode)
-            records = iter(source.read())
-            for _ in islice(records, resumed):
-                pass
-            while chunk := list(islice(records, CHUNK)):
-                entries, bad = to_entries(chunk)
-                rejects.write(bad)
-                delivery = outbox.advance(
-                    delivery, entries, read=len(chunk), rejected=len(bad), rejects_size=rejects.size
-                )
+        with _stopped_on_error(publisher):
+            with _Rejects(path, delivery.rejects_size) as rejects:
+                to_entries = _entry_maker(publisher, source, mode)
                 if corrections:
-                    corrections.settle(outbox)
-                tell()
-        if mode == "snapshot":
-            if not delivery.rows_read:
-                raise refuse_empty_snapshot(source.name)
-            if not delivery.rejected:
-                while (after := outbox.delete_gone(delivery, publisher.sequence_now())) is not delivery:
-                    delivery = after
-        delivery = outbox.complete(delivery)
+                    corrections.settle(outbox)  # of a run that was killed
+                    to_entries = _answering(to_entries, publisher, corrections, mode)
+                records = iter(source.read())
+                for _ in islice(records, resumed):
+                    pass
+                while chunk := list(islice(records, CHUNK)):
+                    entries, bad = to_entries(chunk)
+                    rejects.write(bad)
+                    delivery = outbox.advance(
+                        delivery, entries, read=len(chunk), rejected=len(bad), rejects_size=rejects.size
+                    )
+                    if corrections:
+                        corrections.settle(outbox)
+                    if len(chunk) == CHUNK:  # there may be many more
+                        publisher.send_ahead()
+                    tell()
+            if mode == "snapshot":
+                if not delivery.rows_read:
+                    raise refuse_empty_snapshot(source.name)
+                if not delivery.rejected:
+                    while (after := outbox.delete_gone(delivery, publisher.sequence_now())) is not delivery:
+                        delivery = after
+            delivery = outbox.complete(delivery)
     sent, problem = 0, None
     try:
         sent = publisher.send(tell).sent
@@ -294,6 +323,15 @@ def publish_source(
         _notes(delivery, resumed, mode),
         problem,
     )
+
+
+@contextmanager
+def _stopped_on_error(publisher: Publisher) -> Iterator[None]:
+    try:
+        yield
+    except BaseException:
+        publisher.stop()
+        raise
 
 
 def _check_mode(publisher: Publisher, source: Source, mode: Mode, rejects_path: Path, corrections: bool) -> None:

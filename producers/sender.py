@@ -21,15 +21,16 @@ from pathlib import Path
 from typing import Any
 
 import kafka.errors as kafka_errors
-from kafka import KafkaAdminClient, KafkaProducer
-from kafka.structs import OffsetAndMetadata, TopicPartition
+from kafka import KafkaAdminClient
 
 from producers.outbox import Outbox, Waiting
 from producers.refusal import why_refused
+from producers.transport import MissingTopicError, Transport, TransportName, connect
 from schemas.errors import SuibusError, UnavailableError
 
 ROWS, BYTES = 5_000, 8 << 20  # of one transaction, the limit that is reached first
 PAUSE = 0.3  # seconds between two attempts
+LOOK_EVERY = 0.02  # seconds between two looks for more rows
 
 # Failures that no waiting mends.
 _FINAL = (
@@ -56,19 +57,21 @@ def flush(
     timeout: float = 30.0,
     *,
     client: Mapping[str, Any] | None = None,
+    transport: TransportName = "kafka-python",
     progress: Callable[[int], None] | None = None,
+    more: Callable[[], bool] = lambda: False,
 ) -> FlushInfo:
     """Send all that waits in an outbox. Killed and run again, it sends each row once.
 
     UnavailableError when nothing went forward for `timeout` seconds: what waits is kept. Another sender of
     the same outbox is waited for.
 
-    `client` holds further kafka-python settings (security); `progress` is told the
-    rows sent so far.
+    `client` holds further kafka-python settings (security), also for another `transport`; `progress` is told the
+    rows sent so far; as long as `more` is true, rows are still being accepted and are waited for.
     """
     start = time.monotonic()
     with Outbox(outbox_path) as outbox:
-        sender = _Sender(outbox, bootstrap_servers, timeout, client or {}, progress)
+        sender = _Sender(outbox, bootstrap_servers, timeout, client or {}, transport, progress, more)
         sender.run()
         return FlushInfo(sender.sent, outbox.waiting(), time.monotonic() - start)
 
@@ -79,7 +82,9 @@ class _Sender:
     servers: str
     timeout: float
     client: Mapping[str, Any]
+    transport: TransportName
     progress: Callable[[int], None] | None
+    more: Callable[[], bool]
     sent: int = 0
     deadline: float = 0.0
     rows: int = 0  # of the next transaction
@@ -88,12 +93,12 @@ class _Sender:
         self.deadline = time.monotonic() + self.timeout
         self.rows = ROWS
         with self._alone() as mine:
-            while mine and self.outbox.waiting():
+            while mine and (self.outbox.waiting() or self.more()):
                 try:
                     self._connected()
                 except _FINAL as error:
                     raise self._unavailable(error) from None
-                except (kafka_errors.KafkaError, _MissingTopicError, OSError, TimeoutError) as error:
+                except (kafka_errors.KafkaError, MissingTopicError, OSError, TimeoutError) as error:
                     if time.monotonic() >= self.deadline:
                         raise self._unavailable(error) from None
                     if isinstance(error, TimeoutError):  # a slow line takes less at once
@@ -111,10 +116,10 @@ class _Sender:
                     break
                 except BlockingIOError:
                     now = self.outbox.waiting()
-                    if not now:
+                    if not now and not self.more():
                         yield False
                         return
-                    if now < left:
+                    if now < left or not now:
                         self.deadline = time.monotonic() + self.timeout
                     left = now
                     if time.monotonic() >= self.deadline:
@@ -132,72 +137,36 @@ class _Sender:
 
     def _connected(self) -> None:
         """Send until nothing waits; any error ends this connection, and the next settles what was open."""
-        wait_ms = int(min(self._remaining(), 10.0) * 1000)
-        common = {
-            **self.client,
-            "bootstrap_servers": self.servers.split(","),
-            "bootstrap_timeout_ms": wait_ms,
-        }
-        producer = KafkaProducer(
-            **common,
-            transactional_id=self.transactional_id,
-            acks="all",
-            compression_type="gzip",
-            batch_size=1 << 18,
-            linger_ms=5,
-            max_block_ms=wait_ms,
-            allow_auto_create_topics=False,
-            metrics_enabled=False,
-        )
+        seconds = min(self._remaining(), 10.0)
+        ids = self.transactional_id, self.group
+        transport = connect(self.transport, self.client, self.servers, ids, seconds)
         try:
-            producer.init_transactions()
+            transport.open()
             if self.outbox.attempt is not None:
-                self._settle(common)
-            while rows := self.outbox.head(self.rows, BYTES * self.rows // ROWS):
-                topics = {row.topic for row in rows}
-                only = {t: 0 if len(_partitions(producer, t)) == 1 else None for t in topics}
+                self._settle(seconds)
+            while rows := self._next():
                 name = self.outbox.begin_attempt()
                 # A transaction that a restarted broker has forgotten is never answered: better a new connection.
                 limit = min(self._remaining(), max(self.timeout / 3, 5.0))
-                _within(limit, partial(self._transact, producer, rows, name, only))
+                _within(limit, partial(_transact, transport, rows, name))
                 self._done(rows[-1].seq + 1, len(rows))
-            producer.close(timeout=5)
+            transport.close()
         except BaseException:
-            # close() would first wait for batches nobody takes; the next connection ends the transaction.
-            producer._sender.force_close()
-            producer._sender.join(2)
-            with suppress(kafka_errors.KafkaError):
-                producer.close(timeout=0)
+            transport.abandon()
             raise
 
-    def _transact(
-        self, producer: KafkaProducer, rows: Sequence[Waiting], name: str, only: Mapping[str, int | None]
-    ) -> None:
-        """All rows and the position behind them, or, on any error, none. `only`: no key needs hashing."""
-        producer.begin_transaction()
-        send = producer.send
-        futures = [
-            send(
-                row.topic,
-                value=row.value,
-                key=row.key,
-                headers=_headers(row),
-                timestamp_ms=row.timestamp_ms,
-                partition=only[row.topic],
-            )
-            for row in rows
-        ]
-        place = TopicPartition(rows[0].topic, 0)
-        producer.send_offsets_to_transaction({place: OffsetAndMetadata(rows[-1].seq + 1, name, -1)}, self.group)
-        producer.flush()
-        for future in futures:  # none is committed unless each is acknowledged
-            if future.failed():
-                raise future.exception
-        producer.commit_transaction()
+    def _next(self) -> list[Waiting]:
+        """The rows of the next transaction; as long as more come, a full one is waited for. None: nothing more comes."""
+        while self.more() and self.outbox.waiting() < self.rows:
+            time.sleep(LOOK_EVERY)
+            self.deadline = time.monotonic() + self.timeout
+        return self.outbox.head(self.rows, BYTES * self.rows // ROWS)
 
-    def _settle(self, common: Mapping[str, Any]) -> None:
+    def _settle(self, seconds: float) -> None:
         """Whether the last transaction, whose end is not known, reached the bus: then its rows are let go."""
-        admin = KafkaAdminClient(**common)
+        admin = KafkaAdminClient(
+            **self.client, bootstrap_servers=self.servers.split(","), bootstrap_timeout_ms=int(seconds * 1000)
+        )
         try:
             found = admin.list_group_offsets(self.group)[self.group]
             if not found:
@@ -252,7 +221,7 @@ class _Sender:
                 f"The broker at {self.servers}: {refused[0]}. {kept}; run `suibus flush` afterwards.",
                 f"{self.servers} 的消息总线：{refused[1]}。{kept_zh}；之后请执行 `suibus flush`。",
             )
-        if isinstance(error, _MissingTopicError):
+        if isinstance(error, MissingTopicError):
             return UnavailableError(
                 f"Topic {topic} is not on the broker at {self.servers} after {self.timeout:g} s. "
                 f"{kept}. Check that the city's bus knows this contract, then run `suibus flush`.",
@@ -267,22 +236,12 @@ class _Sender:
         )
 
 
-def _headers(row: Waiting) -> list[tuple[str, bytes]] | None:
-    named = [] if row.sequence is None else [("sequence", row.sequence)]
-    if row.answers is not None:
-        named.append(("answers", row.answers.encode()))
-    return named or None
-
-
-class _MissingTopicError(Exception):
-    pass
-
-
-def _partitions(producer: KafkaProducer, topic: str) -> set[int]:
-    try:
-        return set(producer.partitions_for(topic))
-    except kafka_errors.KafkaTimeoutError as error:
-        raise _MissingTopicError(str(error)) from None
+def _transact(transport: Transport, rows: Sequence[Waiting], name: str) -> None:
+    """All rows and the position behind them, or, on any error, none."""
+    transport.begin()
+    transport.produce(rows)
+    transport.position(rows, name)
+    transport.commit()
 
 
 def _within(seconds: float, call: Callable[[], None]) -> None:

@@ -9,12 +9,16 @@ any Kafka tool shows it; dates are epoch days and timestamps epoch microseconds 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import struct
+from collections.abc import Callable, Mapping
 from datetime import UTC, date, datetime, timedelta
+from decimal import Context
+from functools import cache
 from io import BytesIO
+from operator import itemgetter
 from typing import Any
 
-from fastavro import parse_schema, schemaless_reader, schemaless_writer
+from fastavro import parse_schema, schemaless_reader
 from fastavro.schema import fingerprint, to_parsing_canonical_form
 
 from schemas.dataset import Dataset, Field
@@ -24,6 +28,7 @@ MAGIC = b"\xc3\x01"
 FRAME = 10  # bytes of a single-object frame
 LARGEST = 1_000_000  # bytes of key and value together that the bus takes
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_EPOCH_DAY = _EPOCH.toordinal()
 _PRIMITIVE: dict[str, Any] = {
     "date": {"type": "int", "logicalType": "date"},
     "timestamp": {"type": "long", "logicalType": "timestamp-micros"},
@@ -75,10 +80,11 @@ class Encoder:
     """Turns coerced rows of one dataset into Kafka keys and values; rows must come from `schemas.coercion`."""
 
     def __init__(self, dataset: Dataset, registry_id: int | None = None) -> None:
-        schema = avro_schema(dataset)
-        self._schema = parse_schema(schema)
+        self._write = _record_writer(dataset.fields)
         self._frame = (
-            MAGIC + schema_fingerprint(schema) if registry_id is None else b"\0" + registry_id.to_bytes(4, "big")
+            MAGIC + schema_fingerprint(avro_schema(dataset))
+            if registry_id is None
+            else b"\0" + registry_id.to_bytes(4, "big")
         )
         self._dumps = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
         dated = {name: dataset.field(name).kind for name in dataset.key}
@@ -87,16 +93,145 @@ class Encoder:
 
     def value(self, row: Mapping[str, Any]) -> bytes:
         """The framed bytes of one record."""
-        out = BytesIO()
-        out.write(self._frame)
-        schemaless_writer(out, self._schema, row)
-        return out.getvalue()
+        return self._frame + self._write(row)
 
     def key(self, row: Mapping[str, Any]) -> bytes:
         """The key's bytes: the same for equal key columns, so one key stays in one partition."""
         if self._plain_key:
             return self._dumps({name: row[name] for name in self._key}).encode()
         return self._dumps({name: avro_number(row[name]) for name in self._key}).encode()
+
+
+# --- the bytes of one value -------------------------------------------------------------------------
+#
+# Avro's own binary encoding of what `schemas.coercion` makes, byte for byte as fastavro writes it, in a half to a fifth of
+# its time: fastavro looks at every value again to find out which branch of a union it is, and makes a decimal digit by digit.
+
+Write = Callable[[Any], bytes]
+
+
+@cache
+def _digits() -> tuple[list[bytes], list[bytes]]:
+    """Of each number of 14 bits its two digits of 7 bits, low one first: where more follow, and (shortest) where none does."""
+    more = [bytes((n & 127 | 128, n >> 7 | 128)) for n in range(1 << 14)]
+    last = [bytes((n,)) if n < 128 else bytes((n & 127 | 128, n >> 7)) for n in range(1 << 14)]
+    return more, last
+
+
+def _long_writer() -> Write:
+    more, last = _digits()
+
+    def long(n: int) -> bytes:
+        n = n << 1 if n >= 0 else ~(n << 1)
+        if n < 1 << 14:
+            return last[n]
+        if n < 1 << 28:
+            return more[n & 16383] + last[n >> 14]
+        if n < 1 << 56:
+            if n < 1 << 42:
+                return more[n & 16383] + more[n >> 14 & 16383] + last[n >> 28]
+            return more[n & 16383] + more[n >> 14 & 16383] + more[n >> 28 & 16383] + last[n >> 42]
+        return more[n & 16383] + more[n >> 14 & 16383] + more[n >> 28 & 16383] + more[n >> 42 & 16383] + last[n >> 56]
+
+    return long
+
+
+def _text_writer() -> Write:
+    long, last = _long_writer(), _digits()[1]
+
+    def text(value: str) -> bytes:
+        encoded = value.encode()
+        size = len(encoded)
+        return (last[size << 1] if size < 8192 else long(size)) + encoded
+
+    return text
+
+
+def _bytes_writer() -> Write:
+    long = _long_writer()
+    return lambda value: long(len(value)) + value
+
+
+def _date_writer() -> Write:
+    long = _long_writer()
+    return lambda value: long(value.toordinal() - _EPOCH_DAY)
+
+
+def _timestamp_writer() -> Write:
+    long = _long_writer()
+
+    def timestamp(value: datetime) -> bytes:
+        since = value - _EPOCH
+        return long((since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds)
+
+    return timestamp
+
+
+def _decimal_writer(scale: int) -> Write:
+    last, shift = _digits()[1], Context(prec=60).scaleb  # more than the 38 digits that a contract can have
+
+    def decimal(value: Any) -> bytes:
+        unscaled = int(shift(value, scale))
+        size = unscaled.bit_length() + 8 >> 3
+        return last[size << 1] + unscaled.to_bytes(size, "big", signed=True)
+
+    return decimal
+
+
+def _record_writer(fields: tuple[Field, ...]) -> Write:
+    if not fields:
+        return lambda _: b""
+    names = [f.name for f in fields]
+    # A second name, of the first column: itemgetter gives no tuple for one.
+    values, writers = itemgetter(*names, names[0]), [_writer(f) for f in fields]
+    # join() refuses the None: no null where none may be
+    nulls: list[Any] = [None if f.required else b"\0" for f in fields]
+
+    def record(row: Mapping[str, Any]) -> bytes:
+        return b"".join(
+            [null if value is None else write(value) for write, null, value in zip(writers, nulls, values(row))]  # noqa: B905
+        )
+
+    return record
+
+
+def _array_writer(item: Field) -> Write:
+    long, write = _long_writer(), _writer(item)
+    null: Any = None if item.required else b"\0"
+
+    def array(values: list[Any]) -> bytes:
+        if not values:
+            return b"\0"
+        return b"".join([long(len(values)), *[null if v is None else write(v) for v in values], b"\0"])
+
+    return array
+
+
+def _writer(field: Field) -> Write:
+    """What writes a value of this field that is there, its union's branch with it where it could be absent."""
+    kind = field.kind
+    if kind == "decimal":
+        write = _decimal_writer(field.scale)
+    elif kind == "array" and field.item:
+        write = _array_writer(field.item)
+    elif kind == "record":
+        write = _record_writer(field.fields)
+    else:
+        write = _PRIMITIVE_WRITERS[kind]()
+    return write if field.required else lambda value: b"\2" + write(value)
+
+
+_PRIMITIVE_WRITERS: dict[str, Callable[[], Write]] = {
+    "string": _text_writer,
+    "bytes": _bytes_writer,
+    "int": _long_writer,
+    "long": _long_writer,
+    "float": lambda: struct.Struct("<f").pack,
+    "double": lambda: struct.Struct("<d").pack,
+    "boolean": lambda: {False: b"\0", True: b"\1"}.__getitem__,
+    "date": _date_writer,
+    "timestamp": _timestamp_writer,
+}
 
 
 def avro_number(value: Any) -> Any:

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
-from decimal import Decimal
+from decimal import Context, Decimal, DecimalException, Inexact, InvalidOperation
 from difflib import get_close_matches
 from typing import Any, NoReturn
 
@@ -111,43 +111,50 @@ class RowCoercer:
         self._known = {f.name: f for f in dataset.fields}.keys()
         key = frozenset(dataset.key)
         fields = [f for f in dataset.fields if columns is None or f.name in columns]
-        self._columns: list[tuple[str, bool, Convert]] = []
+        self._columns: list[tuple[str, Callable[[], None], Convert]] = []
         for f in fields:
             convert = _text_converter(f) if text else _sql_converter(f) if sql else _converter(f, False)
             if f.name in key:
                 convert = _key_converter(convert)
             if f.name == dataset.district and district is not None:
                 convert = _district_converter(convert, district)
-            self._columns.append((f.name, f.required or f.name in key, convert))
+            null = _refuse_null if f.required or f.name in key else _null
+            self._columns.append((f.name, null, convert))
         self._text = text
         self._types = {f.name: f.type_name for f in fields}
 
     def coerce(self, raw: Mapping[str, Any]) -> dict[str, Any]:
         """One value for each column, in the contract's order; RowError with every defect otherwise."""
-        row: dict[str, Any] = {}
+        get = raw.get
+        with suppress(ValueRefusedError):
+            if self._text:  # empty is null
+                row = {n: convert(v) if (v := get(n)) else null() for n, null, convert in self._columns}
+            else:
+                row = {n: convert(v) if (v := get(n)) is not None else null() for n, null, convert in self._columns}
+            if raw.keys() <= self._known:
+                return row
+        raise RowError(self._defects(raw))
+
+    def _defects(self, raw: Mapping[str, Any]) -> list[Defect]:
+        """Everything that is wrong with a row."""
         defects: list[Defect] = []
-        text, get = self._text, raw.get
-        for name, required, convert in self._columns:
-            value = get(name)
-            if value is None or (text and value == ""):
-                if required:
+        for name, null, convert in self._columns:
+            value = raw.get(name)
+            if value is None or (self._text and value == ""):
+                if null is _refuse_null:
                     defects.append(self._missing(name, name in raw))
-                row[name] = None
                 continue
             try:
-                row[name] = convert(value)
+                convert(value)
             except ValueRefusedError as refusal:
                 found = show(value if refusal.found is None else refusal.found)
                 defects.append(Defect(name + refusal.path, found, refusal.en, refusal.zh))
-        if not raw.keys() <= self._known:
-            for name in raw:
-                if name not in self._known:
-                    en, zh = did_you_mean(str(name), self._known)
-                    message = f"unknown column: {en}", f"未知的列：{zh}"
-                    defects.append(Defect(clean(str(name)), show(raw[name]), *message))
-        if defects:
-            raise RowError(defects)
-        return row
+        for name in raw:
+            if name not in self._known:
+                en, zh = did_you_mean(str(name), self._known)
+                message = f"unknown column: {en}", f"未知的列：{zh}"
+                defects.append(Defect(clean(str(name)), show(raw[name]), *message))
+        return defects
 
     def _missing(self, name: str, present: bool) -> Defect:
         kind = self._types[name]
@@ -161,6 +168,14 @@ class RowCoercer:
         return Defect(
             name, "(absent)", f"missing, but a {kind} is required: add it", f"缺失，但必须填写 {kind}：请补上"
         )
+
+
+def _null() -> None:
+    return None
+
+
+def _refuse_null() -> NoReturn:
+    raise ValueRefusedError("empty", "为空")  # `_missing` says more
 
 
 def _key_converter(convert: Convert) -> Convert:
@@ -390,8 +405,14 @@ def _decimal(precision: int, scale: int) -> Convert:
     kind = f"decimal({precision},{scale})"
     example = "12" if scale == 0 else "12." + "5".ljust(min(scale, 6), "0")
     is_number = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]{1,4})?", re.ASCII).fullmatch
+    exact = Context(prec=precision, traps=[Inexact, InvalidOperation])
+    unit = Decimal((0, (1,), -scale))
 
     def number(value: Any) -> Decimal:
+        if type(value) is Decimal:  # most fit; what does not, zero and NaN take the longer way, which tells why
+            with suppress(DecimalException):
+                if (made := value.quantize(unit, None, exact)) and made == made:
+                    return made
         if isinstance(value, str):
             if not is_number(value):
                 raise ValueRefusedError(
@@ -476,6 +497,8 @@ def _timestamp(value: Any) -> datetime:
             ) from None
     elif not isinstance(value, datetime):
         _expected(f"a time with zone such as {example}", f"带时区的时间，例如 {example}", value)
+    elif value.tzinfo is UTC and type(value) is datetime:
+        return value
     if value.utcoffset() is None:
         raise ValueRefusedError(
             "a time without zone is ambiguous: add it, such as +08:00 for Beijing time or Z for UTC",

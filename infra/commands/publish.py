@@ -90,5 +90,5 @@ def flush(district: str, timeout: float) -> None:
             f"District {district} has no outbox here ({path}): nothing was ever published.",
             f"此处没有 {district} 的发件箱（{path}）：从未发布过数据。",
         )
-    info = send(path, bus.bootstrap, timeout, client=bus.security)
+    info = send(path, bus.bootstrap, timeout, client=bus.security, transport=bus.settings.transport)
     tell(f"sent {info.sent:,} records", f"已发送 {info.sent:,} 条记录")

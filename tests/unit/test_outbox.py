@@ -41,6 +41,7 @@ def unreachable_bus(monkeypatch: pytest.MonkeyPatch) -> None:
         return FlushInfo(0, 0, 0.0)
 
     monkeypatch.setattr("producers.publisher.flush", flush)
+    monkeypatch.setattr(Publisher, "send_ahead", lambda _: None)
 
 
 @pytest.fixture
