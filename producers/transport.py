@@ -21,6 +21,7 @@ from schemas.errors import InputError
 TransportName = Literal["kafka-python", "librdkafka"]
 BATCH = 1 << 18  # bytes of a batch, before it is compressed
 LARGEST_REQUEST = 1 << 20
+COMPRESSION = "zstd"  # of librdkafka; kafka-python has gzip without a further library
 
 
 class MissingTopicError(Exception):
@@ -181,7 +182,7 @@ class _Librdkafka:
         # Java's partitioner, which is kafka-python's too: else a key's rows would change their partition.
         self._producer = self._kafka.Producer(
             {
-                **common, "transactional.id": transactional_id, "compression.type": "gzip", "compression.level": 1,
+                **common, "transactional.id": transactional_id, "compression.type": COMPRESSION,
                 "batch.size": BATCH, "linger.ms": 5, "partitioner": "murmur2_random", "allow.auto.create.topics": False,
                 "message.max.bytes": LARGEST_REQUEST, "error_cb": self._note,
             }

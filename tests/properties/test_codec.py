@@ -6,12 +6,14 @@ import math
 import struct
 from datetime import UTC, date, datetime
 from decimal import Decimal
+from io import BytesIO
 from typing import Any
 
+from fastavro import parse_schema, schemaless_writer
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from schemas.avro import MAGIC, Encoder, avro_schema, decode, schema_fingerprint
+from schemas.avro import FRAME, MAGIC, Encoder, avro_schema, decode, schema_fingerprint
 from schemas.coercion import RowCoercer
 from schemas.compatibility import compare
 from schemas.dataset import Dataset, Field
@@ -125,6 +127,15 @@ def test_decoded_row_is_the_row_that_was_encoded(data: st.DataObject) -> None:
     found = read(Encoder(made).value(coerced), made, made)
     assert same(found, coerced), (found, coerced)
     assert found == row
+
+
+@given(st.data())
+def test_bytes_are_those_that_fastavro_writes(data: st.DataObject) -> None:
+    made = data.draw(DATASETS)
+    row = RowCoercer(made, text=False).coerce(data.draw(rows(made)))
+    out = BytesIO()
+    schemaless_writer(out, parse_schema(avro_schema(made)), row)
+    assert Encoder(made).value(row)[FRAME:] == out.getvalue()
 
 
 @given(st.data())
