@@ -13,6 +13,7 @@ import uuid
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from hashlib import blake2b
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -22,6 +23,7 @@ from schemas.errors import InputError, StateError
 
 Mode = Literal["append", "delete", "snapshot"]
 CHUNK = 2_000  # rows a transaction
+STATEMENT = 50  # rows a statement: SQLite takes 999 values everywhere
 AHEAD = 60_000  # milliseconds that an outbox's clock may be ahead of the machine's
 UNKNOWN = b""  # the digest of no row: the next snapshot sends the key's row, whatever it is
 _VERSION_1 = """
@@ -260,9 +262,14 @@ class Outbox(StateFile):
             stamp = clock if timestamp_ms is None else max(0, min(timestamp_ms, clock))
             rows.append((topic_id, key, value, None if value is not None else sequence, stamp, answers))
         self._set("clock", clock)
-        self._db.executemany(
-            "INSERT INTO outbox (topic, key, value, sequence, timestamp_ms, answers) VALUES (?,?,?,?,?,?)", rows
-        )
+        # Many rows a statement: each statement writes down the last seq used.
+        whole = len(rows) // STATEMENT * STATEMENT
+        for size, some in ((STATEMENT, rows[:whole]), (1, rows[whole:])):
+            marks = ",".join(["(?,?,?,?,?,?)"] * size)
+            groups = ([*chain.from_iterable(some[at : at + size])] for at in range(0, len(some), size))
+            self._db.executemany(
+                f"INSERT INTO outbox (topic, key, value, sequence, timestamp_ms, answers) VALUES {marks}", groups
+            )
         answered = [(entry.answers,) for entry in entries if entry.answers]
         self._db.executemany("INSERT OR IGNORE INTO answered VALUES (?)", answered)
 

@@ -179,8 +179,7 @@ class Publisher:
     def entry(self, row: Mapping[str, Any]) -> Entry:
         """The key, value and sequence of a coerced row; RowError if it is more than the bus takes."""
         key, value = self._encoder.key(row), self._encoder.value(row)
-        if len(key) + len(value) > LARGEST:
-            size = len(key) + len(value)
+        if (size := len(key) + len(value)) > LARGEST:
             raise RowError(
                 [
                     Defect(

@@ -86,10 +86,11 @@ class Encoder:
             if registry_id is None
             else b"\0" + registry_id.to_bytes(4, "big")
         )
-        self._dumps = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
-        dated = {name: dataset.field(name).kind for name in dataset.key}
-        self._plain_key = all(kind not in ("date", "timestamp") for kind in dated.values())
-        self._key = dataset.key
+        dumps = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+        text: dict[str, Callable[[Any], str]] = {"int": str, "long": str} | dict.fromkeys(
+            ("date", "timestamp"), lambda value: str(avro_number(value))
+        )
+        self._key = [(f"{dumps(name)}:", name, text.get(dataset.field(name).kind, dumps)) for name in dataset.key]
 
     def value(self, row: Mapping[str, Any]) -> bytes:
         """The framed bytes of one record."""
@@ -97,9 +98,7 @@ class Encoder:
 
     def key(self, row: Mapping[str, Any]) -> bytes:
         """The key's bytes: the same for equal key columns, so one key stays in one partition."""
-        if self._plain_key:
-            return self._dumps({name: row[name] for name in self._key}).encode()
-        return self._dumps({name: avro_number(row[name]) for name in self._key}).encode()
+        return f"{{{','.join([before + text(row[name]) for before, name, text in self._key])}}}".encode()
 
 
 # --- the bytes of one value -------------------------------------------------------------------------
