@@ -59,8 +59,8 @@ $(STAMPS)/bench: requirements-bench.lock | setup
 LOCK = $(UV) pip compile pyproject.toml --python-version 3.11 --python-platform x86_64-unknown-linux-gnu --generate-hashes \
   --allow-unsafe --no-emit-index-url --custom-compile-command "make lock" --quiet
 lock:
-	$(LOCK) --extra city --extra parquet --extra postgres --extra dev -o requirements.lock
-	$(LOCK) --extra city --extra parquet --extra postgres --extra dev --extra bench -o requirements-bench.lock
+	$(LOCK) --extra city --extra fast --extra parquet --extra postgres --extra dev -o requirements.lock
+	$(LOCK) --extra city --extra fast --extra parquet --extra postgres --extra dev --extra bench -o requirements-bench.lock
 
 clean:
 	rm -rf .venv build *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

@@ -71,7 +71,7 @@ def flush(
     """
     start = time.monotonic()
     with Outbox(outbox_path) as outbox:
-        sender = _Sender(outbox, bootstrap_servers, timeout, client or {}, transport, progress, more)
+        sender = _Sender(outbox, bootstrap_servers, timeout, client or {}, progress, transport, more)
         sender.run()
         return FlushInfo(sender.sent, outbox.waiting(), time.monotonic() - start)
 
@@ -82,9 +82,9 @@ class _Sender:
     servers: str
     timeout: float
     client: Mapping[str, Any]
-    transport: TransportName
     progress: Callable[[int], None] | None
-    more: Callable[[], bool]
+    transport: TransportName = "kafka-python"
+    more: Callable[[], bool] = lambda: False
     sent: int = 0
     deadline: float = 0.0
     rows: int = 0  # of the next transaction
@@ -175,7 +175,8 @@ class _Sender:
         finally:
             admin.close()
         attempt = self.outbox.attempt
-        positions = [place.offset for place in found.values() if place.metadata == attempt]
+        # confluent-kafka commits a zero byte behind the name.
+        positions = [place.offset for place in found.values() if place.metadata.rstrip("\0") == attempt]
         if positions:
             before = self.outbox.waiting()
             self.outbox.sent(max(positions))

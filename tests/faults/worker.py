@@ -189,6 +189,11 @@ def prepare(side: str) -> None:
         (producers.outbox, "CHUNK", 20),
         (producers.publisher, "CHUNK", 20),
         (producers.sender, "ROWS", 35),
+        (
+            producers.publisher.Publisher,
+            "send_ahead",
+            lambda _: None,
+        ),  # the process that is killed is the one that sends
         (infra.bus, "SHIPPED", Path(os.environ["SUIBUS_CONTRACTS"])),  # the harness' datasets alone
     ):
         assert hasattr(module, name), f"{module.__name__}.{name} is gone"

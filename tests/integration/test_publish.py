@@ -14,21 +14,31 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from kafka import KafkaConsumer, KafkaProducer, TopicPartition
+from confluent_kafka import Consumer
+from confluent_kafka import TopicPartition as Place
+from kafka import KafkaConsumer, TopicPartition
+from kafka.partitioner.default import murmur2
 
 from infra.topics import Kafka
 from producers.outbox import Entry, Outbox
 from producers.publisher import Publisher, publish_source
 from producers.sender import _Sender, flush
 from producers.sources import open_source
+from producers.transport import _KafkaPython, _Librdkafka, librdkafka_settings
 from schemas.avro import avro_schema, decode, schema_fingerprint
 from schemas.dataset import Dataset, Field
-from schemas.errors import UnavailableError
+from schemas.errors import InputError, UnavailableError
 
 DISTRICT = "440106"
 ROOT = Path(__file__).parents[2]
 # What kafka-python leaves to the garbage collector when a connection was cut.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore::ResourceWarning")
+
+
+@pytest.fixture(params=["kafka-python", "librdkafka"])
+def transport(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.setattr("producers.transport.COMPRESSION", "gzip")  # which kafka-python reads without a further library
+    return request.param
 
 
 def dataset(name: str = "") -> Dataset:
@@ -94,12 +104,12 @@ def check_exactly_once(bootstrap: str, expected: dict[str, dict[bytes, list[byte
         assert found == keys  # and in order for each key
 
 
-def test_rows_arrive_in_order_with_time_and_header(broker: Any, tmp_path: Path) -> None:
+def test_rows_arrive_in_order_with_time_and_header(broker: Any, tmp_path: Path, transport: Any) -> None:
     (name,) = topics(broker.bootstrap)
     with Outbox(tmp_path / "o") as outbox:
         outbox.accept(name, [Entry(b"a", b"1", b"7"), Entry(b"a", None, b"8"), Entry(b"b", None)])
         stamps = [w.timestamp_ms for w in outbox.head(9, 99)]
-    info = flush(tmp_path / "o", broker.bootstrap)
+    info = flush(tmp_path / "o", broker.bootstrap, transport=transport)
     assert (info.sent, info.waiting) == (3, 0)
     found = sorted(committed(broker.bootstrap, name), key=lambda r: (r.key, r.offset))
     assert [(r.key, r.value, list(r.headers)) for r in found] == [
@@ -117,19 +127,21 @@ def test_nothing_waiting_needs_no_bus(tmp_path: Path) -> None:
 SENDING = """
 import sys
 import producers.sender as sender
+import producers.transport as transport
 sender.ROWS = 100
-sender.flush(sys.argv[1], sys.argv[2], timeout=60)
+transport.COMPRESSION = "gzip"
+sender.flush(sys.argv[1], sys.argv[2], timeout=60, transport=sys.argv[3])
 """
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_killed_sender_leaves_no_duplicates_and_no_gaps(broker: Any, tmp_path: Path, seed: int) -> None:
+def test_killed_sender_leaves_no_duplicates_and_no_gaps(broker: Any, tmp_path: Path, seed: int, transport: Any) -> None:
     names = topics(broker.bootstrap, 3)
     path = tmp_path / "o"
     expected = fill(path, names, 4_000)
     dice = random.Random(seed)
     for _ in range(6):
-        sender = subprocess.Popen([sys.executable, "-c", SENDING, str(path), broker.bootstrap], cwd=ROOT)
+        sender = subprocess.Popen([sys.executable, "-c", SENDING, str(path), broker.bootstrap, transport], cwd=ROOT)
         with Outbox(path) as outbox:
             before = outbox.waiting()
             while outbox.waiting() == before and sender.poll() is None:
@@ -150,15 +162,16 @@ class KilledError(BaseException):
 
 @pytest.mark.parametrize("moment", ["after begin_attempt", "after the records", "before commit", "after commit"])
 def test_transaction_cut_at_any_moment_is_settled_once(
-    broker: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str
+    broker: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str, transport: Any
 ) -> None:
     names = topics(broker.bootstrap, 2)
     path = tmp_path / "o"
     expected = fill(path, names, 1_000)
+    kind = {"kafka-python": _KafkaPython, "librdkafka": _Librdkafka}[transport]
     where: tuple[type, str] = {
-        "after begin_attempt": (KafkaProducer, "begin_transaction"),
-        "after the records": (KafkaProducer, "send_offsets_to_transaction"),
-        "before commit": (KafkaProducer, "commit_transaction"),
+        "after begin_attempt": (kind, "begin"),
+        "after the records": (kind, "position"),
+        "before commit": (kind, "commit"),
         "after commit": (Outbox, "sent"),
     }[moment]
 
@@ -168,10 +181,11 @@ def test_transaction_cut_at_any_moment_is_settled_once(
     with monkeypatch.context() as patched:
         patched.setattr(*where, die)
         with pytest.raises(KilledError):
-            flush(path, broker.bootstrap)
+            flush(path, broker.bootstrap, transport=transport)
     with Outbox(path) as outbox:
         assert outbox.waiting() == 2_000
-    info = flush(path, broker.bootstrap)
+    other = {"kafka-python": "librdkafka", "librdkafka": "kafka-python"}[transport]
+    info = flush(path, broker.bootstrap, transport=other)  # the outbox does not depend on who sends it
     assert (info.sent, info.waiting) == (2_000, 0)
     check_exactly_once(broker.bootstrap, expected)
 
@@ -198,22 +212,23 @@ def test_outbox_that_committed_under_its_former_group_is_settled_once(
 
 
 def test_commit_whose_answer_is_lost_is_settled_once(
-    broker: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    broker: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, transport: Any
 ) -> None:
     (name,) = topics(broker.bootstrap)
     path = tmp_path / "o"
     expected = fill(path, [name], 1_000)
-    commit = KafkaProducer.commit_transaction
+    kind: Any = {"kafka-python": _KafkaPython, "librdkafka": _Librdkafka}[transport]
+    commit = kind.commit
 
-    def hang(self: KafkaProducer) -> None:
+    def hang(self: Any) -> None:
         commit(self)
         threading.Event().wait()
 
     with monkeypatch.context() as patched:
-        patched.setattr(KafkaProducer, "commit_transaction", hang)
+        patched.setattr(kind, "commit", hang)
         with pytest.raises(UnavailableError, match="1000 rows wait"):
-            flush(path, broker.bootstrap, timeout=2.0)
-    assert flush(path, broker.bootstrap).waiting == 0
+            flush(path, broker.bootstrap, timeout=2.0, transport=transport)
+    assert flush(path, broker.bootstrap, transport=transport).waiting == 0
     check_exactly_once(broker.bootstrap, expected)
 
 
@@ -231,28 +246,63 @@ def test_two_senders_of_one_outbox_take_turns(broker: Any, tmp_path: Path) -> No
     check_exactly_once(broker.bootstrap, expected)
 
 
-def test_bus_away_keeps_rows_and_says_how_many(broker: Any, tmp_path: Path) -> None:
+def test_bus_away_keeps_rows_and_says_how_many(broker: Any, tmp_path: Path, transport: Any) -> None:
     (name,) = topics(broker.bootstrap)
     path = tmp_path / "o"
     expected = fill(path, [name], 1_000)
     with pytest.raises(UnavailableError, match="1000 rows wait") as caught:
-        flush(path, "127.0.0.1:1", timeout=0.5)
+        flush(path, "127.0.0.1:1", timeout=0.5, transport=transport)
     assert "suibus flush" in caught.value.zh
-    assert flush(path, broker.bootstrap).sent == 1_000
+    assert flush(path, broker.bootstrap, transport=transport).sent == 1_000
     check_exactly_once(broker.bootstrap, expected)
 
 
-def test_topic_that_comes_late_is_waited_for(broker: Any, tmp_path: Path) -> None:
+def test_topic_that_comes_late_is_waited_for(broker: Any, tmp_path: Path, transport: Any) -> None:
     name = dataset().topic(DISTRICT)
     path = tmp_path / "o"
     expected = fill(path, [name], 1_000)
     with pytest.raises(UnavailableError, match="is not on the broker"):
-        flush(path, broker.bootstrap, timeout=1.0)
+        flush(path, broker.bootstrap, timeout=1.0, transport=transport)
     late = threading.Timer(1.5, Kafka(broker.bootstrap).ensure, ([name], 2, 1))
     late.start()
-    assert flush(path, broker.bootstrap, timeout=20).sent == 1_000
+    assert flush(path, broker.bootstrap, timeout=20, transport=transport).sent == 1_000
     late.join()
     check_exactly_once(broker.bootstrap, expected)
+
+
+def test_both_transports_put_a_key_into_the_same_partition(broker: Any, tmp_path: Path, transport: Any) -> None:
+    (name,) = topics(broker.bootstrap, partitions=5)
+    keys = [f'{{"code":"穗{i}"}}'.encode() for i in range(200)]
+    with Outbox(tmp_path / "o") as outbox:
+        outbox.accept(name, [Entry(key, b"v") for key in keys])
+    flush(tmp_path / "o", broker.bootstrap, transport=transport)
+    placed = {record.key: record.partition for record in committed(broker.bootstrap, name)}
+    assert placed == {key: (murmur2(key) & 0x7FFFFFFF) % 5 for key in keys}
+
+
+def test_what_librdkafka_compresses_by_itself_is_read_again(broker: Any, tmp_path: Path) -> None:
+    (name,) = topics(broker.bootstrap, partitions=1)
+    expected = fill(tmp_path / "o", [name], 1_000)
+    flush(tmp_path / "o", broker.bootstrap, transport="librdkafka")
+    reader = Consumer(
+        {"bootstrap.servers": broker.bootstrap, "group.id": "reader", "isolation.level": "read_committed"}
+    )
+    reader.assign([Place(name, 0, 0)])
+    found: dict[bytes, list[bytes]] = defaultdict(list)
+    for message in reader.consume(1_000, 30):
+        found[message.key()].append(message.value())
+    reader.close()
+    assert found == expected[name]
+
+
+def test_security_setting_that_librdkafka_lacks_is_refused_and_not_passed_over() -> None:
+    own = {"security_protocol": "SASL_SSL", "ssl_cafile": "f", "sasl_plain_password": "p", "ssl_check_hostname": False}
+    assert librdkafka_settings(own) == {
+        "security.protocol": "SASL_SSL", "ssl.ca.location": "f", "sasl.password": "p",
+        "ssl.endpoint.identification.algorithm": "none",
+    }  # fmt: skip
+    with pytest.raises(InputError, match="ssl_crlfile"):
+        Publisher(dataset(), DISTRICT, "o", "nowhere:1", client={"ssl_crlfile": "f"}, transport="librdkafka")
 
 
 def test_outbox_put_back_from_a_backup_loses_nothing(broker: Any, tmp_path: Path) -> None:
@@ -270,6 +320,85 @@ def test_outbox_put_back_from_a_backup_loses_nothing(broker: Any, tmp_path: Path
         outbox.begin_attempt()  # killed before it sent
     assert flush(path, broker.bootstrap).sent == 1
     assert held(broker.bootstrap, name)[b"new"] == [b"after the backup"]
+
+
+def many(count: int) -> list[dict[str, Any]]:
+    return [{"code": str(i), "name": "穗", "at": i} for i in range(count)]
+
+
+def times(bootstrap: str, data: Dataset) -> list[int]:
+    schema = avro_schema(data)
+    found = committed(bootstrap, data.topic(DISTRICT))
+    return [decode(r.value, {schema_fingerprint(schema): schema}, schema)["at"] for r in found]
+
+
+@pytest.mark.parametrize("killed", [False, True])
+def test_rows_are_sent_while_more_are_accepted_and_each_once_though_the_sender_is_killed(
+    broker: Any, tmp_path: Path, killed: bool
+) -> None:
+    data = dataset()
+    Kafka(broker.bootstrap).ensure([data.topic(DISTRICT)], 1, 1)
+    with Publisher(data, DISTRICT, tmp_path / "o", broker.bootstrap) as node:
+        for row in many(20_000):
+            node.publish(row)
+        until = time.monotonic() + 60
+        while node.outbox.waiting() > 15_000 and time.monotonic() < until:
+            time.sleep(0.02)
+        assert node.outbox.waiting() <= 15_000  # some have gone
+        if killed:
+            node._background._process.kill()  # type: ignore[union-attr]
+        info = node.send()
+        assert info.waiting == 0
+        assert info.sent == 20_000 or (killed and info.sent <= 20_000)
+    assert times(broker.bootstrap, data) == list(range(20_000))
+
+
+def test_sender_beside_goes_on_alone_when_its_parent_is_killed(broker: Any, tmp_path: Path) -> None:
+    data = dataset()
+    Kafka(broker.bootstrap).ensure([data.topic(DISTRICT)], 1, 1)
+    node = Publisher(data, DISTRICT, tmp_path / "o", broker.bootstrap)
+    for row in many(10_000):
+        node.publish(row)
+    background = node._background
+    assert background
+    background._input.close()  # all that a killed parent leaves
+    background._output.close()
+    until = time.monotonic() + 60
+    while node.outbox.waiting() and time.monotonic() < until:
+        time.sleep(0.05)
+    background._process.wait(30)
+    node.outbox.close()
+    assert times(broker.bootstrap, data) == list(range(10_000))
+
+
+def test_sender_beside_tells_that_the_bus_is_away_and_rows_are_kept(broker: Any, tmp_path: Path) -> None:
+    data = dataset()
+    with (
+        pytest.raises(UnavailableError, match="4000 rows wait") as caught,
+        Publisher(data, DISTRICT, tmp_path / "o", "127.0.0.1:1", timeout=0.5) as node,
+    ):
+        for row in many(4_000):
+            node.publish(row)
+    assert "suibus flush" in caught.value.zh
+    Kafka(broker.bootstrap).ensure([data.topic(DISTRICT)], 1, 1)
+    assert flush(tmp_path / "o", broker.bootstrap).sent == 4_000
+
+
+def test_failed_publish_leaves_no_sender_behind(tmp_path: Path) -> None:
+    node = Publisher(dataset(), DISTRICT, tmp_path / "o", "127.0.0.1:1")
+
+    def fail() -> None:
+        with node:
+            for row in many(2_000):
+                node.publish(row)
+            assert (beside := node._background)
+            running.append(beside._process)
+            raise ZeroDivisionError
+
+    running: list[subprocess.Popen[bytes]] = []
+    with pytest.raises(ZeroDivisionError):
+        fail()
+    assert running[0].poll() is not None
 
 
 PUBLISHING = """

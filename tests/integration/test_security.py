@@ -52,12 +52,14 @@ from infra.topics import Kafka
 from producers.outbox import Entry, Outbox
 from producers.publisher import Publisher
 from producers.sender import flush
+from producers.transport import TransportName
 from schemas.dataset import Dataset, Field, districts, receipts_topic
 from schemas.errors import InputError, StateError, UnavailableError
 from tests.integration.conftest import Road
 
 ROOT = Path(__file__).parents[2]
 OWN, OTHER, THIRD = "440106", "440103", "440104"
+TRANSPORTS: tuple[TransportName, ...] = ("kafka-python", "librdkafka")
 # What kafka-python leaves to the garbage collector when a connection was cut.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore::ResourceWarning")
 
@@ -318,15 +320,34 @@ def refused(city: Bus, tmp_path: Path) -> dict[str, tuple[NodeFile, str]]:
     }
 
 
+@pytest.mark.parametrize("transport", TRANSPORTS)
+def test_node_sends_its_own_and_nothing_of_others_by_either_transport(
+    city: Bus, files: dict[str, Path], tmp_path: Path, transport: TransportName
+) -> None:
+    """One with a password, one with a certificate."""
+    for district, foreign in ((OWN, OTHER), (OTHER, OWN)):
+        node, path = read_node_file(files[district]), tmp_path / f"{district}.sqlite"
+        before = ends(city, DATASET.topic(district))
+        with Outbox(path) as outbox:
+            outbox.accept(DATASET.topic(district), [Entry(b"k", b"v")])
+        assert flush(path, node.servers, client=node.client, transport=transport).sent == 1
+        assert ends(city, DATASET.topic(district)) != before
+        with Outbox(path) as outbox:
+            outbox.accept(DATASET.topic(foreign), [Entry(b"k", b"v")])
+        with pytest.raises(UnavailableError, match="does not let this node write"):
+            flush(path, node.servers, client=node.client, transport=transport)
+
+
 def test_wrong_or_absent_credentials_are_refused_with_the_cause_and_its_remedy(city: Bus, tmp_path: Path) -> None:
     for name, (node, message) in refused(city, tmp_path).items():
         with Outbox(tmp_path / f"{name}.sqlite") as outbox:
             outbox.accept(DATASET.topic(OWN), [Entry(b"k", b"forged")])
         before = ends(city, DATASET.topic(OWN))
-        with pytest.raises(UnavailableError, match=re.escape(message)) as caught:
-            flush(tmp_path / f"{name}.sqlite", node.servers, 0.5, client=node.client)
-        assert "1 rows wait" in caught.value.en, name
-        assert re.search("SUIBUS_NODE|suibus node rotate|servers", caught.value.zh), name
+        for transport in TRANSPORTS:
+            with pytest.raises(UnavailableError, match=re.escape(message)) as caught:
+                flush(tmp_path / f"{name}.sqlite", node.servers, 0.5, client=node.client, transport=transport)
+            assert "1 rows wait" in caught.value.en, name
+            assert re.search("SUIBUS_NODE|suibus node rotate|servers", caught.value.zh), name
         assert ends(city, DATASET.topic(OWN)) == before
 
 
