@@ -1,7 +1,8 @@
 """A process of its own that sends the outbox while this one still accepts: two cores, and no waiting for each other.
 
-It is told on its input that all is accepted, or that its parent is gone, by the end of the input: then it sends what waits and
-ends. Wherever either is killed, the outbox knows what was sent.
+It is told on its input when all is accepted: then it sends what waits, and ends. The end of its input is its parent's, and it ends
+with it, as if both were one process: were it to go on, a publish that was killed and is run again would not know its own rows.
+Wherever either is killed, the outbox knows what was sent.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from producers.transport import TransportName
 from schemas.errors import SuibusError, UnavailableError
 
 ROOT = Path(__file__).parents[1]
+END = b"all is accepted\n"
 
 
 class Background:
@@ -50,7 +52,8 @@ class Background:
         """All is accepted: wait until it is sent. UnavailableError if the bus is away, and what waits is kept."""
         try:
             with suppress(BrokenPipeError):
-                self._input.close()
+                self._input.write(END)
+                self._input.flush()
             for line in self._output:
                 found = json.loads(line)
                 if "en" in found:
@@ -69,19 +72,24 @@ class Background:
         """End it where it is; the next sender settles what was open."""
         if self._process.poll() is None:
             self._process.kill()
-        self._process.__exit__(None, None, None)  # closes the pipes and waits
+        with suppress(BrokenPipeError):
+            self._input.close()
+        self._output.close()
+        self._process.wait()
 
 
 def main() -> None:
-    """Send until the input ends and nothing waits; a line for each transaction, and one for what keeps rows waiting."""
-    asked = json.loads(sys.stdin.readline() or "{}")
+    """Send until all is accepted and nothing waits; a line for each transaction, and one for what keeps rows waiting."""
+    asked = json.loads(sys.stdin.buffer.readline() or "{}")
     if not asked:
         return
     ended, before, sent = threading.Event(), 0, 0
 
     def wait_for_end() -> None:
-        sys.stdin.read()
-        ended.set()
+        if sys.stdin.buffer.readline() == END:
+            ended.set()
+            sys.stdin.buffer.read()
+        os._exit(1)  # what it does not finish, the next sender settles
 
     def tell(now: int) -> None:
         nonlocal sent
@@ -104,12 +112,9 @@ def main() -> None:
 
 
 def say(**line: Any) -> None:
-    """One line to the parent, if there is one still."""
-    try:
-        sys.stdout.write(json.dumps(line) + "\n")
-        sys.stdout.flush()
-    except BrokenPipeError:
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115, PTH123 the parent was killed; what waits is sent all the same
+    """One line to the parent."""
+    sys.stdout.write(json.dumps(line) + "\n")
+    sys.stdout.flush()
 
 
 if __name__ == "__main__":

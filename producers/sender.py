@@ -93,7 +93,7 @@ class _Sender:
         self.deadline = time.monotonic() + self.timeout
         self.rows = ROWS
         with self._alone() as mine:
-            while mine and (self.outbox.waiting() or self.more()):
+            while mine and (self.more() or self.outbox.waiting()):
                 try:
                     self._connected()
                 except _FINAL as error:
@@ -156,7 +156,7 @@ class _Sender:
             raise
 
     def _next(self) -> list[Waiting]:
-        """The rows of the next transaction; as long as more come, a full one is waited for. None: nothing more comes."""
+        """The rows of the next transaction, none if all is sent; as long as more come, a full one is waited for."""
         while self.more() and self.outbox.waiting() < self.rows:
             time.sleep(LOOK_EVERY)
             self.deadline = time.monotonic() + self.timeout
