@@ -15,6 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from io import FileIO
 from pathlib import Path
 from typing import IO, Any, cast
 
@@ -80,15 +81,16 @@ class Background:
 
 def main() -> None:
     """Send until all is accepted and nothing waits; a line for each transaction, and one for what keeps rows waiting."""
-    asked = json.loads(sys.stdin.buffer.readline() or "{}")
+    told = FileIO(0, closefd=False)  # sys.stdin has a lock, which the thread below would hold at the end
+    asked = json.loads(told.readline() or "{}")
     if not asked:
         return
     ended, before, sent = threading.Event(), 0, 0
 
     def wait_for_end() -> None:
-        if sys.stdin.buffer.readline() == END:
+        if told.readline() == END:
             ended.set()
-            sys.stdin.buffer.read()
+            told.read()
         os._exit(1)  # what it does not finish, the next sender settles
 
     def tell(now: int) -> None:

@@ -345,9 +345,12 @@ def test_rows_are_sent_while_more_are_accepted_and_each_once_though_the_sender_i
         while node.outbox.waiting() > 15_000 and time.monotonic() < until:
             time.sleep(0.02)
         assert node.outbox.waiting() <= 15_000  # some have gone
+        assert node._background
+        beside = node._background._process
         if killed:
-            node._background._process.kill()  # type: ignore[union-attr]
+            beside.kill()
         info = node.send()
+        assert beside.returncode == (-signal.SIGKILL if killed else 0)
         assert info.waiting == 0
         assert info.sent == 20_000 or (killed and info.sent <= 20_000)
     assert times(broker.bootstrap, data) == list(range(20_000))
