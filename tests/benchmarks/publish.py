@@ -152,8 +152,8 @@ def run(quick: bool) -> Iterator[Row]:
                 side = Side(columns, count, Path(folder), servers)
                 for transport in (FAST, DEFAULT):
                     side.ours(transport, 4 * CHUNK)  # the broker's code is compiled, the topic is there
-                yield from _whole(side, columns, 2 if quick else 4)
-                yield from _stages(side, columns, 1 if quick else 3)
+                yield from _whole(side, columns, 2 if quick else 3)
+                yield from _stages(side, columns, 1 if quick else 2)
         finally:
             broker.stop()
 
