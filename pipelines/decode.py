@@ -13,7 +13,7 @@ from pyspark.errors import AnalysisException
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from pipelines.avro import MARK, can_be_unreadable, either, narrowed, outside_of_years, strict_avro, text
+from pipelines.avro import END, MARK, can_be_unreadable, either, narrowed, outside_of_years, strict_avro, text
 from pipelines.offsets import Range
 from pipelines.tables import ENVELOPE, NOT_ANSI, REASON, bronze_schema, sequence_type
 from quality.rules import row_rules
@@ -136,7 +136,7 @@ def _decoded(
         f"CASE WHEN {deleted} AND {fits} THEN from_json(CAST(key AS string), {text(key_ddl)}) END AS _keys",
         f"CASE {' '.join(reads)} END AS _read",
         f"CASE {' '.join(refusals)} END AS _refusal",
-    ).selectExpr("*", f"_read.end = X'{mark.hex()}' AS _whole")
+    ).selectExpr("*", f"_read.{END} = X'{mark.hex()}' AS _whole")
 
 
 _UNREGISTERED = (
@@ -209,7 +209,7 @@ def _checked(rows: DataFrame, dataset: Dataset) -> DataFrame:
 
 def _raw(name: str, dataset: Dataset) -> str:
     """A column as the bytes hold it."""
-    read = f"_read.record.`{name}`"
+    read = f"_read.`{name}`"
     return f"CASE WHEN _deleted THEN {_from_key(name, dataset)} ELSE {read} END" if name in dataset.key else read
 
 
@@ -269,7 +269,7 @@ def _any(reasons: list[_Reason]) -> str:
     return either(conditions)
 
 
-_DECODED = "_read.record IS NOT NULL"
+_DECODED = f"_read.{END} IS NOT NULL"
 _HOLDS_NOT, _FAILS = "X'30'", "X'3F'"
 
 
