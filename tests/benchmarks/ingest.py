@@ -32,8 +32,8 @@ from schemas.dataset import Dataset
 from tests.benchmarks.data import contract_text, rows
 from tests.benchmarks.rows import Row, in_turns
 
-DISTRICTS = ("440103", "440106")  # a topic each: one task a core
-SHAPES = {12: 200_000, 68: 60_000}  # columns: records
+DISTRICTS = ("440103", "440104", "440105", "440106")  # a topic each
+SHAPES = {12: 400_000, 68: 100_000}  # columns: records; 400,000 is the product's own batch
 QUICK = {12: 80_000, 68: 20_000}
 BAD_EVERY = 1_000
 TINY = 100
@@ -211,7 +211,7 @@ def _throughput(bus: Bus, columns: int, records: int, runs: int) -> Iterator[Row
     assert isinstance(sides[0], Suibus)
     sides[0].check()
     title = f"Ingest to bronze, {columns} columns"
-    note = f"{records:,} records of two topics; 1 in {BAD_EVERY:,} breaks a rule. "
+    note = f"{records:,} records of four topics; 1 in {BAD_EVERY:,} breaks a rule. "
     yield Row(
         f"ingest-{columns}", title, ours, "records/s", "higher", 0.8, bare, "from_avro and append",
         note=f"{note}Ours checks every row rule and quarantines; the peer decodes and appends.",
