@@ -33,16 +33,16 @@ def strict_avro(body: str, writer: Mapping[str, Any], reader: Mapping[str, Any],
     and goes on into the mark finds no whole mark behind itself, so it is none.
     """
 
-    def read(decimals: bool) -> str:
+    def read(marked: str, decimals: bool) -> str:
         schema, expected = (text(json.dumps(_marked(s, decimals))) for s in (writer, reader))
-        options = f"map('avroSchema', {expected}, 'mode', 'PERMISSIVE')"
-        return f"from_avro(concat({body}, X'{mark.hex()}'), {schema}, {options})"
+        return f"from_avro({marked}, {schema}, map('avroSchema', {expected}, 'mode', 'PERMISSIVE'))"
 
-    if (long := _has_long_decimal(reader, "r0", 1)) is None:
-        return read(decimals=True)
-    rough = f"array({read(decimals=False)})"  # one of one, so that it is decoded once, whatever is asked of it
-    fit = f"length({body}) <= {_DIGITS} OR NOT exists({rough}, r0 -> {long})"
-    return f"CASE WHEN {fit} THEN {read(decimals=True)} END"
+    marked = f"concat({body}, X'{mark.hex()}')"
+    if long := _has_long_decimal(reader, "r0", 1):
+        rough = f"array({read(marked, decimals=False)})"  # one of one: decoded once, whatever is asked of it
+        fit = f"length({body}) <= {_DIGITS} OR NOT exists({rough}, r0 -> {long})"
+        marked = f"CASE WHEN {fit} THEN {marked} ELSE X'' END"  # no bytes hold no record
+    return read(marked, decimals=True)
 
 
 def text(value: str) -> str:

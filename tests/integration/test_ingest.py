@@ -121,7 +121,7 @@ def test_all_rules_are_checked_in_one_pass_over_one_decoding(scene: Scene, spark
     rows = change_log(records, road.dataset, road.bus.store)
     plan = rows._jdf.queryExecution().executedPlan().toString()
     assert plan.count("from_avro(") == 1
-    assert plan.count("Scan") == 1
+    assert plan.count("BatchScan") == 1
 
 
 def test_a_rule_that_spark_cannot_run_stops_its_own_dataset_and_loses_nothing(road: Road) -> None:
