@@ -142,7 +142,9 @@ def _options(
         # Delta's change feed hands rows over as Java objects, and java.sql.Date knows no 5 to 14 October 1582.
         ("spark.sql.datetime.java8API.enabled", "true"),
         ("spark.sql.shuffle.partitions", "4" if local else "64"),
-        ("spark.databricks.delta.snapshotPartitions", "2"),  # a small table's state in 50 parts costs seconds
+        ("spark.databricks.delta.snapshotPartitions", "1"),  # a small table's state in 50 parts costs seconds
+        # Kafka left out: its newer reader hands rows over without making Java objects of them first.
+        ("spark.sql.sources.useV1SourceList", "avro,csv,json,orc,parquet,text"),
         ("spark.log.level", "ERROR"),
         ("spark.ui.enabled", "false"),
         ("spark.ui.showConsoleProgress", "false"),

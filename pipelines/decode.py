@@ -6,18 +6,19 @@ import json
 import logging
 from collections import defaultdict
 from secrets import token_bytes
+from typing import NamedTuple
 
 from py4j.protocol import Py4JJavaError
 from pyspark.errors import AnalysisException
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from pipelines.avro import MARK, narrowed, outside_of_years, strict_avro, unreadable
+from pipelines.avro import END, MARK, can_be_unreadable, either, narrowed, outside_of_years, strict_avro, text
 from pipelines.offsets import Range
 from pipelines.tables import ENVELOPE, NOT_ANSI, REASON, bronze_schema, sequence_type
 from quality.rules import row_rules
 from schemas.avro import FRAME, LARGEST, MAGIC, avro_schema
-from schemas.dataset import Dataset, Field
+from schemas.dataset import UP_PREFIX, Dataset
 from schemas.errors import InputError, first_line
 from schemas.registry import Registry, agreed_schema
 from schemas.store import ContractStore
@@ -40,7 +41,7 @@ def change_log(
     for ansi in ((NOT_ANSI[0], "true"), NOT_ANSI):
         conf.set(*ansi)
         try:
-            return _bronze(_checked(read, dataset, mark), dataset)
+            return _bronze(_checked(read, dataset), dataset)
         except AnalysisException as error:  # a rule with broken SQL stops its own dataset only
             reason = cause(error)
         finally:
@@ -76,60 +77,66 @@ _KAFKA = {
 
 
 def _bronze(rows: DataFrame, dataset: Dataset) -> DataFrame:
-    moment = F.col("_timestamp")
-    shown = {"_key": F.make_valid_utf8("_key"), "_timestamp": F.when(~outside_of_years(moment), moment)}  # any can read
-    columns = [
-        shown.get(f.name, F.col(f.name) if f.name in rows.columns else F.lit(None).cast(f.dataType)).alias(f.name)
-        for f in bronze_schema(dataset).fields
-    ]
-    return rows.select(columns)
+    shown = {  # so that any reader can show it
+        "_key": "make_valid_utf8(_key)",
+        "_timestamp": f"CASE WHEN NOT {outside_of_years('_timestamp')} THEN _timestamp END",
+    }
+    there = set(rows.columns)
+    columns = []
+    for f in bronze_schema(dataset).fields:
+        found = shown.get(f.name, f"`{f.name}`") if f.name in there else f"CAST(NULL AS {f.dataType.simpleString()})"
+        columns.append(f"{found} AS `{f.name}`")
+    return rows.selectExpr(*columns)
 
 
 def _decoded(
     records: DataFrame, dataset: Dataset, store: ContractStore, registry: Registry | None, mark: bytes
 ) -> DataFrame:
-    """Envelope, key, and `_read`: the record and what follows it, as `strict_avro` gives them; null of an unknown writer.
+    """Envelope, key, `_read`: the record as `strict_avro` gives it, null of an unknown writer, and whether it is `_whole`.
 
     `from_avro` with the wrong writer schema returns wrong values and no error, so the frame is checked first and
     each writer schema decodes only its own records. What is larger than the bus takes is not decoded at all: a
     record of a few megabytes can hold objects of a hundred times its size.
     """
     reader = avro_schema(dataset)
-    size = F.coalesce(F.length("key"), F.lit(0)) + F.coalesce(F.length("value"), F.lit(0))
-    fits = size <= LARGEST
-    value = F.when(fits, F.col("value"))
-    single = F.substring(value, 1, 2) == F.lit(bytearray(MAGIC))
-    fingerprint = F.lower(F.hex(F.substring(value, 3, FRAME - len(MAGIC))))
-    writer: Column = F.when(single, fingerprint)
-    read: Column = F.lit(None)
-    body = F.expr(f"substring(value, {FRAME + 1})")
+    size = "(coalesce(length(key), 0) + coalesce(length(value), 0))"
+    fits = f"{size} <= {LARGEST}"
+    number = (
+        f"CASE WHEN {fits} AND substring(value, 1, 1) = X'00' AND length(value) > 5 "
+        "THEN CAST(conv(hex(substring(value, 2, 4)), 16, 10) AS bigint) END"
+    )
+    reads, body = [], f"substring(value, {FRAME + 1})"
     for known, schema in store.writer_schemas(dataset.id).items():
-        read = F.when(writer == known.hex(), strict_avro(body, schema, reader, mark)).otherwise(read)
-    confluent = (F.substring(value, 1, 1) == F.lit(bytearray(1))) & (F.length(value) > 5)
-    number = F.when(confluent, F.conv(F.hex(F.substring(value, 2, 4)), 16, 10).cast("long"))
-    writer = F.coalesce(writer, F.concat(F.lit("registry:"), number.cast("string")))
-    refusal: Column = F.when(number.isNotNull(), _texts(*_NO_SUCH_ID if registry else _NO_REGISTRY))
+        frame = f"substring(value, 1, {FRAME}) = X'{(MAGIC + known).hex()}'"
+        reads.append(f"WHEN {fits} AND {frame} THEN {strict_avro(body, schema, reader, mark)}")
+    refusals = []
     if registry:
-        agreed, refused = _registry_schemas(records, number, dataset, registry)
-        for text, ids in agreed.items():
-            decoded = strict_avro(F.expr("substring(value, 6)"), json.loads(text), reader, mark)
-            read = F.when(number.isin(ids), decoded).otherwise(read)
-        for (en, zh), ids in refused.items():
-            refusal = F.when(number.isin(ids), _texts(en, zh)).otherwise(refusal)
-    headers = F.filter("headers", lambda header: header.key == "sequence").value
+        agreed, refused = _registry_schemas(records, F.expr(number), dataset, registry)
+        for schema_text, ids in agreed.items():
+            decoded = strict_avro("substring(value, 6)", json.loads(schema_text), reader, mark)
+            reads.append(f"WHEN {number} IN ({', '.join(map(str, ids))}) THEN {decoded}")
+        for told, ids in refused.items():
+            refusals.append(f"WHEN {number} IN ({', '.join(map(str, ids))}) THEN {_texts(told)}")
+    refusals.append(f"WHEN {number} IS NOT NULL THEN {_texts(_NO_SUCH_ID if registry else _NO_REGISTRY)}")
+    writer = (
+        f"CASE WHEN {fits} AND substring(value, 1, 2) = X'{MAGIC.hex()}' "
+        f"THEN lower(hex(substring(value, 3, {FRAME - len(MAGIC)}))) "
+        f"ELSE concat('registry:', CAST({number} AS string)) END"
+    )
+    headers = "filter(headers, h -> h.key = 'sequence').value"
     kinds = ((name, dataset.field(name).kind) for name in dataset.key)
     key_ddl = ", ".join(f"`{name}` {'STRING' if kind == 'string' else 'BIGINT'}" for name, kind in kinds)
-    deleted = F.col("value").isNull()
-    return records.select(
-        *_envelope(),
-        F.when(~fits, size).alias("_size"),
-        writer.alias("_writer"),
-        F.when(~deleted, F.col("value")).alias("_value"),
-        F.when(F.size(headers) == 1, headers[0].cast("string")).alias("_header"),
-        F.when(deleted & fits, F.from_json(F.col("key").cast("string"), key_ddl)).alias("_keys"),
-        read.alias("_read"),
-        refusal.alias("_refusal"),
-    )
+    deleted = "value IS NULL"
+    return records.selectExpr(
+        *_ENVELOPE,
+        f"CASE WHEN NOT {fits} THEN {size} END AS _size",
+        f"{writer} AS _writer",
+        "value AS _value",
+        f"CASE WHEN {deleted} AND size({headers}) = 1 THEN CAST({headers}[0] AS string) END AS _header",
+        f"CASE WHEN {deleted} AND {fits} THEN from_json(CAST(key AS string), {text(key_ddl)}) END AS _keys",
+        f"CASE {' '.join(reads)} END AS _read",
+        f"CASE {' '.join(refusals)} END AS _refusal",
+    ).selectExpr("*", f"_read.{END} = X'{mark.hex()}' AS _whole")
 
 
 _UNREGISTERED = (
@@ -141,10 +148,21 @@ _NO_REGISTRY = (
     "The record names a schema registry's id, and no registry is configured at the city: set SUIBUS_REGISTRY_URL there.",
     "记录引用了模式注册中心的编号，但市级未配置注册中心：请在市级设置 SUIBUS_REGISTRY_URL。",
 )
+_ANSWERS = "get(filter(headers, h -> h.key = 'answers'), 0).value"
+_ENVELOPE = (
+    "topic AS _topic",
+    "partition AS _partition",
+    "offset AS _offset",
+    "timestamp AS _timestamp",
+    f"substring_index(substring(topic, {len(UP_PREFIX) + 1}, 9), '.', 1) AS _district",
+    "CAST(key AS string) AS _key",
+    "value IS NULL AS _deleted",
+    f"CASE WHEN size(headers) > 0 THEN left(make_valid_utf8(CAST({_ANSWERS} AS string)), {ANSWERS}) END AS _answers",
+)
 
 
-def _texts(en: str, zh: str) -> Column:
-    return F.struct(F.lit(en).alias("en"), F.lit(zh).alias("zh"))
+def _texts(told: tuple[str, str]) -> str:
+    return f"named_struct('en', {text(told[0])}, 'zh', {text(told[1])})"
 
 
 def _registry_schemas(
@@ -169,161 +187,171 @@ def _registry_schemas(
     return agreed, refused
 
 
-def _envelope() -> list[Column]:
-    answers = F.expr("get(filter(headers, h -> h.key = 'answers'), 0).value")
-    return [
-        F.col("topic").alias("_topic"),
-        F.col("partition").alias("_partition"),
-        F.col("offset").alias("_offset"),
-        F.col("timestamp").alias("_timestamp"),
-        F.split("topic", r"\.")[2].alias("_district"),
-        F.col("key").cast("string").alias("_key"),
-        F.col("value").isNull().alias("_deleted"),
-        F.left(F.make_valid_utf8(answers.cast("string")), F.lit(ANSWERS)).alias("_answers"),
-    ]
+def _checked(rows: DataFrame, dataset: Dataset) -> DataFrame:
+    """Columns out of the record (keys out of the key for a delete), sequence, and every reason against the row.
 
-
-def _checked(rows: DataFrame, dataset: Dataset, mark: bytes) -> DataFrame:
-    """Columns out of the record (keys out of the key for a delete), sequence, and every reason against the row."""
-    raw = {field.name: F.col(f"_read.record.{field.name}") for field in dataset.table_fields}
-    for name in dataset.key:
-        raw[name] = F.when(F.col("_deleted"), _from_key(name, dataset)).otherwise(raw[name])
-    rows = rows.select("*", *(column.alias(f"_raw_{name}") for name, column in raw.items()))
-    flat = rows.select("*", *(narrowed(f, F.col(f"_raw_{f.name}")).alias(f.name) for f in dataset.table_fields))
-    sequence = _sequence(dataset)
-    flat = flat.withColumn("_sequence", sequence.cast(sequence_type(dataset)))
-    checked = flat.withColumn("_reasons", _reasons(dataset, mark))
-    broken = F.size("_reasons") > 0
-    held = {f.name: F.when(~F.coalesce(bad, F.lit(False)), F.col(f.name)) for f, bad in _unreadable(dataset)}
-    if dataset.sequence in held:
-        held["_sequence"] = F.when(F.col("_deleted") | held[dataset.sequence].isNotNull(), F.col("_sequence"))
-    return checked.withColumns(
-        {
-            **held,
-            "_quarantined": broken,
-            "_reasons": F.when(broken, F.col("_reasons")),
-            "_value": F.when(broken, F.col("_value")),
-        }
+    Whether any holds is one compiled condition. Only a row that it holds for has its reasons put together, which Spark
+    does by walking the expressions: for each row it would cost several times all the rest.
+    """
+    flat = rows.selectExpr("*", *(f"{narrowed(f, _raw(f.name, dataset))} AS `{f.name}`" for f in dataset.table_fields))
+    kind = sequence_type(dataset).simpleString()
+    reasons = _reasons(dataset)
+    judged = flat.selectExpr("*", f"CAST({_sequence(dataset)} AS {kind}) AS _sequence").selectExpr(
+        "*", f"{_any(reasons)} AS _quarantined"
+    )
+    whens = ", ".join(f"CASE WHEN {r.holds} THEN {r.told} END" for r in reasons)
+    told = f"CASE WHEN _quarantined THEN filter(array({whens}), r -> r IS NOT NULL) END"
+    value = "CASE WHEN _quarantined THEN _value END"
+    return judged.selectExpr(
+        *(f"`{c}`" for c in judged.columns if c != "_value"), f"{told} AS _reasons", f"{value} AS _value"
     )
 
 
-def _from_key(name: str, dataset: Dataset) -> Column:
-    part = F.col(f"_keys.{name}")
-    return F.timestamp_micros(part) if dataset.field(name).kind == "timestamp" else part
+def _raw(name: str, dataset: Dataset) -> str:
+    """A column as the bytes hold it."""
+    read = f"_read.`{name}`"
+    return f"CASE WHEN _deleted THEN {_from_key(name, dataset)} ELSE {read} END" if name in dataset.key else read
 
 
-def _canonical_key(dataset: Dataset) -> Column:
+def _from_key(name: str, dataset: Dataset) -> str:
+    part = f"_keys.`{name}`"
+    return f"timestamp_micros({part})" if dataset.field(name).kind == "timestamp" else part
+
+
+def _canonical_key(dataset: Dataset) -> str:
     """The one key that a node gives the record, as `schemas.avro.Encoder.key` writes it; null if a part is missing.
 
     Another spelling of it would lie in another partition, and the order of its changes would be lost.
     """
-    parts: list[Column] = []
+    parts: list[str] = []
     for name in dataset.key:
-        part, kind = F.col(f"_raw_{name}"), dataset.field(name).kind
-        text = _quoted(part) if kind == "string" else F.unix_micros(part) if kind == "timestamp" else part
-        parts += [F.lit(f'{"," if parts else "{"}"{name}":'), text.cast("string")]
-    return F.concat(*parts, F.lit("}"))
+        part, kind = _raw(name, dataset), dataset.field(name).kind
+        value = _quoted(part) if kind == "string" else f"unix_micros({part})" if kind == "timestamp" else part
+        parts += [text(f'{"," if parts else "{"}"{name}":'), f"CAST({value} AS string)"]
+    return f"concat({', '.join(parts)}, '}}')"
 
 
 _ESCAPED = {c: json.dumps(c)[1:-1] for c in ("\\", '"', *map(chr, range(32)))}
 
 
-def _quoted(text: Column) -> Column:
+def _quoted(value: str) -> str:
     """A string as Python's json writes it without ensure_ascii."""
     special = r'[\x00-\x1f"\\]'
-    escapes = F.create_map(*(F.lit(part) for pair in _ESCAPED.items() for part in pair))
-    runs = F.regexp_extract_all(text, F.lit(rf"{special}|[^{special[1:]}+"), F.lit(0))
-    escaped = F.array_join(F.transform(runs, lambda run: F.coalesce(F.try_element_at(escapes, run), run)), "")
-    return F.concat(F.lit('"'), F.when(text.rlike(special), escaped).otherwise(text), F.lit('"'))
+    escapes = ", ".join(text(part) for pair in _ESCAPED.items() for part in pair)
+    runs = f"regexp_extract_all({value}, {text(rf'{special}|[^{special[1:]}+')}, 0)"
+    escaped = f"array_join(transform({runs}, run -> coalesce(try_element_at(map({escapes}), run), run)), '')"
+    return f"""concat('"', CASE WHEN {value} RLIKE {text(special)} THEN {escaped} ELSE {value} END, '"')"""
 
 
-def _sequence(dataset: Dataset) -> Column:
+def _sequence(dataset: Dataset) -> str:
     if dataset.sequence is None:
-        return F.when(~outside_of_years(F.col("_timestamp")), F.col("_timestamp"))
-    field, header = dataset.field(dataset.sequence), F.col("_header")
-    number = header.try_cast("bigint")
-    number = F.when(number.cast("string") == header, number)  # ' 1', '+1' and '1.0' are none
-    raw = {"string": header, "timestamp": F.timestamp_micros(number)}.get(field.kind, number)
-    bad = unreadable(field, raw)
-    good = raw if bad is None else F.when(~bad, raw)
-    return F.when(F.col("_deleted"), narrowed(field, good)).otherwise(F.col(dataset.sequence))
+        return f"CASE WHEN NOT {outside_of_years('_timestamp')} THEN _timestamp END"
+    field = dataset.field(dataset.sequence)
+    number = "try_cast(_header AS bigint)"
+    number = f"CASE WHEN CAST({number} AS string) = _header THEN {number} END"  # ' 1', '+1' and '1.0' are none
+    raw = {"string": "_header", "timestamp": f"timestamp_micros({number})"}.get(field.kind, number)
+    return f"CASE WHEN _deleted THEN {narrowed(field, f'({raw})')} ELSE `{field.name}` END"
 
 
-def _unreadable(dataset: Dataset) -> list[tuple[Field, Column]]:
-    """The columns that can hold what no reader reads, and the condition that they do."""
-    found = ((f, unreadable(f, F.col(f"_raw_{f.name}"))) for f in dataset.table_fields)
-    return [(field, bad) for field, bad in found if bad is not None]
+class _Reason(NamedTuple):
+    """When it holds (null is no), and what is told then; `risky`: that of a contract's SQL, which can fail, alone."""
+
+    holds: str
+    told: str
+    risky: str | None = None
 
 
-def _reasons(dataset: Dataset, mark: bytes) -> Column:
-    """An array of every reason that holds, empty for a good row."""
-    fits = F.col("_size").isNull()
-    upsert = ~F.col("_deleted") & fits
-    known_writer = F.col("_read").isNotNull()
-    decoded = F.col("_read.record").isNotNull()
-    writer = F.col("_writer")
-    right_key = F.coalesce(F.col("_key") == _canonical_key(dataset), F.lit(False))
+def _any(reasons: list[_Reason]) -> str:
+    """Whether any of them holds, or cannot be evaluated."""
+    conditions = [f"coalesce({r.holds}, false)" for r in reasons if r.risky is None]
+    if risky := [f"coalesce(({r.risky}), false)" for r in reasons if r.risky is not None]:
+        conditions.append(f"coalesce({_tried(either(risky))} <> {_HOLDS_NOT}, false)")
+    return either(conditions)
+
+
+_DECODED = f"_read.{END} IS NOT NULL"
+_HOLDS_NOT, _FAILS = "X'30'", "X'3F'"
+
+
+def _tried(broken: str) -> str:
+    """What becomes of a contract's condition for a row that was decoded; null for another.
+
+    A `try_` function is null where anything inside of it fails. It stands in a branch, so that Spark computes nothing of
+    it ahead and outside of it.
+    """
+    tried = f"try_to_binary(CASE WHEN ({broken}) THEN '1' ELSE '0' END, 'utf-8')"
+    return f"(CASE WHEN {_DECODED} THEN coalesce({tried}, {_FAILS}) END)"
+
+
+def _reasons(dataset: Dataset) -> list[_Reason]:
+    """Every reason there is to quarantine a row."""
+    fits, known_writer = "_size IS NULL", "_read IS NOT NULL"
+    upsert = f"NOT _deleted AND {fits}"
+    right_key = f"coalesce(_key = {_canonical_key(dataset)}, false)"
+    en, zh = (f"coalesce(_refusal.{n}, {text(t)})" for n, t in zip(("en", "zh"), _UNREGISTERED, strict=True))
     reasons = [
         _reason(
-            ~fits, "size", None, F.col("_size"),
+            f"NOT ({fits})", "size", None, "_size",
             f"Key and value are larger than the {LARGEST} bytes the bus takes; they were not decoded.",
             f"键与值超过总线可接收的 {LARGEST} 字节，未解码。",
         ),
         _reason(
-            upsert & writer.isNull(), "framing", None, F.hex(F.substring("_value", 1, 2)),
+            f"{upsert} AND _writer IS NULL", "framing", None, "hex(substring(_value, 1, 2))",
             "The value is neither Avro single-object encoding nor a registry's frame.",
             "记录值既不是 Avro 单对象编码，也不是注册中心格式。",
         ),
-        _reason(
-            upsert & writer.isNotNull() & ~known_writer, "schema", None, writer,
-            *(F.coalesce(f"_refusal.{n}", F.lit(t)) for n, t in zip(("en", "zh"), _UNREGISTERED, strict=True)),
+        _Reason(
+            f"{upsert} AND _writer IS NOT NULL AND NOT ({known_writer})", _told("schema", None, "_writer", en, zh)
         ),
         _reason(
-            upsert & known_writer & ~decoded, "malformed", None, F.length("_value"),
+            f"{upsert} AND {known_writer} AND NOT ({_DECODED})", "malformed", None, "length(_value)",
             "The bytes do not hold a record of their schema.", "字节内容与其模式不符，无法解码。",
         ),
         _reason(
-            upsert & decoded & (F.col("_read.end") != F.lit(bytearray(mark))), "trailing", None, F.length("_value"),
+            f"{_DECODED} AND NOT _whole", "trailing", None, "length(_value)",
             "Bytes follow the record: they are lost if the record is right, and it is wrong if they belong to it.",
             "记录之后还有多余字节：若记录无误，这些字节会丢失；若它们属于记录，则记录有误。",
         ),
         _reason(
-            fits & (F.col("_deleted") | decoded | F.col("_key").isNull()) & ~right_key,
-            "key", ",".join(dataset.key), F.col("_key"),
+            f"{fits} AND (_deleted OR {_DECODED} OR _key IS NULL) AND NOT {right_key}",
+            "key", ",".join(dataset.key), "_key",
             "The key is missing, or is not byte for byte the key that the contract gives the record.",
             "缺少主键，或键与契约为该记录规定的键不逐字节一致。",
         ),
         _reason(
-            F.lit(dataset.sequence is not None) & F.col("_sequence").isNull() & ((fits & F.col("_deleted")) | decoded),
-            "sequence", dataset.sequence, F.col("_header"),
-            "A delete must carry its sequence, as the node writes it, in one header 'sequence'.",
-            "删除记录必须在唯一的消息头 sequence 中携带版本序列，写法与节点一致。",
-        ),
-        _reason(
-            outside_of_years(F.col("_timestamp")), "timestamp", None, F.col("_timestamp"),
+            outside_of_years("_timestamp"), "timestamp", None, "_timestamp",
             "Kafka's timestamp of the record lies outside of years 1 to 9999.",
             "记录的 Kafka 时间戳不在公元 1 至 9999 年之间。",
         ),
     ]  # fmt: skip
+    if dataset.sequence:
+        reasons.append(
+            _reason(
+                f"_sequence IS NULL AND (({fits} AND _deleted) OR {_DECODED})",
+                "sequence",
+                dataset.sequence,
+                "_header",
+                "A delete must carry its sequence, as the node writes it, in one header 'sequence'.",
+                "删除记录必须在唯一的消息头 sequence 中携带版本序列，写法与节点一致。",
+            )
+        )
     if dataset.district:
         reasons.append(
             _reason(
-                upsert & decoded & (F.col(dataset.district) != F.col("_district")),
+                f"{_DECODED} AND `{dataset.district}` <> _district",
                 "district",
                 dataset.district,
-                F.col(dataset.district),
+                f"`{dataset.district}`",
                 "The record claims another district than its topic's.",
                 "记录声明的区与其主题所属的区不一致。",
             )
         )
-    for field, bad in _unreadable(dataset):
-        raw = F.col(f"_raw_{field.name}")
-        shown = (
-            F.lit(None) if field.item or field.fields else F.hex(raw) if field.kind in ("boolean", "decimal") else raw
-        )
+    for field in filter(can_be_unreadable, dataset.table_fields):
+        raw = _raw(field.name, dataset)
+        shown = "NULL" if field.item or field.fields else f"hex({raw})" if field.kind == "boolean" else raw
         reasons.append(
             _reason(
-                bad, "unreadable", field.name, shown,
+                f"{raw} IS NOT NULL AND `{field.name}` IS NULL", "unreadable", field.name, shown,
                 f"{field.name} holds what is no {field.type_name}: text that is not UTF-8, a day outside of years 1 to "
                 "9999, a number that is too large, or a boolean that is neither 0 nor 1.",
                 f"{field.name} 含有不属于 {field.type_name} 的内容：非 UTF-8 文本、年份不在 1 至 9999 之间的日期、"
@@ -332,18 +360,21 @@ def _reasons(dataset: Dataset, mark: bytes) -> Column:
         )  # fmt: skip
     can_fail = {rule.name for rule in dataset.rules if rule.type == "sql"}
     for rule in row_rules(dataset):
-        found = F.col(rule.column).cast("string") if rule.column else F.lit(None)
-        broken, en, zh = F.expr(rule.broken), F.lit(rule.en), F.lit(rule.zh)
-        if rule.name in can_fail:
-            # A `try_` function is null where anything inside of it fails. It stands in a branch, so that Spark computes
-            # nothing of it ahead and outside of it.
-            tried = F.try_to_binary(F.when(broken, "1").otherwise("0"), F.lit("utf-8"))
-            tried = F.when(upsert & decoded, F.coalesce(tried, F.lit(bytearray(b"?"))))
-            broken, failed = tried != F.lit(bytearray(b"0")), tried == F.lit(bytearray(b"?"))
-            en = F.when(failed, f"The rule {rule.name} cannot be evaluated for this row: {_FAILED[0]}").otherwise(en)
-            zh = F.when(failed, f"规则 {rule.name} 无法对该行求值：{_FAILED[1]}").otherwise(zh)
-        reasons.append(_reason(upsert & decoded & broken, rule.name, rule.column, found, en, zh))
-    return F.filter(F.array(*reasons), lambda r: r.isNotNull())
+        found = f"`{rule.column}`" if rule.column else "NULL"
+        if rule.name not in can_fail:
+            holds = f"{_DECODED} AND ({rule.broken})"
+            reasons.append(_reason(holds, rule.name, rule.column, found, rule.en, rule.zh))
+            continue
+        tried = _tried(rule.broken)
+        en = f"The rule {rule.name} cannot be evaluated for this row: {_FAILED[0]}"
+        zh = f"规则 {rule.name} 无法对该行求值：{_FAILED[1]}"
+        en, zh = (
+            f"CASE WHEN {tried} = {_FAILS} THEN {text(failed)} ELSE {text(told)} END"
+            for failed, told in ((en, rule.en), (zh, rule.zh))
+        )
+        told = _told(rule.name, rule.column, found, en, zh)
+        reasons.append(_Reason(f"{tried} <> {_HOLDS_NOT}", told, risky=rule.broken))
+    return reasons
 
 
 _FAILED = (
@@ -352,21 +383,22 @@ _FAILED = (
 )
 
 
-def _reason(holds: Column, rule: str, column: str | None, found: Column, en: Column | str, zh: Column | str) -> Column:
-    shown = F.left(F.make_valid_utf8(found.cast("string")), F.lit(SHOWN))
-    texts = (F.lit(text) if isinstance(text, str) else text for text in (en, zh))
-    parts = [F.lit(rule), F.lit(column), shown, *texts]
-    named = [p.cast("string").alias(f.name) for p, f in zip(parts, REASON.fields, strict=True)]
-    return F.when(F.coalesce(holds, F.lit(False)), F.struct(*named))
+def _reason(holds: str, rule: str, column: str | None, found: str, en: str, zh: str) -> _Reason:
+    return _Reason(holds, _told(rule, column, found, text(en), text(zh)))
+
+
+def _told(rule: str, column: str | None, found: str, en: str, zh: str) -> str:
+    shown = f"left(make_valid_utf8(CAST({found} AS string)), {SHOWN})"
+    parts = [text(rule), text(column) if column else "CAST(NULL AS string)", shown, en, zh]
+    named = (f"'{f.name}', {part}" for part, f in zip(parts, REASON.fields, strict=True))
+    return f"named_struct({', '.join(named)})"
 
 
 def _all_quarantined(records: DataFrame, rule: str, en: str, zh: str) -> DataFrame:
-    reason = _reason(F.lit(True), rule, None, F.lit(None), en, zh)
-    columns = {
-        "_quarantined": F.lit(True), "_writer": F.lit(None), "_reasons": F.array(reason), "_value": F.col("value"),
-    }  # fmt: skip
-    return records.select(*_envelope(), *(c.alias(n) for n, c in columns.items())).select(
-        *(F.col(f.name).cast(f.dataType) for f in ENVELOPE)
+    told = _told(rule, None, "NULL", text(en), text(zh))
+    columns = {"_quarantined": "true", "_writer": "NULL", "_reasons": f"array({told})", "_value": "value"}
+    return records.selectExpr(*_ENVELOPE, *(f"{c} AS {n}" for n, c in columns.items())).selectExpr(
+        *(f"CAST({f.name} AS {f.dataType.simpleString()}) AS {f.name}" for f in ENVELOPE)
     )
 
 

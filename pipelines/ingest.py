@@ -150,7 +150,8 @@ def _read(lake: Lake, kafka: Topics, ranges: tuple[Range, ...], alone: bool = Fa
         "kafka.isolation.level": "read_committed",
         # One name, else Spark makes a new consumer for each read: 0.3 s a partition.
         "kafka.group.id": f"suibus.city.probe.{uuid4()}" if alone else "suibus.city.ingest",
-        "kafka.max.poll.records": "1" if alone else "100",  # of up to a megabyte: bounds memory
+        # Of up to a megabyte each: bounds memory. 100 cost a third of the reading; what does not fit is read again, alone.
+        "kafka.max.poll.records": "1" if alone else "500",
         "assign": json.dumps(assigned),
         "startingOffsets": json.dumps(first),
         "endingOffsets": json.dumps(last),

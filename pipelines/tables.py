@@ -197,6 +197,9 @@ class Lake:
     def bronze(self, dataset: Dataset) -> str:
         """The path of the dataset's change log, made or widened if need be."""
         properties = {"delta.enableChangeDataFeed": "true", "delta.appendOnly": "true", **_KEEP}
+        properties["delta.dataSkippingNumIndexedCols"] = (
+            "0"  # it is read by version, never searched; rows are counted still
+        )
         return self.ensure(f"bronze/{dataset.id}", bronze_schema(dataset), properties, ("_quarantined",))
 
     def silver(self, dataset: Dataset) -> str:

@@ -287,7 +287,7 @@ def _value(column: Field, body: BytesIO) -> Any:
         case "decimal":
             digits = _bytes(body, _long(body))
             number = int.from_bytes(digits, "big", signed=True)
-            if not 0 < len(digits) <= 63 or abs(number) >= 10**column.precision:
+            if not 0 < len(digits) <= 4096 or abs(number) >= 10**column.precision:
                 raise RefusedError
             return Decimal((int(number < 0), tuple(map(int, str(abs(number)))), -column.scale))
         case "array":

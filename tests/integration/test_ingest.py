@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,6 +16,8 @@ from infra.output import quarantined_records
 from infra.settings import Settings
 from pipelines.decode import change_log
 from schemas.avro import Encoder
+from schemas.store import ContractStore
+from tests.benchmarks.data import contract
 from tests.integration.conftest import Road
 
 GOOD = {"id": "good", "district_code": "440106", "seq": 1, "amount": 1}
@@ -117,7 +121,7 @@ def test_all_rules_are_checked_in_one_pass_over_one_decoding(scene: Scene, spark
     rows = change_log(records, road.dataset, road.bus.store)
     plan = rows._jdf.queryExecution().executedPlan().toString()
     assert plan.count("from_avro(") == 1
-    assert plan.count("Scan") == 1
+    assert plan.count("BatchScan") == 1
 
 
 def test_a_rule_that_spark_cannot_run_stops_its_own_dataset_and_loses_nothing(road: Road) -> None:
@@ -187,3 +191,71 @@ def test_a_rule_that_cannot_be_evaluated_for_a_row_quarantines_it_and_costs_no_j
     }
     assert ["cannot be evaluated" in r["reason"] for r in found["b"]] == [False, True]
     assert [row[0] for row in road.silver()] == ["d"]
+
+
+def test_what_a_rule_says_is_told_to_the_letter(road: Road) -> None:
+    says = "It's \\\\n no \\\"name\\\" of ${env:HOME} or $1. 不是 '名称' 或 \\\\\\\\。"
+    road.contract(
+        version="1.1.0",
+        columns="      - name: note\n        logicalType: string\n        quality:\n"
+        '          - {name: "it\'s", type: sql, query: "SELECT COUNT(*) FROM ${object} WHERE note = \'x\'", mustBe: 0, '
+        f'description: "{says}"}}\n',
+    )
+    road.publish({"id": "a", "seq": 1, "note": "x"})
+    road.ingest()
+    (record,) = quarantined_records(road.bus, road.name)
+    (reason,) = record["reasons"]
+    assert (reason["rule"], reason["found"]) == ("it's", "x")
+    assert reason["reason"] == 'It\'s \\n no "name" of ${env:HOME} or $1.'
+    assert reason["reason_zh"] == "不是 '名称' 或 \\\\。"
+
+
+def test_a_decimal_is_the_number_of_its_bytes_or_none(road: Road) -> None:
+    """However many bytes it takes; the digits of one that is too wide are never cut, and a huge one costs no time."""
+    road.contract(version="1.1.0", columns='      - {name: price, logicalType: number, physicalType: "decimal(9,2)"}\n')
+    encoder = Encoder(road.dataset)
+    producer = KafkaProducer(bootstrap_servers=road.bus.bootstrap, acks="all", max_request_size=2_000_000)
+
+    def varint(n: int) -> bytes:
+        n <<= 1
+        out = bytearray()
+        while n > 0x7F:
+            out.append(n & 0x7F | 0x80)
+            n >>= 7
+        return bytes([*out, n])
+
+    digits = {
+        "short": b"\x04\xd2", "padded": bytes(70) + b"\x04\xd2", "wide": (10**9).to_bytes(8, "big"),
+        "widest": (10**38).to_bytes(17, "big"), "long": bytes(4_096) + b"\1", "huge": b"\x7f" * 900_000, "none": b"",
+    }  # fmt: skip
+    for name, number in digits.items():
+        row = {**GOOD, "id": name, "price": None}
+        value = encoder.value(row)
+        assert value.endswith(b"\0")  # the branch of the null
+        value = value[:-1] + b"\2" + varint(len(number)) + number
+        producer.send(road.dataset.topic("440106"), value, encoder.key(row))
+    producer.close()
+    assert road.ingest() == len(digits)
+    rows = road.lake.read(road.lake.bronze(road.dataset)).collect()
+    rules = {json.loads(row["_key"])["id"]: [r["rule"] for r in row["_reasons"] or ()] for row in rows}
+    assert rules == {
+        "short": [], "padded": [], "wide": ["unreadable"], "widest": ["malformed"], "long": ["malformed"],
+        "huge": ["malformed"], "none": ["malformed"],
+    }  # fmt: skip
+    assert {str(row["price"]) for row in rows if not row["_quarantined"]} == {"12.34"}
+
+
+def test_the_plan_of_a_wide_contract_takes_few_calls_into_the_jvm(spark: Any, tmp_path: Path) -> None:
+    wide, store = contract("wide", 68), ContractStore(tmp_path)
+    store.register(wide)
+    types = "topic string, partition int, offset bigint, timestamp timestamp, key binary, value binary, " \
+            "headers array<struct<key: string, value: binary>>"  # fmt: skip
+    records = spark.createDataFrame([], types)
+    calls, send = [], spark._jvm._gateway_client.send_command
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            type(spark._jvm._gateway_client), "send_command", lambda self, *a, **k: calls.append(1) or send(*a, **k)
+        )
+        rows = change_log(records, wide, store)
+    assert len(calls) < 10 * len(wide.fields)
+    assert len(rows.columns) > len(wide.fields)

@@ -1,0 +1,256 @@
+"""Ingest to bronze beside the decode-and-append that a Spark user would write, of the same offsets; and a tiny batch's fixed cost.
+
+Both sides read the same topics in the same session, in turns, each into a table of its own that is there already. One record
+in a thousand breaks a row rule. Bare is: strip the frame, `from_avro`, append; it checks nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from collections.abc import Callable, Iterator
+from itertools import count
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from confluent_kafka import Producer
+from delta.tables import DeltaTable
+from pyspark.sql import Column, DataFrame
+from pyspark.sql import functions as F
+from pyspark.sql.avro.functions import from_avro
+
+from infra.bus import Bus
+from infra.settings import Settings
+from pipelines.ingest import ingest_batch
+from pipelines.sync import topics
+from pipelines.tables import Lake
+from schemas.avro import FRAME, MAGIC, Encoder, avro_schema, schema_fingerprint
+from schemas.contract import parse_contract
+from schemas.dataset import Dataset
+from tests.benchmarks.data import contract_text, rows
+from tests.benchmarks.rows import Row, in_turns
+
+DISTRICTS = ("440103", "440104", "440105", "440106")  # a topic each
+SHAPES = {12: 400_000, 68: 100_000}  # columns: records; 400,000 is the product's own batch
+QUICK = {12: 80_000, 68: 20_000}
+BAD_EVERY = 1_000
+TINY = 100
+_RULES = {  # added to a column of `tests.benchmarks.data`, by its name
+    "name": "logicalTypeOptions: {minLength: 2, maxLength: 60}",
+    "capital": "logicalTypeOptions: {minimum: 0}",
+    "address": "logicalTypeOptions: {maxLength: 100}",
+    "status": "enum: [{value: 存续}, {value: 注销}, {value: 吊销}, {value: 迁出}]",
+    "staff": "logicalTypeOptions: {minimum: 0, maximum: 100000}",
+    "industry_code": "logicalTypeOptions: {pattern: '^[0-9]{4}$'}",
+    "licence": "logicalTypeOptions: {pattern: '^[0-9A-Z]{18}$'}",
+    "amount": 'quality: [{name: COLUMN_given, type: sql, query: "SELECT COUNT(*) FROM ${object} WHERE COLUMN < 0", mustBe: 0}]',
+    "area": "logicalTypeOptions: {minimum: 0}",
+    "visits": 'quality: [{name: COLUMN_fit, type: sql, query: "SELECT COUNT(*) FROM ${object} WHERE COLUMN + seq < 0", mustBe: 0}]',
+    "remark": "logicalTypeOptions: {maxLength: 200}",
+}
+
+
+def ruled(name: str, columns: int) -> Dataset:
+    """The contract of the benchmarks with a rule on two of three columns."""
+
+    def rule(match: re.Match[str]) -> str:
+        base = re.sub(r"_\d+$", "", match[1])
+        return f"{match[0]}, {_RULES[base].replace('COLUMN', match[1])}" if base in _RULES else match[0]
+
+    text = re.sub(r"(?m)^      - \{name: (\w+)[^}]*", rule, contract_text(name, columns))
+    return parse_contract(text, f"{name}.yaml")
+
+
+def publish(bus: Bus, dataset: Dataset, district: str, n: int, first: int = 0) -> None:
+    """Rows straight onto the topic: neither the outbox nor a coercer is what is measured here."""
+    encoder, topic = Encoder(dataset), dataset.topic(district)
+    producer = Producer(
+        {"bootstrap.servers": bus.bootstrap, "linger.ms": 20, "queue.buffering.max.messages": 1_000_000}
+    )
+    for i, row in enumerate(rows(dataset, n, district, 1, first)):
+        bad = {"name": "x"} if i % BAD_EVERY == BAD_EVERY - 1 else {}
+        producer.produce(topic, encoder.value({**row, **bad}), encoder.key(row))
+        producer.poll(0)
+    producer.flush()
+
+
+class Side:
+    """One way of a dataset's records into a table, run again and again, each time into a table of its own."""
+
+    def __init__(self, bus: Bus, dataset: Dataset, records: int) -> None:
+        self.bus, self.dataset, self.records = bus, dataset, records
+        self.states = bus.kafka.states(topics(dataset))
+        self.numbers = count()
+        self.spark = bus.lake().spark
+
+    def path(self) -> str:
+        return f"{self.bus.settings.lake_path}/{self.dataset.name}-{type(self).__name__}-{next(self.numbers)}"
+
+    def run(self) -> float:
+        """Records a second."""
+        job = self.prepare()
+        began = time.perf_counter()
+        job()
+        return self.records / (time.perf_counter() - began)
+
+    def prepare(self) -> Callable[[], object]:
+        raise NotImplementedError
+
+
+class Suibus(Side):
+    """Every row rule checked, what breaks one quarantined with its reasons, the position in the commit."""
+
+    def prepare(self) -> Callable[[], object]:
+        self.lake = Lake(self.spark, self.path())
+        self.lake.bronze(self.dataset)
+
+        def job() -> None:
+            batch = ingest_batch(self.dataset, self.lake, self.bus.store, self.bus.kafka, self.states)
+            assert batch.records == self.records, batch
+
+        return job
+
+    def check(self) -> None:
+        """The last run took every record, and quarantined those that break a rule."""
+        (found,) = (
+            self.lake.read(self.lake.bronze(self.dataset))
+            .agg(F.count("*").alias("all"), F.count_if("_quarantined").alias("bad"))
+            .collect()
+        )
+        assert tuple(found) == (self.records, self.records // BAD_EVERY), found
+
+
+class Bare(Side):
+    """Strip the frame, decode, append."""
+
+    where: tuple[str, ...] = ()
+
+    def prepare(self) -> Callable[[], object]:
+        path = self.path()
+        (
+            DeltaTable.create(self.spark)
+            .location(path)
+            .addColumns(self.frame().schema)
+            .partitionedBy(*self.where)
+            .execute()
+        )
+        return lambda: self.frame().coalesce(2).write.format("delta").mode("append").save(path)
+
+    def read(self) -> DataFrame:
+        offsets = {t: s.partitions for t, s in self.states.items() if t in map(self.dataset.topic, DISTRICTS)}
+        first = {t: {str(p): a for p, (a, _) in parts.items()} for t, parts in offsets.items()}
+        last = {t: {str(p): z for p, (_, z) in parts.items()} for t, parts in offsets.items()}
+        options = {
+            **self.bus.kafka.spark,
+            "assign": json.dumps({t: list(parts) for t, parts in offsets.items()}),
+            "startingOffsets": json.dumps(first),
+            "endingOffsets": json.dumps(last),
+        }
+        return self.spark.read.format("kafka").options(**options).load()
+
+    def record(self) -> Column:
+        body = F.expr(f"substring(value, {FRAME + 1})")
+        return from_avro(body, json.dumps(avro_schema(self.dataset))).alias("record")
+
+    def frame(self) -> DataFrame:
+        decoded = self.read().select("topic", "partition", "offset", self.record())
+        return decoded.select("record.*", "topic", "partition", "offset")
+
+
+class SchemaChecked(Bare):
+    """Bare, and what no known schema wrote is marked, in a partition of its own, with its bytes."""
+
+    where = ("quarantined",)
+
+    def frame(self) -> DataFrame:
+        frame = bytearray(MAGIC + schema_fingerprint(avro_schema(self.dataset)))
+        known = F.substring("value", 1, FRAME) == F.lit(frame)
+        record = F.when(known, self.record()).alias("record")
+        decoded = self.read().select("topic", "partition", "offset", "value", record)
+        bad = F.col("record").isNull()
+        return decoded.select(
+            "record.*",
+            "topic",
+            "partition",
+            "offset",
+            bad.alias("quarantined"),
+            F.when(bad, F.col("value")).alias("value"),
+        )
+
+
+def run(quick: bool) -> Iterator[Row]:
+    """Throughput at two widths, then the fixed cost of a batch of a hundred."""
+    with TemporaryDirectory() as folder:
+        bus = Bus(Settings(home=Path(folder)))
+        bus.broker.start()
+        try:
+            for columns, records in (QUICK if quick else SHAPES).items():
+                yield from _throughput(bus, columns, records, 2 if quick else 3)
+            yield from _tiny(bus, 5 if quick else 15)
+        finally:
+            bus.broker.stop()
+
+
+def _dataset(bus: Bus, name: str, columns: int) -> Dataset:
+    dataset = ruled(name, columns)
+    bus.store.register(dataset)
+    bus.kafka.ensure(topics(dataset))
+    return dataset
+
+
+def _throughput(bus: Bus, columns: int, records: int, runs: int) -> Iterator[Row]:
+    dataset = _dataset(bus, f"wide_{columns}", columns)
+    for district in DISTRICTS:
+        publish(bus, dataset, district, records // len(DISTRICTS))
+    sides = [kind(bus, dataset, records) for kind in (Suibus, Bare, SchemaChecked)]
+    for side in (*sides, *sides):  # the JIT compiles until the second
+        side.run()
+    ours, bare, checked = in_turns(runs, *(side.run for side in sides))
+    assert isinstance(sides[0], Suibus)
+    sides[0].check()
+    title = f"Ingest to bronze, {columns} columns"
+    note = f"{records:,} records of four topics; 1 in {BAD_EVERY:,} breaks a rule. "
+    yield Row(
+        f"ingest-{columns}", title, ours, "records/s", "higher", 0.8, bare, "from_avro and append",
+        note=f"{note}Ours checks every row rule and quarantines; the peer decodes and appends.",
+    )  # fmt: skip
+    yield Row(
+        f"ingest-{columns}-checked", title, ours, "records/s", "higher", None, checked, "the same with a schema check",
+        note=f"{note}The peer marks what no known schema wrote, in a partition of its own.",
+    )  # fmt: skip
+
+
+def _tiny(bus: Bus, runs: int) -> Iterator[Row]:
+    """A batch of a hundred records in a warm process: what it costs before its records count."""
+    dataset = _dataset(bus, "tiny", 6)
+    lake = bus.lake()
+    context: Any = lake.spark.sparkContext
+    seconds, jobs, commits = [], [], []
+    for turn in range(runs + 3):
+        publish(bus, dataset, DISTRICTS[0], TINY, turn * TINY)
+        bronze = lake.bronze(dataset)
+        states, before = bus.kafka.states(topics(dataset)), lake.version(bronze)
+        context.setJobGroup(f"tiny-{turn}", "")
+        began = time.perf_counter()
+        batch = ingest_batch(dataset, lake, bus.store, bus.kafka, states)
+        took = time.perf_counter() - began
+        assert batch.records == TINY, batch
+        if turn >= 3:  # three to warm up
+            seconds.append(took)
+            jobs.append(float(len(context.statusTracker().getJobIdsForGroup(f"tiny-{turn}"))))
+            commits.append(float(lake.version(bronze) - before))
+    what = f"A batch of {TINY} records, 6 columns, warm"
+    yield Row(
+        "ingest-tiny",
+        what,
+        seconds,
+        "s",
+        "lower",
+        None,
+        limit=0.7,
+        note="One district has records. The limit is 0.7 s.",
+    )
+    yield Row("ingest-tiny-jobs", f"{what}: Spark jobs", jobs, "jobs", "lower", None)
+    yield Row("ingest-tiny-commits", f"{what}: commits", commits, "commits", "lower", None)
