@@ -1,0 +1,166 @@
+"""The gate: a whole judgement of 260 expectations on 172 columns, beside native Spark and Great Expectations by itself."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import great_expectations as gx
+from great_expectations.expectations.expectation_configuration import ExpectationConfiguration
+from pyspark.sql import functions as F
+
+from infra.settings import Settings
+from infra.spark import spark_session
+from quality.gate import judge
+from quality.rules import gate_rules
+from schemas.contract import parse_contract
+from schemas.dataset import Dataset
+from tests.benchmarks.rows import Row, in_turns, timed
+
+ROWS, QUICK_ROWS = 420_000, 40_000
+COLUMNS, EXPECTATIONS = 172, 260
+WORDS = ("增长", "下降", "持平", "停报")
+HEAD = """\
+apiVersion: v3.1.0
+kind: DataContract
+id: bench.economy
+version: 1.0.0
+status: active
+schema:
+  - name: economy
+    properties:
+      - {name: id, logicalType: string, primaryKey: true, required: true}
+      - {name: district_code, logicalType: string, required: true}
+"""
+LIMITED = {  # of each kind of column: how many, its declaration, the SQL that fills it
+    "whole": (60, "logicalType: integer, physicalType: bigint", "pmod(id * {n}, 1000)"),
+    "amount": (60, "logicalType: number, physicalType: 'decimal(18,2)'", "cast(pmod(id * {n}, 9973) / 100 AS decimal(18,2))"),
+    "word": (50, "logicalType: string", "element_at(array{words}, cast(pmod(id + {n}, 4) + 1 AS int))"),
+}  # fmt: skip
+
+
+def contract() -> Dataset:
+    """172 required columns; of 87 a limit, a list or a pattern: with the key's uniqueness 260 expectations."""
+    lines, n = [], 0
+    for kind, (count, declared, _) in LIMITED.items():
+        for i in range(count):
+            n += 1
+            limit = ""
+            if kind == "whole" and i < 30:
+                limit = ", logicalTypeOptions: {minimum: 0, maximum: 999}" if i < 7 else ", logicalTypeOptions: {minimum: 0}"
+            if kind == "amount" and i < 30:
+                limit = ", logicalTypeOptions: {minimum: 0}"
+            if kind == "word" and i < 20:
+                limit = (
+                    f", quality: [{{name: word{n}_known, metric: invalidValues, mustBe: 0, arguments: "
+                    f"{{validValues: [{', '.join(WORDS)}]}}}}]"
+                    if i < 10
+                    else ", logicalTypeOptions: {pattern: '^.{2}$'}"
+                )
+            lines.append(f"      - {{name: {kind}{n}, {declared}, required: true{limit}}}\n")
+    found = parse_contract(HEAD + "".join(lines), "economy.yaml")
+    assert len(found.fields) == COLUMNS, len(found.fields)
+    assert len(gate_rules(found)) == EXPECTATIONS, len(gate_rules(found))
+    return found
+
+
+def make_table(spark: Any, path: str, rows: int) -> Any:
+    """The Delta table, and the candidate over it."""
+    words, n = "('" + "', '".join(WORDS) + "')", 0
+    columns = ["concat('k', lpad(string(id), 9, '0')) AS id", "string(440103 + id % 11) AS district_code"]
+    for kind, (count, _, sql) in LIMITED.items():
+        for _ in range(count):
+            n += 1
+            columns.append(f"{sql.format(n=n, words=words)} AS {kind}{n}")
+    spark.range(0, rows, 1, 4).selectExpr(*columns).write.format("delta").save(path)
+    return spark.read.format("delta").load(path)
+
+
+def null_counts(frame: Any) -> None:
+    """One native pass: how many values of each column are null."""
+    frame.agg(*[F.count_if(F.col(name).isNull()) for name in frame.columns]).collect()
+
+
+def same_counts(frame: Any, dataset: Dataset) -> None:
+    """One native pass for what the 260 expectations ask: a count of the bad rows each, of the keys the distinct ones."""
+    counts = [F.expr(f"count(*) - count(DISTINCT `{dataset.key[0]}`)")]
+    for rule in gate_rules(dataset)[1:]:
+        counts.append(F.expr(f"count_if({_broken(rule.samples or '')})"))
+    frame.agg(*counts).collect()
+
+
+def _broken(samples: str) -> str:
+    condition = samples.split(" WHERE ", 1)[1].rsplit(" LIMIT ", 1)[0]
+    return condition.replace("{{", "{").replace("}}", "}")
+
+
+def by_itself(frame: Any, dataset: Dataset) -> None:
+    """Great Expectations as its documentation has it: a whole-frame batch, its own expectations, BOOLEAN_ONLY."""
+    context = gx.get_context(mode="ephemeral")
+    context.variables.progress_bars = {"globally": False}
+    asset = context.data_sources.add_spark(uuid.uuid4().hex, persist=False).add_dataframe_asset("economy")
+    batch = asset.add_batch_definition_whole_dataframe("whole").get_batch({"dataframe": frame})
+    configs = [rule.config() for rule in gate_rules(dataset)]
+    for config, rule in zip(configs, gate_rules(dataset), strict=True):
+        if config["type"] == "expect_aggregate_value":  # the amounts' minimum, in its own words
+            config |= {
+                "type": "expect_column_values_to_be_between",
+                "kwargs": {"column": rule.column, "min_value": 0},
+            }
+    suite = gx.ExpectationSuite("economy", expectations=[ExpectationConfiguration(**c).to_domain_obj() for c in configs])
+    found = batch.validate(suite, result_format={"result_format": "BOOLEAN_ONLY"})
+    assert found.success and len(found.results) == EXPECTATIONS, found
+
+
+def jobs(spark: Any, call: Callable[[], object]) -> int:
+    """How many Spark jobs a call runs."""
+    context, group = spark.sparkContext, uuid.uuid4().hex
+    context.setJobGroup(group, "counted")
+    try:
+        call()
+        return len(context.statusTracker().getJobIdsForGroup(group))
+    finally:
+        context.setLocalProperty("spark.jobGroup.id", None)
+
+
+def run(quick: bool) -> Iterator[Row]:
+    """The judgement against each of its peers."""
+    rows, runs = (QUICK_ROWS, 3) if quick else (ROWS, 5)
+    dataset = contract()
+    with TemporaryDirectory() as folder:
+        spark = spark_session(Settings(home=Path(folder)), "suibus-bench")
+        frame = make_table(spark, f"{folder}/economy", rows)
+
+        def ours() -> None:
+            verdict = judge(frame, dataset, 1)
+            assert verdict.passed and verdict.rows == rows and len(verdict.results) == EXPECTATIONS, verdict.failures
+
+        sides = [ours, lambda: null_counts(frame), lambda: same_counts(frame, dataset)]
+        for side in sides:  # what is loaded and compiled once a process is not the judgement's
+            side()
+        mine, nulls, same = in_turns(runs, *[lambda s=side: timed(s) for side in sides])
+        size = f"{rows:,} × {COLUMNS}, {EXPECTATIONS} expectations"
+        yield Row(
+            "gate.full", f"full judgement of {size}", mine, "s", "lower", 1.5, nulls, "Spark: null counts of all columns",
+            note="The peer is one aggregation of the null counts of the same 172 columns of the same Delta version, what "
+            "'one native pass over the same columns' means; it checks no limit, list or pattern and no uniqueness. "
+            "Ours is the whole of quality.gate.judge, from the contract to the hashed verdict. All in one warm process.",
+        )  # fmt: skip
+        yield Row(
+            "gate.same_counts", f"full judgement of {size}", mine, "s", "lower", None, same, "Spark: all 260 counts",
+            note="The peer is one aggregation that counts what the same 260 rules count, distinct keys included, and "
+            "makes no verdict.",
+        )  # fmt: skip
+        once = [timed(lambda: by_itself(frame, dataset))]
+        yield Row(
+            "gate.great_expectations", f"full judgement of {size}", mine, "s", "lower", None, once,
+            "Great Expectations by itself, BOOLEAN_ONLY",
+            note="The peer runs once: Great Expectations' own expectations for the same 260 rules, its own Spark engine, "
+            "no samples, persist=False, in the same warm process.",
+        )  # fmt: skip
+        count = jobs(spark, ours)
+        yield Row("gate.jobs", f"Spark jobs of a full judgement, {size}", [count], "jobs", "lower", None)
+        spark.stop()
