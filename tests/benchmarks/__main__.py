@@ -21,7 +21,7 @@ from rich.table import Table
 
 from tests.benchmarks.rows import Curve, Row
 
-NAMES = ("start", "publish", "ingest", "merge", "gate", "query", "freshness", "breadth", "scale")
+NAMES = ("publish", "ingest", "gate")
 BUILD = Path("build")
 
 
