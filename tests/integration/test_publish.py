@@ -143,10 +143,10 @@ def test_killed_sender_leaves_no_duplicates_and_no_gaps(broker: Any, tmp_path: P
     for _ in range(6):
         sender = subprocess.Popen([sys.executable, "-c", SENDING, str(path), broker.bootstrap, transport], cwd=ROOT)
         with Outbox(path) as outbox:
-            before = outbox.waiting()
-            while outbox.waiting() == before and sender.poll() is None:
-                time.sleep(0.005)  # wait until it is sending
-        time.sleep(dice.uniform(0, 0.3))
+            goal = outbox.waiting() - 100 * dice.randrange(1, 12)  # after so many transactions, however fast they are
+            while outbox.waiting() > goal and sender.poll() is None:
+                time.sleep(0.002)
+        time.sleep(dice.uniform(0, 0.02))
         sender.send_signal(signal.SIGKILL)
         sender.wait()
     with Outbox(path) as outbox:
