@@ -1,20 +1,34 @@
 """From bronze to silver: one row a key, the latest sequence, ties by offset; deletes stay as tombstones.
 
 The order of two versions of a key is total and made of the events themselves (`tables.ORDER`), so any order and
-any duplication of the same events gives the same silver. Which bronze version silver holds is in silver's own
-transaction log, written by the same commit as the rows.
+any duplication of the same events gives the same silver. One commit of silver carries the rows, which bronze versions it
+holds, and the account of every event: none of the three can be there without the others.
 """
 
 from __future__ import annotations
 
+import json
+from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import date
+from functools import reduce
+from typing import Any
 
-from delta.tables import DeltaTable
-from pyspark.sql import Column, DataFrame, Window
+from pyspark.sql import Column, DataFrame, Row, Window
 from pyspark.sql import functions as F
+from pyspark.sql import types as T
 
-from pipelines.tables import ORDER, SET_BY_MERGE, Lake, silver_schema, spark_schema
+from pipelines.delta import PLACE, Change, Delta
+from pipelines.tables import COUNTED, EVENT, ORDER, Lake, silver_schema, spark_schema
 from schemas.dataset import Dataset
+from schemas.errors import StateError
+
+EVENTS = 2_000_000  # in one commit, more only where one batch is larger: what is in hand at a time
+_SEARCHED = 200_000  # so many keys or fewer are held against the files' statistics one by one, more by their range
+_HELD = 4_000_000  # so many keys or fewer, each core gets all of them, and silver is not shuffled
+_ROWS_A_FILE = 500_000
+_OLD = ("_deleted", "_hash", "_district", *ORDER, *PLACE)  # what a merge reads of silver beside the key
 
 
 def merged_version(dataset: Dataset, lake: Lake) -> int:
@@ -47,7 +61,7 @@ def merge_pending(dataset: Dataset, lake: Lake) -> MergeInfo | None:
     """Bring silver up to the newest bronze version; None if it is there already.
 
     Doing it again, or after being killed half way, changes nothing more. StateError if another program wrote to bronze
-    or silver since.
+    or silver since, or if silver holds a key twice.
     """
     bronze, silver = lake.bronze(dataset), lake.silver(dataset)
     done, newest = merged_version(dataset, lake), lake.version(bronze)
@@ -56,58 +70,181 @@ def merge_pending(dataset: Dataset, lake: Lake) -> MergeInfo | None:
         return None
     lake.check_own(bronze, done)
     lake.check_own(silver)
-    changes = bronze_changes(lake, bronze, start, newest).where("NOT _quarantined")
-    _merge(lake, silver, dataset, latest(changes, dataset), newest)
-    return MergeInfo(dataset.id, start, newest, lake.version(silver))
+    version = -1
+    for first, last, files in _portions(lake, bronze, start, newest):
+        version = _merge(dataset, lake, first, last, files)
+    return MergeInfo(dataset.id, start, newest, version)
 
 
 def bronze_changes(lake: Lake, bronze: str, first: int, last: int) -> DataFrame:
     """The rows that the bronze versions from `first` to `last` appended."""
-    return (
-        lake.spark.read.format("delta")
-        .option("readChangeFeed", "true")
-        .option("startingVersion", first)
-        .option("endingVersion", last)
-        .load(bronze)
-        .where("_change_type = 'insert'")
-    )
+    files = [file for _, _, added in _portions(lake, bronze, first, last) for file in added]
+    table = Delta(lake.spark, bronze)
+    return table.read(map(table.file, files))
 
 
-def latest(changes: DataFrame, dataset: Dataset) -> DataFrame:
-    """Of each key the version that is last in the total order."""
+def latest(events: DataFrame, dataset: Dataset) -> DataFrame:
+    """Of each key the version that is last in the total order, as silver holds it."""
     newest_first = Window.partitionBy(*dataset.key).orderBy(*(F.desc(c) for c in ORDER))
-    return changes.withColumn("_rank", F.row_number().over(newest_first)).where("_rank = 1")
+    rows = events.where("NOT _quarantined").withColumn("_hash", value_hash(dataset))
+    return rows.withColumn("_rank", F.row_number().over(newest_first)).where("_rank = 1").drop("_rank")
 
 
-def _merge(lake: Lake, silver: str, dataset: Dataset, latest: DataFrame, bronze_version: int) -> None:
-    columns = [f.name for f in spark_schema(dataset).fields]
-    order = {side: f"struct({', '.join(f'{side}.{c}' for c in ORDER)})" for side in "sc"}
-    same = " AND ".join(f"s.`{c}` <=> c.`{c}`" for c in columns if c not in dataset.key) or "true"
-    fate = (
-        "CASE WHEN s._deleted AND c._deleted THEN 'unchanged' WHEN c._deleted THEN 'deleted' "
-        f"WHEN s._deleted THEN 'inserted' WHEN {same} THEN 'unchanged' ELSE 'updated' END"
-    )
-    carried = [f.name for f in silver_schema(dataset).fields if f.name not in SET_BY_MERGE]
-    values: dict[str, str | Column] = {f"`{c}`": f"c.`{c}`" for c in carried}
-    values |= {"_bronze": str(bronze_version), "_bronze_id": f"'{lake.table_id(lake.bronze(dataset))}'"}
-    replaced = "CASE WHEN s._district <> c._district THEN s._district END"
-    conf = lake.spark.conf
-    conf.set("spark.databricks.delta.write.txnAppId", merge_application(dataset, lake))
-    conf.set("spark.databricks.delta.write.txnVersion", str(bronze_version))
+def value_hash(dataset: Dataset) -> Column:
+    """64 bits of a row's values, its key's left out."""
+    parts = []
+    for field in spark_schema(dataset).fields:
+        if field.name not in dataset.key:
+            value = F.col(f"`{field.name}`")
+            nested = isinstance(field.dataType, (T.ArrayType, T.StructType))
+            parts += [value.isNull(), F.to_json(value, {"ignoreNullFields": "false"}) if nested else value]
+    return F.xxhash64(*parts, F.lit(0))  # the literal: a dataset may be all key
+
+
+def _portions(lake: Lake, bronze: str, first: int, last: int) -> Iterator[tuple[int, int, list[dict[str, Any]]]]:
+    """The files that the bronze versions added, so many versions at a time that they hold EVENTS rows or a little more."""
+    files: list[dict[str, Any]] = []
+    begin = first
+    for version in range(first, last + 1):
+        files += lake.commit(bronze, version).added
+        if version == last or _rows(files) >= EVENTS:
+            yield begin, version, files
+            begin, files = version + 1, []
+
+
+def _rows(files: list[dict[str, Any]]) -> int:
+    return sum(int(json.loads(file["stats"])["numRecords"]) for file in files)
+
+
+def _merge(dataset: Dataset, lake: Lake, first: int, last: int, files: list[dict[str, Any]]) -> int:
+    """Merge the rows of these bronze files in one commit of silver; its version."""
+    bronze, silver = Delta(lake.spark, lake.bronze(dataset)), Delta(lake.spark, lake.silver(dataset)).change()
+    good = [file for file in files if file["partitionValues"]["_quarantined"] == "false"]
+    bad = [file for file in files if file not in good]
+    count = _rows(good)
+    events = bronze.read(map(bronze.file, good)).withColumn("_hash", value_hash(dataset))
+    decided = _decided(_ranked(events, dataset), _old(events, count, dataset, silver), dataset).persist()
     try:
-        (
-            DeltaTable.forPath(lake.spark, silver)
-            .alias("s")
-            .merge(latest.alias("c"), " AND ".join(f"s.`{k}` = c.`{k}`" for k in dataset.key))
-            .whenMatchedUpdate(
-                condition=f"{order['c']} > {order['s']}", set=values | {"_fate": fate, "_replaced": replaced}
-            )
-            .whenNotMatchedInsert(
-                values=values
-                | {"_fate": "CASE WHEN c._deleted THEN 'unchanged' ELSE 'inserted' END", "_replaced": "NULL"}
-            )
-            .execute()
+        account = _account(dataset, decided, bronze.read(map(bronze.file, bad)) if bad else None, count)
+        winners = decided.where("_wins AND _rank = 1")
+        changed = sum(counts["_winners"] for counts in account.values())
+        columns = lake.read(lake.silver(dataset)).schema
+        present = [F.col(f"`{c.name}`") if c.name in winners.columns else F.lit(None).alias(c.name) for c in columns]
+        new = _sorted(winners.select(*(c.cast(f.dataType) for c, f in zip(present, columns, strict=True))), changed, dataset)
+        gone = winners.where("_old IS NOT NULL").select(*(F.col(f"_old.{name}") for name in PLACE))
+        metadata = {
+            "bronze": [first, last, lake.table_id(lake.bronze(dataset))],
+            "account": {district: {name: counts[name] for name in COUNTED} for district, counts in account.items()},
+        }
+        replaced = sum(counts["_replaced"] for counts in account.values())
+        application = merge_application(dataset, lake)
+        return silver.commit(new if changed else None, gone if replaced else None, application, last, metadata)
+    finally:
+        decided.unpersist()
+
+
+def _old(events: DataFrame, count: int, dataset: Dataset, silver: Change) -> DataFrame:
+    """What silver has of the events' keys, and perhaps of others whose hash is the same: only `_OLD` and the key are read."""
+    key, hashed = list(dataset.key), F.xxhash64(*dataset.key)
+    kept = silver.files
+    kind = dataset.field(key[0]).kind
+    if kept and count and kind in ("string", "int", "long", "date"):
+        first = events.select(key[0])
+        if few := count <= _SEARCHED:
+            values = first.distinct().toArrow()[key[0]].to_pylist()
+        else:
+            values = list(first.agg(F.min(key[0]), F.max(key[0])).collect()[0])
+        values = sorted(v.isoformat() if isinstance(v, date) else v for v in values)
+        kept = silver.holding(key[0], values, between=not few)
+    there = silver.rows(kept if count else []).select(*key, *_OLD)
+    keys = events.select(hashed.alias("_searched")).distinct()
+    found = there.join(F.broadcast(keys) if count <= _HELD else keys, hashed == F.col("_searched"), "leftsemi")
+    return found.select(*key, F.struct(*_OLD).alias("_old"))
+
+
+def _ranked(events: DataFrame, dataset: Dataset) -> DataFrame:
+    """Each event with its place among those of its key, whether it is a copy of another, and the key's last one."""
+    newest_first = Window.partitionBy(*dataset.key).orderBy(*(F.desc(c) for c in ORDER))
+    event = F.struct(*EVENT)
+    top = F.first(F.struct(*ORDER, "_district")).over(newest_first)
+    copy = F.coalesce(event == F.lag(event).over(newest_first), F.lit(False))
+    rank = F.row_number().over(newest_first)
+    return events.withColumns({"_rank": rank, "_copy": copy, "_top": top})
+
+
+def _decided(ranked: DataFrame, old: DataFrame, dataset: Dataset) -> DataFrame:
+    """Each event with what silver had of its key, and whether the key's last event comes after that."""
+    joined = ranked.join(old, list(dataset.key), "left")
+    order = [F.struct(*(F.col(f"{side}.{name}") for name in ORDER)) for side in ("_top", "_old")]
+    return joined.withColumn("_wins", F.col("_old").isNull() | (order[0] > order[1]))
+
+
+def _account(dataset: Dataset, decided: DataFrame, quarantined: DataFrame | None, count: int) -> dict[str, Counter[str]]:
+    """Of each district how many events had each fate, how many of them silver takes in and how many rows those replace."""
+    old, event = F.col("_old"), F.struct(*EVENT)
+    same = event == F.struct(*(old[name] for name in EVENT))
+    merged = reduce(
+        lambda other, case: F.when(case[0], case[1]).otherwise(other),
+        [
+            (old["_hash"] == F.col("_hash"), "unchanged"),
+            (old["_deleted"], "inserted"),
+            (F.col("_deleted"), "deleted"),
+            (F.col("_deleted") & old["_deleted"], "unchanged"),
+            (old.isNull(), "inserted"),
+            (old.isNull() & F.col("_deleted"), "unchanged"),
+        ],
+        F.lit("updated"),
+    )
+    wins = F.col("_wins") & (F.col("_rank") == 1)
+    fate = (
+        F.when(F.col("_copy"), "duplicate")
+        .when(wins, merged)
+        .when((F.col("_rank") == 1) & same, "duplicate")
+        .otherwise("superseded")
+    )
+    holder = F.when(F.col("_wins"), F.col("_top._district")).otherwise(old["_district"])
+    other = old["_district"] != F.col("_district")
+    events = decided.select(
+        "_district",
+        fate.alias("fate"),
+        ((fate == "superseded") & (holder != F.col("_district"))).alias("lost"),
+        (wins & F.coalesce(other, F.lit(False))).alias("took"),
+        wins.alias("won"),
+        (wins & old.isNotNull()).alias("replaced"),
+    )
+    if quarantined is not None:
+        no = F.lit(False)
+        events = events.unionAll(
+            quarantined.select("_district", F.lit("quarantined"), no, no, no, no)
         )
-    finally:  # a later write under the same version would be dropped without a word
-        conf.unset("spark.databricks.delta.write.txnAppId")
-        conf.unset("spark.databricks.delta.write.txnVersion")
+    sums = [F.count_if(name).alias(name) for name in ("lost", "took", "won", "replaced")]
+    rows = events.groupBy("_district", "fate").agg(F.count("*").alias("events"), *sums).collect()
+    if sum(row["events"] for row in rows if row["fate"] != "quarantined") != count:
+        raise StateError(
+            f"Silver of {dataset.id} holds a key more than once. Nothing was merged. Make it again with: suibus rebuild",
+            f"{dataset.id} 的 silver 表中有主键重复。未合并任何数据。请用 suibus rebuild 重建。",
+        )
+    return _by_district(rows)
+
+
+def _by_district(rows: list[Row]) -> dict[str, Counter[str]]:
+    counts: dict[str, Counter[str]] = {row["_district"]: Counter() for row in sorted(rows)}
+    for row in rows:
+        counts[row["_district"]].update(
+            {
+                "received": row["events"],
+                row["fate"]: row["events"],
+                "lost_to_other_district": row["lost"],
+                "took_from_other_district": row["took"],
+                "_winners": row["won"],
+                "_replaced": row["replaced"],
+            }
+        )
+    return counts
+
+
+def _sorted(rows: DataFrame, count: int, dataset: Dataset) -> DataFrame:
+    """Rows by key, so that a file's statistics tell its keys; a file for every `_ROWS_A_FILE`."""
+    files = -(-count // _ROWS_A_FILE)
+    apart = rows.coalesce(1) if files <= 1 else rows.repartitionByRange(files, *dataset.key)
+    return apart.sortWithinPartitions(*dataset.key)

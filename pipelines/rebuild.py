@@ -8,7 +8,7 @@ from pyspark.sql import functions as F
 
 from pipelines.account import accounted_version
 from pipelines.merge import bronze_changes, latest, merge_application, merged_version
-from pipelines.tables import SET_BY_MERGE, Lake, silver_schema
+from pipelines.tables import Lake, silver_schema
 from schemas.dataset import Dataset
 
 
@@ -28,9 +28,8 @@ def rebuild_silver(dataset: Dataset, lake: Lake) -> None:
     silver = lake.silver(dataset)
     if done < 1:
         return
-    rows = latest(bronze_changes(lake, lake.bronze(dataset), 1, done).where("NOT _quarantined"), dataset)
-    made = {**dict.fromkeys(SET_BY_MERGE, F.lit(None)), "_fate": F.lit("rebuilt")}
-    columns = [made.get(f.name, F.col(f"`{f.name}`")).cast(f.dataType).alias(f.name) for f in silver_schema(dataset)]
+    rows = latest(bronze_changes(lake, lake.bronze(dataset), 1, done), dataset)
+    columns = [F.col(f"`{f.name}`").cast(f.dataType) for f in silver_schema(dataset)]
     lake.overwrite(silver, rows.select(columns), merge_application(dataset, lake), done)
 
 

@@ -45,8 +45,8 @@ NOT_ANSI = ("spark.sql.ansi.enabled", "false")  # where rules run: a cast of a b
 EVENT = ("_topic", "_partition", "_offset")  # what identifies one record for ever
 ORDER = ("_sequence", "_offset", "_topic", "_partition")  # what decides between two versions of a key
 OWN = ("ingest", "merge", "account", "release", "rebuild")  # the applications under which Suibus writes
-SET_BY_MERGE = ("_bronze", "_bronze_id", "_fate", "_replaced")  # columns of silver that no event carries
 FATES = ("inserted", "updated", "deleted", "unchanged", "superseded", "duplicate", "quarantined")
+COUNTED = ("received", *FATES, "lost_to_other_district", "took_from_other_district")  # by the account, of each district
 
 
 def spark_type(field: Field) -> T.DataType:
@@ -118,10 +118,7 @@ def silver_schema(dataset: Dataset) -> T.StructType:
     first = [columns.pop(name) for name in dataset.key]
     state = [
         T.StructField("_deleted", T.BooleanType()),
-        T.StructField("_bronze", T.LongType()),  # the bronze version whose merge last touched the row
-        T.StructField("_bronze_id", T.StringType()),  # Delta's id of the bronze table that version is of
-        T.StructField("_fate", T.StringType()),  # what that merge did to it
-        T.StructField("_replaced", T.StringType()),  # the district whose version it then replaced, if another's
+        T.StructField("_hash", T.LongType()),  # of the columns that are not keys: the same values, the same hash
         T.StructField("_district", T.StringType()),
         T.StructField("_sequence", sequence_type(dataset)),
         T.StructField("_offset", T.LongType()),
@@ -156,10 +153,7 @@ ACCOUNT = T.StructType(
         T.StructField("bronze_to", T.LongType()),
         T.StructField("bronze_id", T.StringType()),  # Delta's id of the bronze table those versions are of
         T.StructField("silver_version", T.LongType()),
-        T.StructField("received", T.LongType()),
-        *(T.StructField(fate, T.LongType()) for fate in FATES),
-        T.StructField("lost_to_other_district", T.LongType()),  # of the superseded
-        T.StructField("took_from_other_district", T.LongType()),  # of those merged
+        *(T.StructField(name, T.LongType()) for name in COUNTED),  # lost: of the superseded; took: of those merged
         T.StructField("at", T.TimestampType()),
     ]
 )
@@ -357,6 +351,7 @@ class Commit:
     changes_rows: bool
     rows: int  # appended, where the operation counts them
     metadata: dict[str, Any]  # what Suibus wrote beside the rows
+    added: list[dict[str, Any]]  # the files whose rows are new
 
 
 def _commit(version: int, text: str) -> Commit:
@@ -376,4 +371,5 @@ def _commit(version: int, text: str) -> Commit:
         changes,
         int(info.get("operationMetrics", {}).get("numOutputRows", 0)),
         metadata if isinstance(metadata, dict) else {},
+        [a["add"] for a in actions if "add" in a and a["add"].get("dataChange", True)],
     )

@@ -1,0 +1,131 @@
+"""One commit to a Delta table that says which rows it leaves out by where they lie: what MERGE does, without its second scan.
+
+Delta's MERGE looks for the rows that match, then reads every column of each file that holds one. Here one narrow scan finds
+them, and a deletion vector marks their places. It goes through the classes that Delta's own DELETE goes through, which are
+not a public interface: all that depends on them is in this file, and tests/integration/test_delta.py holds them to it.
+"""
+
+from __future__ import annotations
+
+import json
+from bisect import bisect_left
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import pyarrow
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
+
+_VECTORS = pyarrow.schema([("filePath", pyarrow.string()), ("deletionVectorId", pyarrow.string())])
+PLACE = ("_file", "_row")  # of a row: its file's address, its position in it
+
+
+class Delta:
+    """The log of a table, as Delta's own commands see it."""
+
+    def __init__(self, spark: SparkSession, path: str) -> None:
+        self._spark: Any = spark
+        self._jvm: Any = self._spark._jvm
+        self._delta = self._jvm.org.apache.spark.sql.delta
+        self._log = self._delta.DeltaLog.forTable(self._spark._jsparkSession, path)
+
+    def read(self, files: Iterable[Any], snapshot: Any = None) -> DataFrame:
+        """The rows of some files of the table."""
+        snapshot = snapshot or self._log.update(False, self._none(), self._none())
+        return DataFrame(self._log.createDataFrame(snapshot, self._seq(files), False, self._none()), self._spark)
+
+    def file(self, action: dict[str, Any]) -> Any:
+        """A file of the table, from the `add` of a commit."""
+        return self._delta.actions.Action.fromJson(json.dumps({"add": action}))
+
+    def change(self) -> Change:
+        """Begin a commit on the newest version; that fails if another comes between."""
+        return Change(self)
+
+    def _none(self) -> Any:
+        return self._jvm.scala.Option.empty()
+
+    def _seq(self, items: Iterable[Any]) -> Any:
+        listed = self._jvm.java.util.ArrayList()
+        for item in items:
+            listed.add(item)
+        return self._jvm.scala.jdk.javaapi.CollectionConverters.asScala(listed).toSeq()
+
+
+class Change:
+    """One commit that is being made: the rows that were there are read from `files`, all of one version."""
+
+    def __init__(self, table: Delta) -> None:
+        self._table = table
+        self._txn = table._log.startTransaction()
+        self._txn.readWholeTable()
+        self._path = table._log.dataPath()
+        self.files = list(self._txn.snapshot().allFiles().collect())
+
+    def rows(self, files: Iterable[Any]) -> DataFrame:
+        """The rows of these files and their places."""
+        found = self._table.read(files, self._txn.snapshot())
+        names = (F.col("_metadata.file_path"), F.col("_metadata.row_index"))
+        return found.select("*", *(column.alias(name) for column, name in zip(names, PLACE, strict=True)))
+
+    def holding(self, column: str, values: Sequence[Any], between: bool = False) -> list[Any]:
+        """The files that may hold one of these values, sorted, by Delta's statistics; `between`: any from first to last."""
+        kept = []
+        for file in self.files:
+            stats = json.loads(file.stats() or "{}")
+            least, most = stats.get("minValues", {}).get(column), stats.get("maxValues", {}).get(column)
+            if least is not None and most is not None and type(least) is type(values[0]):
+                at = bisect_left(values, least)
+                if at == len(values) or (values[0] > most if between and at == 0 else not between and values[at] > most):
+                    continue
+            kept.append(file)
+        return kept
+
+    def commit(
+        self, added: DataFrame | None, removed: DataFrame | None, application: str, version: int, metadata: dict[str, Any]
+    ) -> int:
+        """Add rows, leave out those at these places, and say so in the log under an application's version; the new version."""
+        table, setting = self._table, "spark.databricks.delta.commitInfo.userMetadata"
+        actions = [] if added is None else self._items(self._txn.writeFiles(added._jdf))
+        actions += [] if removed is None else self._left_out(removed)
+        mark = {"appId": application, "version": version, "lastUpdated": None}
+        actions.append(table._delta.actions.Action.fromJson(json.dumps({"txn": mark})))
+        operation = getattr(table._delta, "DeltaOperations$ManualUpdate$")
+        table._spark.conf.set(setting, json.dumps(metadata, ensure_ascii=False, separators=(",", ":")))
+        try:
+            return int(self._txn.commit(table._seq(actions), getattr(operation, "MODULE$")))
+        finally:
+            table._spark.conf.unset(setting)
+
+    def _left_out(self, places: DataFrame) -> list[Any]:
+        address = self._table._jvm.org.apache.spark.paths.SparkPath
+        path = self._table._jvm.org.apache.hadoop.fs.Path
+        there = {}
+        for file in self.files:
+            name = file.toPath()
+            full = name if name.isAbsolute() else path(self._path, name)
+            there[address.fromPath(full).urlEncoded()] = file
+        vectors = [
+            {"filePath": name, "deletionVectorId": file.deletionVector().serializeToBase64()}
+            for name, file in there.items()
+            if file.deletionVector()
+        ]
+        marked = places.select(F.col(PLACE[0]).alias("filePath"), F.col(PLACE[1]).alias("rowIndexCol"))
+        known = pyarrow.Table.from_pylist(vectors, _VECTORS)
+        marked = marked.join(F.broadcast(self._table._spark.createDataFrame(known)), "filePath", "left")
+        build = self._table._delta.commands.DeletionVectorBitmapGenerator.buildDeletionVectors
+        order = ("filePath", "deletionVectorId", "rowIndexCol")
+        found = build(self._table._spark._jsparkSession, marked.select(*order)._jdf, self._table._log, 0)
+        actions = []
+        for result in self._items(found):
+            file, vector = there[result.filePath()], result.deletionVector()
+            if vector.cardinality() == file.numPhysicalRecords().get():
+                actions.append(file.remove())
+            else:
+                pair = file.removeRows(vector, True, True)
+                actions += [pair._1(), pair._2()]
+        return actions
+
+    @staticmethod
+    def _items(scala: Any) -> list[Any]:
+        return [scala.apply(i) for i in range(scala.size())]
