@@ -2,7 +2,7 @@
 
 Delta's MERGE looks for the rows that match, then reads every column of each file that holds one. Here one narrow scan finds
 them, and a deletion vector marks their places. It goes through the classes that Delta's own DELETE goes through, which are
-not a public interface: all that depends on them is in this file, and tests/integration/test_delta.py holds them to it.
+not a public interface: all that depends on them is in this file, and tests/integration/test_delta.py holds Delta to it.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from bisect import bisect_left
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import pyarrow
 from pyspark.sql import DataFrame, SparkSession
@@ -24,8 +24,8 @@ class Delta:
     """The log of a table, as Delta's own commands see it."""
 
     def __init__(self, spark: SparkSession, path: str) -> None:
-        self._spark: Any = spark
-        self._jvm: Any = self._spark._jvm
+        self._spark = cast(Any, spark)
+        self._jvm = self._spark._jvm
         self._delta = self._jvm.org.apache.spark.sql.delta
         self._log = self._delta.DeltaLog.forTable(self._spark._jsparkSession, path)
 
@@ -65,8 +65,14 @@ class Change:
     def rows(self, files: Iterable[Any]) -> DataFrame:
         """The rows of these files and their places."""
         found = self._table.read(files, self._txn.snapshot())
-        names = (F.col("_metadata.file_path"), F.col("_metadata.row_index"))
-        return found.select("*", *(column.alias(name) for column, name in zip(names, PLACE, strict=True)))
+        place = (F.col("_metadata.file_path"), F.col("_metadata.row_index"))
+        return found.select("*", *(column.alias(name) for column, name in zip(place, PLACE, strict=True)))
+
+    def shaped(self, rows: DataFrame) -> DataFrame:
+        """Rows with the table's columns; null what they lack."""
+        wanted = self._table.read([], self._txn.snapshot()).schema
+        have = [F.col(f"`{f.name}`") if f.name in rows.columns else F.lit(None) for f in wanted]
+        return rows.select(*(c.cast(f.dataType).alias(f.name) for c, f in zip(have, wanted, strict=True)))
 
     def holding(self, column: str, values: Sequence[Any], between: bool = False) -> list[Any]:
         """The files that may hold one of these values, sorted, by Delta's statistics; `between`: any from first to last."""
@@ -76,13 +82,20 @@ class Change:
             least, most = stats.get("minValues", {}).get(column), stats.get("maxValues", {}).get(column)
             if least is not None and most is not None and type(least) is type(values[0]):
                 at = bisect_left(values, least)
-                if at == len(values) or (values[0] > most if between and at == 0 else not between and values[at] > most):
+                if at == len(values) or (
+                    values[0] > most if between and at == 0 else not between and values[at] > most
+                ):
                     continue
             kept.append(file)
         return kept
 
     def commit(
-        self, added: DataFrame | None, removed: DataFrame | None, application: str, version: int, metadata: dict[str, Any]
+        self,
+        added: DataFrame | None,
+        removed: DataFrame | None,
+        application: str,
+        version: int,
+        metadata: dict[str, Any],
     ) -> int:
         """Add rows, leave out those at these places, and say so in the log under an application's version; the new version."""
         table, setting = self._table, "spark.databricks.delta.commitInfo.userMetadata"

@@ -20,15 +20,17 @@ from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
 from pipelines.delta import PLACE, Change, Delta
-from pipelines.tables import COUNTED, EVENT, ORDER, Lake, silver_schema, spark_schema
+from pipelines.tables import COUNTED, EVENT, ORDER, Lake, spark_schema
 from schemas.dataset import Dataset
 from schemas.errors import StateError
 
 EVENTS = 2_000_000  # in one commit, more only where one batch is larger: what is in hand at a time
-_SEARCHED = 200_000  # so many keys or fewer are held against the files' statistics one by one, more by their range
+_SMALL = (
+    100_000  # so many events or fewer are decided in one task, without a shuffle, and their keys looked up one by one
+)
 _HELD = 4_000_000  # so many keys or fewer, each core gets all of them, and silver is not shuffled
 _ROWS_A_FILE = 500_000
-_OLD = ("_deleted", "_hash", "_district", *ORDER, *PLACE)  # what a merge reads of silver beside the key
+_DECIDES = ("_deleted", "_hash", "_district", *ORDER)  # what a merge reads beside the key
 
 
 def merged_version(dataset: Dataset, lake: Lake) -> int:
@@ -117,49 +119,54 @@ def _rows(files: list[dict[str, Any]]) -> int:
 
 
 def _merge(dataset: Dataset, lake: Lake, first: int, last: int, files: list[dict[str, Any]]) -> int:
-    """Merge the rows of these bronze files in one commit of silver; its version."""
+    """Merge the rows of these bronze files in one commit of silver; its version.
+
+    What decides is narrow and kept in hand; the rows themselves go from file to file, without a shuffle between.
+    """
     bronze, silver = Delta(lake.spark, lake.bronze(dataset)), Delta(lake.spark, lake.silver(dataset)).change()
     good = [file for file in files if file["partitionValues"]["_quarantined"] == "false"]
     bad = [file for file in files if file not in good]
     count = _rows(good)
     events = bronze.read(map(bronze.file, good)).withColumn("_hash", value_hash(dataset))
-    decided = _decided(_ranked(events, dataset), _old(events, count, dataset, silver), dataset).persist()
+    narrow = events.select(*dataset.key, *_DECIDES)
+    narrow = narrow.coalesce(1) if count <= _SMALL else narrow
+    decided = _decided(_ranked(narrow, dataset), _old(narrow, count, dataset, silver), dataset).persist()
     try:
-        account = _account(dataset, decided, bronze.read(map(bronze.file, bad)) if bad else None, count)
+        account = _account(decided, bronze.read(map(bronze.file, bad)) if bad else None, count, dataset)
         winners = decided.where("_wins AND _rank = 1")
-        changed = sum(counts["_winners"] for counts in account.values())
-        columns = lake.read(lake.silver(dataset)).schema
-        present = [F.col(f"`{c.name}`") if c.name in winners.columns else F.lit(None).alias(c.name) for c in columns]
-        new = _sorted(winners.select(*(c.cast(f.dataType) for c, f in zip(present, columns, strict=True))), changed, dataset)
+        changed, replaced = (sum(counts[name] for counts in account.values()) for name in ("_winners", "_replaced"))
+        if changed < count:
+            taken = winners.select(*EVENT)
+            events = (
+                events.dropDuplicates(list(EVENT)) if any(counts["_copies"] for counts in account.values()) else events
+            )
+            events = events.join(F.broadcast(taken) if changed <= _HELD else taken, list(EVENT), "leftsemi")
         gone = winners.where("_old IS NOT NULL").select(*(F.col(f"_old.{name}") for name in PLACE))
         metadata = {
             "bronze": [first, last, lake.table_id(lake.bronze(dataset))],
             "account": {district: {name: counts[name] for name in COUNTED} for district, counts in account.items()},
         }
-        replaced = sum(counts["_replaced"] for counts in account.values())
-        application = merge_application(dataset, lake)
-        return silver.commit(new if changed else None, gone if replaced else None, application, last, metadata)
+        rows = _sorted(silver.shaped(events), changed, dataset) if changed else None
+        return silver.commit(rows, gone if replaced else None, merge_application(dataset, lake), last, metadata)
     finally:
         decided.unpersist()
 
 
 def _old(events: DataFrame, count: int, dataset: Dataset, silver: Change) -> DataFrame:
-    """What silver has of the events' keys, and perhaps of others whose hash is the same: only `_OLD` and the key are read."""
+    """What silver has of the events' keys, and perhaps of others whose hash is the same: only what decides is read."""
     key, hashed = list(dataset.key), F.xxhash64(*dataset.key)
     kept = silver.files
     kind = dataset.field(key[0]).kind
     if kept and count and kind in ("string", "int", "long", "date"):
-        first = events.select(key[0])
-        if few := count <= _SEARCHED:
-            values = first.distinct().toArrow()[key[0]].to_pylist()
-        else:
-            values = list(first.agg(F.min(key[0]), F.max(key[0])).collect()[0])
-        values = sorted(v.isoformat() if isinstance(v, date) else v for v in values)
-        kept = silver.holding(key[0], values, between=not few)
-    there = silver.rows(kept if count else []).select(*key, *_OLD)
+        few = count <= _SMALL
+        first = events.select(key[0]) if few else events.agg(F.min(key[0]), F.max(key[0]))
+        values = {v.isoformat() if isinstance(v, date) else v for row in first.collect() for v in row}
+        kept = silver.holding(key[0], sorted(values), between=not few)
+    there = silver.rows(kept if count else []).select(*key, *_DECIDES, *PLACE)
     keys = events.select(hashed.alias("_searched")).distinct()
     found = there.join(F.broadcast(keys) if count <= _HELD else keys, hashed == F.col("_searched"), "leftsemi")
-    return found.select(*key, F.struct(*_OLD).alias("_old"))
+    found = found.select(*key, F.struct(*_DECIDES, *PLACE).alias("_old"))
+    return F.broadcast(found) if count <= _SMALL else found
 
 
 def _ranked(events: DataFrame, dataset: Dataset) -> DataFrame:
@@ -179,7 +186,9 @@ def _decided(ranked: DataFrame, old: DataFrame, dataset: Dataset) -> DataFrame:
     return joined.withColumn("_wins", F.col("_old").isNull() | (order[0] > order[1]))
 
 
-def _account(dataset: Dataset, decided: DataFrame, quarantined: DataFrame | None, count: int) -> dict[str, Counter[str]]:
+def _account(
+    decided: DataFrame, quarantined: DataFrame | None, count: int, dataset: Dataset
+) -> dict[str, Counter[str]]:
     """Of each district how many events had each fate, how many of them silver takes in and how many rows those replace."""
     old, event = F.col("_old"), F.struct(*EVENT)
     same = event == F.struct(*(old[name] for name in EVENT))
@@ -211,13 +220,12 @@ def _account(dataset: Dataset, decided: DataFrame, quarantined: DataFrame | None
         (wins & F.coalesce(other, F.lit(False))).alias("took"),
         wins.alias("won"),
         (wins & old.isNotNull()).alias("replaced"),
+        F.col("_copy").alias("copies"),
     )
     if quarantined is not None:
         no = F.lit(False)
-        events = events.unionAll(
-            quarantined.select("_district", F.lit("quarantined"), no, no, no, no)
-        )
-    sums = [F.count_if(name).alias(name) for name in ("lost", "took", "won", "replaced")]
+        events = events.unionAll(quarantined.select("_district", F.lit("quarantined"), no, no, no, no, no))
+    sums = [F.count_if(name).alias(name) for name in ("lost", "took", "won", "replaced", "copies")]
     rows = events.groupBy("_district", "fate").agg(F.count("*").alias("events"), *sums).collect()
     if sum(row["events"] for row in rows if row["fate"] != "quarantined") != count:
         raise StateError(
@@ -238,6 +246,7 @@ def _by_district(rows: list[Row]) -> dict[str, Counter[str]]:
                 "took_from_other_district": row["took"],
                 "_winners": row["won"],
                 "_replaced": row["replaced"],
+                "_copies": row["copies"],
             }
         )
     return counts

@@ -1,0 +1,77 @@
+"""What Suibus expects of Delta's own classes: rows are left out by place, others added, in one commit."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from delta.tables import DeltaTable
+from pyspark.sql import functions as F
+
+from pipelines.delta import PLACE, Change, Delta
+from pipelines.tables import Lake
+
+
+@pytest.fixture
+def table(spark: Any, tmp_path: Path) -> str:
+    """Ids 0 to 99 in two files, at a path that has to be encoded."""
+    path = str(tmp_path / "名 称%20 a")
+    made = DeltaTable.create(spark).location(path).addColumn("id", "long").addColumn("word", "string")
+    made.property("delta.enableDeletionVectors", "true").execute()
+    for first in (0, 50):
+        rows = spark.range(first, first + 50, 1, 1).withColumn("word", F.lit("old"))
+        rows.write.format("delta").mode("append").save(path)
+    return path
+
+
+def replace(spark: Any, path: str, ids: list[int], version: int, word: str = "new") -> Change:
+    """Leave out the rows of these ids and add others in their place."""
+    change = Delta(spark, path).change()
+    there = change.rows(change.files).where(F.col("id").isin(ids))
+    added = there.select("id", F.lit(word).alias("word"))
+    change.commit(change.shaped(added).coalesce(1), there.select(*PLACE), "test", version, {"said": [version, "穗"]})
+    return change
+
+
+def test_rows_are_replaced_by_place_in_one_commit_that_says_so(spark: Any, table: str) -> None:
+    lake = Lake(spark, "")
+    before = lake.version(table)
+    replace(spark, table, [3, 4, 60], 7)
+    assert lake.version(table) == before + 1
+    assert lake.transaction(table, "test") == 7
+    commit = lake.commit(table, before + 1)
+    assert (commit.metadata, commit.changes_rows) == ({"said": [7, "穗"]}, True)
+    replace(spark, table, [4, 5], 8, "newer")  # on top of a vector that is there
+    words = {row["id"]: row["word"] for row in lake.read(table).collect()}
+    assert words == {i: "old" for i in range(100)} | {3: "new", 60: "new", 4: "newer", 5: "newer"}
+    assert lake.read(table, before).where("word = 'old'").count() == 100  # an older version stays as it was
+
+
+def test_a_file_whose_every_row_is_replaced_is_no_longer_in_the_table(spark: Any, table: str) -> None:
+    replace(spark, table, list(range(50)), 1)
+    files = Delta(spark, table).change().files
+    assert sorted(f.numLogicalRecords().get() for f in files) == [50, 50]
+    assert all(f.deletionVector() is None for f in files)
+
+
+def test_files_are_left_unread_by_their_statistics(spark: Any, table: str) -> None:
+    change = Delta(spark, table).change()
+    assert len(change.files) == 2
+    assert len(change.holding("id", [10])) == 1
+    assert len(change.holding("id", [10, 60])) == 2
+    assert len(change.holding("id", [-5, 200])) == 0
+    assert len(change.holding("id", [-5, 200], between=True)) == 2
+    assert len(change.holding("id", [70, 200], between=True)) == 1
+    assert len(change.holding("word", ["none"])) == 0
+    replace(spark, table, [0], 1)  # with a vector the statistics are still bounds
+    assert len(Delta(spark, table).change().holding("id", [0])) == 2
+
+
+def test_a_commit_in_between_stops_the_change(spark: Any, table: str) -> None:
+    change = Delta(spark, table).change()
+    there = change.rows(change.files).where("id = 1")
+    spark.range(200, 201, 1, 1).withColumn("word", F.lit("other")).write.format("delta").mode("append").save(table)
+    with pytest.raises(Exception, match="(?i)concurrent"):
+        change.commit(None, there.select(*PLACE), "test", 1, {})
+    assert Lake(spark, "").read(table).count() == 101
