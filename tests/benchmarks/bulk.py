@@ -36,15 +36,21 @@ class Bulk:
             f"ELSE pmod(xxhash64(id, {self.sequence}), {max(self.keys, 1)}) END AS n"
         )
         numbers = spark.range(0, new + newest + random, 1, spark.sparkContext.defaultParallelism)
-        (
-            self._rows(numbers.selectExpr(n, f"{self._offset} + id AS at"))
-            .write.format("delta")
-            .mode("append")
-            .option("txnAppId", "ingest")
-            .option("txnVersion", lake.transaction(bronze, "ingest") + 1)
-            .option("userMetadata", json.dumps(metadata or {}))
-            .save(bronze)
-        )
+        # Java compiles no method above 8,000 bytes: wide rows made in one would be interpreted, three times as slow.
+        limit = "spark.sql.codegen.hugeMethodLimit"
+        spark.conf.set(limit, "8000")
+        try:
+            (
+                self._rows(numbers.selectExpr(n, f"{self._offset} + id AS at"))
+                .write.format("delta")
+                .mode("append")
+                .option("txnAppId", "ingest")
+                .option("txnVersion", lake.transaction(bronze, "ingest") + 1)
+                .option("userMetadata", json.dumps(metadata or {}))
+                .save(bronze)
+            )
+        finally:
+            spark.conf.unset(limit)
         self.keys, self._offset = self.keys + new, self._offset + new + newest + random
         return lake.version(bronze)
 

@@ -33,6 +33,7 @@ CHANGES = 20_000
 COLUMNS, RECENT_COLUMNS = 12, 6
 AT_ONCE = 5_000_000  # rows of one commit and one merge while a table is filled
 RUNS, QUICK_RUNS = 3, 2
+RECENT_RUNS = 5
 OURS = (
     "ours: merge_pending and account_pending of one bronze commit: of each key the latest in a total order, tombstones kept, "
     "each row's fate, the account of every record by district, all in transactions that a kill cannot part"
@@ -138,7 +139,7 @@ def run(quick: bool) -> Iterator[Row]:
             shutil.rmtree(path)
         yield _backlog(bulk, rows, backlog, runs)
         shutil.rmtree(lake.root)
-        yield from _recent(spark, folder, recent, runs)
+        yield from _recent(spark, folder, recent, runs if quick else RECENT_RUNS)
         spark.stop()
 
 
@@ -191,7 +192,7 @@ def _recent(spark: Any, folder: str, sizes: tuple[int, int], runs: int) -> Itera
 
     for bulk in sides:
         merge(bulk)
-    small, large = in_turns(runs + 2, *(lambda b=bulk: merge(b) for bulk in sides))
+    small, large = in_turns(runs, *(lambda b=bulk: merge(b) for bulk in sides))
     kind = f"{RECENT_COLUMNS} columns; half of the changes are of the newest keys, half are new keys. {OURS}"
     yield Row(
         "merge.recent", f"{CHANGES:,} recent changes at {sizes[1]:,} rows", large, "s", "lower", 1.2, small,
