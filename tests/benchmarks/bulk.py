@@ -38,6 +38,7 @@ class Bulk:
         numbers = spark.range(0, new + newest + random, 1, spark.sparkContext.defaultParallelism)
         # Java compiles no method above 8,000 bytes: wide rows made in one would be interpreted, three times as slow.
         limit = "spark.sql.codegen.hugeMethodLimit"
+        before = spark.conf.get(limit)
         spark.conf.set(limit, "8000")
         try:
             (
@@ -50,7 +51,7 @@ class Bulk:
                 .save(bronze)
             )
         finally:
-            spark.conf.unset(limit)
+            spark.conf.set(limit, before)
         self.keys, self._offset = self.keys + new, self._offset + new + newest + random
         return lake.version(bronze)
 

@@ -194,7 +194,7 @@ def fit(columns: list[list[float]], y: list[float]) -> list[float]:
     while held:
         solved = np.linalg.lstsq(np.array([columns[i] for i in held]).T, np.array(y), rcond=None)[0]
         if solved.min() >= 0:
-            found[held] = solved
+            found[held] = [c if c * max(columns[i]) > 1e-6 * max(y) else 0.0 for i, c in zip(held, solved, strict=True)]
             break
         held.pop(int(solved.argmin()))
     return [float(c) for c in found]
@@ -244,8 +244,8 @@ class Model:
         return merges * self.fixed + by_row * self.share(cores) + self.hop("gate", rows, cores)
 
     def cores_for(self, seconds: float, call: Callable[[float, float], float]) -> str:
-        """The fewest cores that do it in so many seconds at the target."""
-        return next((str(n) for n in range(1, 4097) if call(TARGET, n) <= seconds), "more than 4096")
+        """The fewest cores, from those measured on, that do it in so many seconds at the target."""
+        return next((str(n) for n in range(self.measured_on, 4097) if call(TARGET, n) <= seconds), "more than 4096")
 
 
 FORMULAS = """\
@@ -368,7 +368,8 @@ Seconds at so many rows; a slice is {model.changes:,} changes, half of them new 
 ## The model 模型
 - A hop: seconds = a + b × rows, least squares over the marks, neither below 0.
 - {formulas}.
-- First load: sum of the merges of {model.at_once:,} new keys each, and ingest at the slice's rate. A day: {DAILY:.0%} of the rows
+- First load: sum of the merges of {model.at_once:,} new keys each, and ingest at the slice's rate, a small batch's fixed cost
+  in it. A day: {DAILY:.0%} of the rows
   change, at random keys; merges of {model.at_once:,}, and one gate.
 
 ## Assumed 假设
