@@ -193,7 +193,7 @@ def _recent(spark: Any, folder: str, sizes: tuple[int, int], runs: int) -> Itera
     for bulk in sides:
         merge(bulk)
     small, large = in_turns(runs, *(lambda b=bulk: merge(b) for bulk in sides))
-    kind = f"{RECENT_COLUMNS} columns; half of the changes are of the newest keys, half are new keys. {OURS}"
+    kind = f"{RECENT_COLUMNS} columns, fewer than above for the time of filling; half of the changes are of the newest keys, half are new keys. {OURS}"
     yield Row(
         "merge.recent", f"{CHANGES:,} recent changes at {sizes[1]:,} rows", large, "s", "lower", 1.2, small,
         f"ours at {sizes[0]:,} rows", note=kind,

@@ -11,6 +11,7 @@ import json
 import math
 import os
 import shutil
+import time
 import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
@@ -49,6 +50,7 @@ CORES = (16, 64, 128)
 EFFICIENCY = 0.7  # of each core beyond those measured on
 DAILY = 0.01  # of the rows change in a day
 REPLICAS = 3
+MINUTES = 24  # a mark that would end later is left out
 DISTRICT = "440106"  # whose slice it is
 TRANSPORT: TransportName = "librdkafka"
 HOPS = {  # what is timed at a mark
@@ -104,6 +106,11 @@ class Growing:
             self.loads.append(Load(before, count, append, self.bulk.merge()))
             self._rows += count
             say(f"{self._rows:,} rows; {count:,} appended in {append:.1f} s, merged in {self.loads[-1].merge:.1f} s")
+
+    def expected(self, mark: int, last: Point) -> float:
+        """Seconds to a mark and over it, by those so far."""
+        a_row = sum(load.append + load.merge for load in self.loads) / self._rows
+        return a_row * (mark - self._rows) + sum(last.seconds.values()) * mark / last.rows
 
     def measure(self, changes: int) -> Point:
         """One slice the whole way, the queries, the bytes."""
@@ -394,16 +401,19 @@ def _duration(seconds: float) -> str:
 
 
 def run(quick: bool) -> Iterator[Row | Curve]:
-    """Load, measure at each mark, draw on. A mark that fails ends the measuring; what was measured is reported."""
+    """Load, measure at each mark, draw on. A mark that fails, or would end too late, ends the measuring; the others are reported."""
     marks, at_once, changes = (QUICK_MARKS, QUICK_AT_ONCE, QUICK_SLICE) if quick else (MARKS, AT_ONCE, SLICE)
     points: list[Point] = []
-    plain, codec = 0.0, ""
+    plain, codec, began = 0.0, "", time.monotonic()
     with TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         bus = Bus(Settings(home=Path(folder), transport=TRANSPORT))
         bus.broker.start()
         try:
             growing = Growing(bus, ruled("wide", COLUMNS))
             for mark in marks:
+                if len(points) > 1 and time.monotonic() - began + growing.expected(mark, points[-1]) > MINUTES * 60:
+                    say(f"{mark:,} rows would end after {MINUTES} minutes; what was measured before is reported")
+                    break
                 try:
                     growing.load(mark, at_once)
                     points.append(growing.measure(changes))
