@@ -7,6 +7,7 @@ wider repeats them in groups. Every third column beyond the first twelve is null
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Callable
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
@@ -132,3 +133,43 @@ _MAKERS: dict[str, Callable[[Callable[[], float]], Any]] = {
     "long": lambda r: int(r() * 1e7),
     "remark": lambda r: _pick(_REMARKS, r()),
 }  # fmt: skip
+
+
+def sql_values(dataset: Dataset) -> dict[str, str]:
+    """Of each column the Spark SQL that makes its value, equal in kind to what `rows` makes, for rows by the million.
+
+    Over the columns `n`, the number in the key, `seq` and `district`; the same for the same numbers, and in the keys' order.
+    """
+    fixed = {"id": "concat('k', lpad(string(n), 10, '0'))", "district_code": "district", "seq": "seq"}
+    found = {}
+    for place, (name, _, made, empty) in enumerate(_columns(len(dataset.fields))):
+        value = re.sub(r"R(\d)", lambda m, p=place: _draw(p * 10 + int(m[1])), _SQL.get(made, "NULL"))  # type: ignore[misc]
+        value = f"CASE WHEN {_draw(place * 10)} < 0.1 THEN NULL ELSE {value} END" if empty else value
+        found[name] = fixed.get(name, value)
+    return found
+
+
+def _draw(salt: int) -> str:
+    return f"(pmod(xxhash64(n, seq, {salt}), {2**53}) / {2**53}D)"
+
+
+def _pick_sql(words: tuple[str, ...], draw: str) -> str:
+    return f"element_at(array({', '.join(repr(w) for w in words)}), int({draw} * {len(words)}) + 1)"
+
+
+_SQL = {  # R1, R2, R3: independent numbers from 0 to 1
+    "name": f"concat('广州', {_pick_sql(_NAMES, 'R1')}, {_pick_sql(_TRADES, 'R2')}, '第', int(R3 * 900) + 100, '分公司')",
+    "address": f"concat('广州市天河区', {_pick_sql(_STREETS, 'R1')}, int(R2 * 900) + 1, '号', int(R3 * 30) + 1, '楼')",
+    "status": _pick_sql(_STATES, "R1"),
+    "count": "int(R1 * 500)",
+    "moment": f"timestamp_micros({int(_MOMENT.timestamp())}000000 + bigint(R1 * 6e13))",
+    "code": "string(int(R1 * 9000) + 1000)",
+    "licence": "concat('9144', lpad(string(bigint(R1 * 1e14)), 14, '0'))",
+    "person": _pick_sql(_PEOPLE, "R1"),
+    "flag": "R1 < 0.9",
+    "money": "cast(bigint(R1 * 1e9) / 100 AS decimal(18,2))",
+    "double": "round(R1 * 1e4, 1)",
+    "day": "date_add(DATE'2000-01-01', int(R1 * 9000))",
+    "long": "bigint(R1 * 1e7)",
+    "remark": _pick_sql(_REMARKS, "R1"),
+}

@@ -1,0 +1,108 @@
+"""Rows by the million: made by Spark in bronze's own schema, appended to bronze as ingest does, and merged by the product."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, cast
+
+from pyspark.sql import DataFrame
+
+from pipelines.account import account_pending
+from pipelines.merge import merge_pending
+from pipelines.tables import Lake, bronze_schema
+from schemas.dataset import Dataset
+from tests.benchmarks.data import sql_values
+
+DISTRICTS = ("440103", "440104", "440105", "440106")  # a key's is that of its number's remainder
+PARTITION = 1  # of the topics that the rows claim to be from; what really goes over Kafka is in partition 0
+
+
+class Bulk:
+    """One dataset in one lake, filled past Kafka. What is appended is newer than all before."""
+
+    def __init__(self, dataset: Dataset, lake: Lake) -> None:
+        self.dataset, self.lake = dataset, lake
+        self.sequence = self.keys = self._offset = 0  # so far
+
+    def append(self, new: int = 0, newest: int = 0, random: int = 0, metadata: Mapping[str, Any] | None = None) -> int:
+        """One commit of bronze, its version: so many keys that follow the newest, changes of the newest, of any at random."""
+        bronze, lake, spark = self.lake.bronze(self.dataset), self.lake, cast(Any, self.lake.spark)
+        self.sequence += 1
+        n = (
+            f"CASE WHEN id < {new} THEN {self.keys} + id WHEN id < {new + newest} THEN {self.keys + new - 1} - id "
+            f"ELSE pmod(xxhash64(id, {self.sequence}), {max(self.keys, 1)}) END AS n"
+        )
+        numbers = spark.range(0, new + newest + random, 1, spark.sparkContext.defaultParallelism)
+        # Java compiles no method above 8,000 bytes: wide rows made in one would be interpreted, three times as slow.
+        limit = "spark.sql.codegen.hugeMethodLimit"
+        before = spark.conf.get(limit)
+        spark.conf.set(limit, "8000")
+        try:
+            (
+                self._rows(numbers.selectExpr(n, f"{self._offset} + id AS at"))
+                .write.format("delta")
+                .mode("append")
+                .option("txnAppId", "ingest")
+                .option("txnVersion", lake.transaction(bronze, "ingest") + 1)
+                .option("userMetadata", json.dumps(metadata or {}))
+                .save(bronze)
+            )
+        finally:
+            spark.conf.set(limit, before)
+        self.keys, self._offset = self.keys + new, self._offset + new + newest + random
+        return lake.version(bronze)
+
+    def _rows(self, numbers: DataFrame) -> DataFrame:
+        place = f"int(pmod(n, {len(DISTRICTS)})) + 1"
+        district, topic = (
+            f"element_at(array({', '.join(map(repr, names))}), {place})"
+            for names in (DISTRICTS, map(self.dataset.topic, DISTRICTS))
+        )
+        seen = numbers.selectExpr("n", "at", f"{self.sequence}L AS seq", f"{district} AS district", f"{topic} AS topic")
+        values = sql_values(self.dataset)
+        made = {
+            "_quarantined": "false", "_topic": "topic", "_partition": str(PARTITION), "_offset": "at",
+            "_timestamp": "timestamp_millis(1767225600000 + at)", "_district": "district", "_key": values[self.dataset.key[0]],
+            "_deleted": "false", "_writer": f"'{'0' * 16}'", "_sequence": "seq", **values,
+        }  # fmt: skip
+        schema = bronze_schema(self.dataset)
+        return seen.selectExpr(
+            *(f"CAST({made.get(f.name, 'NULL')} AS {f.dataType.simpleString()}) AS `{f.name}`" for f in schema)
+        )
+
+    def merge(self) -> float:
+        """Seconds of the product's merge and account of what waits."""
+        began = time.perf_counter()
+        info = merge_pending(self.dataset, self.lake)
+        account_pending(self.dataset, self.lake)
+        took = time.perf_counter() - began
+        assert info, "nothing waited"
+        return took
+
+    def fill(self, rows: int, at_once: int) -> None:
+        """Up to so many keys: appended and merged, `at_once` at a time."""
+        while self.keys < rows:
+            count = min(at_once, rows - self.keys)
+            began = time.perf_counter()
+            self.append(count)
+            appended, merged = time.perf_counter() - began, self.merge()
+            say(f"{self.dataset.name}: {self.keys:,} rows; {count:,} in {appended:.1f} s, merged in {merged:.1f} s")
+
+
+def live(lake: Lake, path: str) -> tuple[int, int]:
+    """Files and bytes of a table's newest version."""
+    (found,) = lake.spark.sql(f"DESCRIBE DETAIL delta.`{path}`").select("numFiles", "sizeInBytes").collect()
+    return int(found[0]), int(found[1])
+
+
+def size(folder: str) -> int:
+    """Bytes on disk below a folder."""
+    return sum(f.stat().st_size for f in Path(folder).rglob("*") if f.is_file())
+
+
+def say(line: str) -> None:
+    """A line of progress, with the time."""
+    print(f"{time.strftime('%H:%M:%S')} {line}", flush=True)
