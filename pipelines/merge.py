@@ -13,14 +13,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import date
 from functools import reduce
+from operator import or_
 from typing import Any
 
-from pyspark.sql import Column, DataFrame, Row, Window
+from pyspark.sql import DataFrame, Row, Window
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
 from pipelines.delta import PLACE, Change, Delta
-from pipelines.tables import COUNTED, EVENT, ORDER, Lake, spark_schema
+from pipelines.tables import COUNTED, EVENT, NOT_ANSI, ORDER, Lake, spark_schema
+from quality.rules import composing_rules, rules_hash
 from schemas.dataset import Dataset
 from schemas.errors import StateError
 
@@ -30,7 +32,7 @@ _SMALL = (
 )
 _HELD = 4_000_000  # so many keys or fewer, each core gets all of them, and silver is not shuffled
 _ROWS_A_FILE = 500_000
-_DECIDES = ("_deleted", "_hash", "_district", *ORDER)  # what a merge reads beside the key
+_DECIDES = ("_deleted", "_hash", "_broken", "_rules", "_district", *ORDER)  # what a merge reads beside the key
 
 
 def merged_version(dataset: Dataset, lake: Lake) -> int:
@@ -88,19 +90,32 @@ def bronze_changes(lake: Lake, bronze: str, first: int, last: int) -> DataFrame:
 def latest(events: DataFrame, dataset: Dataset) -> DataFrame:
     """Of each key the version that is last in the total order, as silver holds it."""
     newest_first = Window.partitionBy(*dataset.key).orderBy(*(F.desc(c) for c in ORDER))
-    rows = events.where("NOT _quarantined").withColumn("_hash", value_hash(dataset))
+    rows = _marked(events.where("NOT _quarantined"), dataset)
     return rows.withColumn("_rank", F.row_number().over(newest_first)).where("_rank = 1").drop("_rank")
 
 
-def value_hash(dataset: Dataset) -> Column:
-    """64 bits of a row's values, its key's left out."""
+def _marked(events: DataFrame, dataset: Dataset) -> DataFrame:
+    """Events with what silver keeps of each row beside its values: their hash, and which of the gate's rules count it."""
+    events.sparkSession.conf.set(*NOT_ANSI)
     parts = []
     for field in spark_schema(dataset).fields:
         if field.name not in dataset.key:
             value = F.col(f"`{field.name}`")
             nested = isinstance(field.dataType, (T.ArrayType, T.StructType))
             parts += [value.isNull(), F.to_json(value, {"ignoreNullFields": "false"}) if nested else value]
-    return F.xxhash64(*parts, F.lit(0))  # the literal: a dataset may be all key
+    rules = [(F.lit(name), F.coalesce(F.expr(condition), F.lit(False))) for name, condition in composing_rules(dataset)]
+    broken = F.lit(None)
+    if rules:  # one condition for the many rows that break none
+        any_broken = reduce(or_, (condition for _, condition in rules))
+        named = F.array_compact(F.array(*(F.when(condition, name) for name, condition in rules)))
+        broken = F.when(~F.col("_deleted") & any_broken, named)
+    return events.withColumns(
+        {
+            "_hash": F.xxhash64(*parts, F.lit(0)),  # the literal: a dataset may be all key
+            "_broken": broken.cast("array<string>"),
+            "_rules": F.lit(rules_hash(dataset)),
+        }
+    )
 
 
 def _portions(lake: Lake, bronze: str, first: int, last: int) -> Iterator[tuple[int, int, list[dict[str, Any]]]]:
@@ -127,27 +142,29 @@ def _merge(dataset: Dataset, lake: Lake, first: int, last: int, files: list[dict
     good = [file for file in files if file["partitionValues"]["_quarantined"] == "false"]
     bad = [file for file in files if file not in good]
     count = _rows(good)
-    events = bronze.read(map(bronze.file, good)).withColumn("_hash", value_hash(dataset))
+    events = _marked(bronze.read(map(bronze.file, good)), dataset)
     narrow = events.select(*dataset.key, *_DECIDES)
     narrow = narrow.coalesce(1) if count <= _SMALL else narrow
     decided = _decided(_ranked(narrow, dataset), _old(narrow, count, dataset, silver), dataset).persist()
     try:
-        account = _account(decided, bronze.read(map(bronze.file, bad)) if bad else None, count, dataset)
-        winners = decided.where("_wins AND _rank = 1")
-        changed, replaced = (sum(counts[name] for counts in account.values()) for name in ("_winners", "_replaced"))
+        account, sums = _account(decided, bronze.read(map(bronze.file, bad)) if bad else None, count, dataset)
+        winners, changed = decided.where("_wins AND _rank = 1"), sums["won"]
         if changed < count:
             taken = winners.select(*EVENT)
-            events = (
-                events.dropDuplicates(list(EVENT)) if any(counts["_copies"] for counts in account.values()) else events
-            )
+            events = events.dropDuplicates(list(EVENT)) if sums["copies"] else events
             events = events.join(F.broadcast(taken) if changed <= _HELD else taken, list(EVENT), "leftsemi")
         gone = winners.where("_old IS NOT NULL").select(*(F.col(f"_old.{name}") for name in PLACE))
         metadata = {
             "bronze": [first, last, lake.table_id(lake.bronze(dataset))],
-            "account": {district: {name: counts[name] for name in COUNTED} for district, counts in account.items()},
+            "account": account,
+            "gate": {
+                "rules": rules_hash(dataset),
+                "counts": _differences(winners) if sums["broken"] else {},
+                "unknown": sums["unknown"],  # rows it replaced that were held against other rules
+            },
         }
         rows = _sorted(silver.shaped(events), changed, dataset) if changed else None
-        return silver.commit(rows, gone if replaced else None, merge_application(dataset, lake), last, metadata)
+        return silver.commit(rows, gone if sums["replaced"] else None, merge_application(dataset, lake), last, metadata)
     finally:
         decided.unpersist()
 
@@ -188,68 +205,60 @@ def _decided(ranked: DataFrame, old: DataFrame, dataset: Dataset) -> DataFrame:
 
 def _account(
     decided: DataFrame, quarantined: DataFrame | None, count: int, dataset: Dataset
-) -> dict[str, Counter[str]]:
-    """Of each district how many events had each fate, how many of them silver takes in and how many rows those replace."""
+) -> tuple[dict[str, dict[str, int]], Counter[str]]:
+    """The account of each district, and sums over all of them that say what is left to do."""
     old, event = F.col("_old"), F.struct(*EVENT)
     same = event == F.struct(*(old[name] for name in EVENT))
-    merged = reduce(
-        lambda other, case: F.when(case[0], case[1]).otherwise(other),
-        [
-            (old["_hash"] == F.col("_hash"), "unchanged"),
-            (old["_deleted"], "inserted"),
-            (F.col("_deleted"), "deleted"),
-            (F.col("_deleted") & old["_deleted"], "unchanged"),
-            (old.isNull(), "inserted"),
-            (old.isNull() & F.col("_deleted"), "unchanged"),
-        ],
-        F.lit("updated"),
+    merged = (
+        F.when(old.isNull(), F.when(F.col("_deleted"), "unchanged").otherwise("inserted"))
+        .when(F.col("_deleted"), F.when(old["_deleted"], "unchanged").otherwise("deleted"))
+        .when(old["_deleted"], "inserted")
+        .when(old["_hash"] == F.col("_hash"), "unchanged")
+        .otherwise("updated")
     )
-    wins = F.col("_wins") & (F.col("_rank") == 1)
-    fate = (
-        F.when(F.col("_copy"), "duplicate")
-        .when(wins, merged)
-        .when((F.col("_rank") == 1) & same, "duplicate")
-        .otherwise("superseded")
-    )
+    wins, first = F.col("_wins") & (F.col("_rank") == 1), F.col("_rank") == 1
+    fate = F.when(F.col("_copy") | (first & ~F.col("_wins") & same), "duplicate").when(wins, merged).otherwise("superseded")
     holder = F.when(F.col("_wins"), F.col("_top._district")).otherwise(old["_district"])
-    other = old["_district"] != F.col("_district")
-    events = decided.select(
-        "_district",
-        fate.alias("fate"),
-        ((fate == "superseded") & (holder != F.col("_district"))).alias("lost"),
-        (wins & F.coalesce(other, F.lit(False))).alias("took"),
-        wins.alias("won"),
-        (wins & old.isNotNull()).alias("replaced"),
-        F.col("_copy").alias("copies"),
-    )
+    replaces = wins & old.isNotNull()
+    seen = {
+        "lost": (fate == "superseded") & (holder != F.col("_district")),
+        "took": replaces & (old["_district"] != F.col("_district")),
+        "won": wins,
+        "replaced": replaces,
+        "copies": F.col("_copy"),
+        "broken": wins & (F.col("_broken").isNotNull() | old["_broken"].isNotNull()),
+        "unknown": replaces & ~old["_deleted"] & ~old["_rules"].eqNullSafe(F.col("_rules")),
+    }
+    events = decided.select("_district", fate.alias("fate"), *(column.alias(name) for name, column in seen.items()))
     if quarantined is not None:
-        no = F.lit(False)
-        events = events.unionAll(quarantined.select("_district", F.lit("quarantined"), no, no, no, no, no))
-    sums = [F.count_if(name).alias(name) for name in ("lost", "took", "won", "replaced", "copies")]
-    rows = events.groupBy("_district", "fate").agg(F.count("*").alias("events"), *sums).collect()
-    if sum(row["events"] for row in rows if row["fate"] != "quarantined") != count:
+        events = events.unionAll(quarantined.select("_district", F.lit("quarantined"), *[F.lit(False)] * len(seen)))
+    counts = (F.count_if(name).alias(name) for name in seen)
+    rows = events.groupBy("_district", "fate").agg(F.count("*").alias("received"), *counts).collect()
+    if sum(row["received"] for row in rows if row["fate"] != "quarantined") != count:
         raise StateError(
             f"Silver of {dataset.id} holds a key more than once. Nothing was merged. Make it again with: suibus rebuild",
             f"{dataset.id} 的 silver 表中有主键重复。未合并任何数据。请用 suibus rebuild 重建。",
         )
-    return _by_district(rows)
+    account: dict[str, dict[str, int]] = {}
+    sums: Counter[str] = Counter()
+    for row in sorted(rows):
+        found = account.setdefault(row["_district"], dict.fromkeys(COUNTED, 0))
+        found["received"] += row["received"]
+        found[row["fate"]] += row["received"]
+        found["lost_to_other_district"] += row["lost"]
+        found["took_from_other_district"] += row["took"]
+        sums.update({name: row[name] for name in seen})
+    return account, sums
 
 
-def _by_district(rows: list[Row]) -> dict[str, Counter[str]]:
-    counts: dict[str, Counter[str]] = {row["_district"]: Counter() for row in sorted(rows)}
-    for row in rows:
-        counts[row["_district"]].update(
-            {
-                "received": row["events"],
-                row["fate"]: row["events"],
-                "lost_to_other_district": row["lost"],
-                "took_from_other_district": row["took"],
-                "_winners": row["won"],
-                "_replaced": row["replaced"],
-                "_copies": row["copies"],
-            }
-        )
-    return counts
+def _differences(winners: DataFrame) -> dict[str, int]:
+    """By how much each of the gate's composing rules counts more rows than before."""
+    brings = F.transform(F.coalesce("_broken", F.array()), lambda rule: F.struct(rule.alias("rule"), F.lit(1).alias("n")))
+    takes = F.transform(
+        F.coalesce("_old._broken", F.array()), lambda rule: F.struct(rule.alias("rule"), F.lit(-1).alias("n"))
+    )
+    each = winners.select(F.inline(F.concat(brings, takes)))
+    return {row["rule"]: row["n"] for row in each.groupBy("rule").agg(F.sum("n").alias("n")).collect() if row["n"]}
 
 
 def _sorted(rows: DataFrame, count: int, dataset: Dataset) -> DataFrame:
