@@ -1,71 +1,110 @@
-"""What Great Expectations lacks: a single value compared as ODCS compares it, and all aggregates in one scan."""
+"""What Great Expectations lacks: a single value compared as ODCS compares it, and all aggregates in about one scan."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import re
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
+from math import ceil
 from typing import Any, ClassVar, Literal, cast
 
+from great_expectations.core.id_dict import IDDict
 from great_expectations.core.metric_domain_types import MetricDomainTypes
 from great_expectations.core.metric_function_types import MetricPartialFunctionTypes
 from great_expectations.datasource.fluent.spark_datasource import SparkDatasource
+from great_expectations.exceptions import MetricResolutionError
 from great_expectations.execution_engine.sparkdf_execution_engine import SparkDFExecutionEngine
 from great_expectations.expectations.expectation import BatchExpectation, QueryExpectation
 from great_expectations.expectations.metrics.metric_provider import metric_partial
 from great_expectations.expectations.metrics.table_metric_provider import TableMetricProvider
 from great_expectations.expectations.registry import get_metric_provider
 from great_expectations.validator.metric_configuration import MetricConfiguration
+from pyspark import inheritable_thread_target
 from pyspark.errors import AnalysisException
 from pyspark.sql import Column
 from pyspark.sql import functions as F
 
-Operator = Literal[
-    "mustBe", "mustNotBe", "mustBeGreaterThan", "mustBeGreaterOrEqualTo", "mustBeLessThan", "mustBeLessOrEqualTo",
-    "mustBeBetween", "mustNotBeBetween",
-]  # fmt: skip
+from quality.rules import Operator, holds
 
-
-def holds(value: float | None, operator: Operator, threshold: float | list[float]) -> bool:
-    """Whether the value is as the ODCS operator demands; a missing value never is."""
-    if value is None:
-        return False
-    low, high = threshold if isinstance(threshold, list) else (threshold, threshold)
-    match operator:
-        case "mustBe":
-            return value == low
-        case "mustNotBe":
-            return value != low
-        case "mustBeGreaterThan":
-            return value > low
-        case "mustBeGreaterOrEqualTo":
-            return value >= low
-        case "mustBeLessThan":
-            return value < low
-        case "mustBeLessOrEqualTo":
-            return value <= low
-        case "mustBeBetween":
-            return low <= value <= high
-        case "mustNotBeBetween":
-            return not low <= value <= high
+# Spark compiles a plan to one Java method a stage up to 100 columns (spark.sql.codegen.maxFields), and beyond that it
+# interprets it, at more than twice the cost. An aggregate has a column of its own in the plan, an average two.
+_AGGREGATES_A_JOB = 88
+_JOBS_AT_ONCE = 4
+_UNIQUE = ("column_values.unique.unexpected_count", "compound_columns.unique.unexpected_count")
 
 
 class OneScanEngine(SparkDFExecutionEngine):
-    """Great Expectations' engine for Spark, all aggregates in one job and no samples.
+    """Great Expectations' engine for Spark: about one scan for all aggregates, and no samples.
 
     It computes metrics in waves, each from those before, and what of a wave is an aggregate in one job. Here aggregates
-    wait until nothing else is left, so that those of all waves meet in one; only the row count, which others wait for,
-    goes before. If one fails at run time, each is computed by itself, as ever.
+    wait until nothing else is left, so that those of all waves meet. They are then cut, in the order of their columns,
+    into as few jobs as Spark still compiles, which run side by side; each reads its own columns only. What needs no other
+    metric runs meanwhile: the row count, and the repeated keys, which are counted by grouping instead of by a window.
+    If an aggregate fails at run time, each is computed by itself, as ever.
     """
+
+    def load_batch_data(self, batch_id: str, batch_data: Any) -> None:
+        """Take the candidate, and begin to count its rows."""
+        super().load_batch_data(batch_id, batch_data)
+        self._pool = ThreadPoolExecutor(_JOBS_AT_ONCE, "gate")
+        self._rows = self._begin(self.dataframe.count)
+        self._repeats: dict[Any, Future[int]] = {}
 
     def resolve_metrics(
         self, metrics_to_resolve: Iterable[MetricConfiguration], metrics: Any = None, runtime_configuration: Any = None
     ) -> Any:
         """Values, by metric id, of those metrics that are due now."""
-        todo = list(metrics_to_resolve)
-        samples: dict[Any, Any] = {m.id: [] for m in todo if m.metric_name.endswith(".unexpected_values")}
-        todo = [m for m in todo if m.id not in samples]
-        now = [m for m in todo if get_metric_provider(m.metric_name, self)[1] is not None]
-        now = now or [m for m in todo if m.metric_name == "table.row_count"] or self._sound(todo, metrics)
-        return samples | super().resolve_metrics(now, metrics, runtime_configuration) if now else samples
+        found: dict[Any, Any] = {}
+        repeats, direct, counts, aggregates = [], [], [], []
+        for metric in metrics_to_resolve:
+            if metric.metric_name.endswith(".unexpected_values"):
+                found[metric.id] = []
+            elif metric.metric_name in _UNIQUE:
+                repeats.append(metric)
+            elif get_metric_provider(metric.metric_name, self)[1] is not None:
+                direct.append(metric)
+            elif metric.metric_name != "table.row_count":
+                aggregates.append(metric)
+            elif metric.metric_domain_kwargs.get("row_condition"):
+                counts.append(metric)
+            else:
+                found[metric.id] = self._rows.result()
+        for metric in repeats:
+            if metric.id not in self._repeats:
+                self._repeats[metric.id] = self._begin(partial(self._repeated, metric))
+        if due := direct or counts or self._sound(aggregates, metrics):
+            return found | super().resolve_metrics(due, metrics, runtime_configuration)
+        return found or {metric.id: self._result(metric) for metric in repeats}
+
+    def resolve_metric_bundle(self, metric_fn_bundle: Iterable[Any]) -> Any:
+        """Values, by metric id, of aggregates."""
+        domains: dict[Any, list[Any]] = {}
+        for metric in metric_fn_bundle:
+            domains.setdefault(IDDict(metric.compute_domain_kwargs or {}).to_id(), []).append(metric)
+        parts = [part for domain in domains.values() for part in _parts(sorted(domain, key=_column))]
+        compute, found = super().resolve_metric_bundle, dict[Any, Any]()
+        for job in [self._begin(partial(compute, part)) for part in parts]:
+            found |= job.result()
+        return found
+
+    def _begin(self, work: Callable[[], Any]) -> Future[Any]:
+        """Run work beside, with the local properties that this thread has given its Spark jobs."""
+        return self._pool.submit(inheritable_thread_target(self.dataframe.sparkSession)(work))
+
+    def _repeated(self, metric: MetricConfiguration) -> int:
+        """How many rows have a key that another row has too; as Great Expectations has it, a null is none."""
+        domain = metric.metric_domain_kwargs
+        rows, names = self.get_domain_records(dict(domain)), domain.get("column_list") or [domain["column"]]
+        if "column" in domain:
+            rows = rows.where(F.col(names[0]).isNotNull())
+        return rows.groupBy(*names).agg(F.count("*").alias("n")).where("n > 1").agg(F.sum("n")).collect()[0][0] or 0
+
+    def _result(self, metric: MetricConfiguration) -> int:
+        try:
+            return self._repeats.pop(metric.id).result()
+        except Exception as error:
+            raise MetricResolutionError(str(error), (metric,)) from error
 
     def _sound(self, todo: list[MetricConfiguration], metrics: Any) -> list[MetricConfiguration]:
         """The aggregates that Spark takes, without running any; if it takes none, the first, whose error is then told."""
@@ -80,6 +119,19 @@ class OneScanEngine(SparkDFExecutionEngine):
         except AnalysisException:
             return False
         return True
+
+
+def _parts(metrics: list[Any]) -> Iterator[list[Any]]:
+    """As few parts as may be, about equal, in order."""
+    size = ceil(len(metrics) / ceil(len(metrics) / _AGGREGATES_A_JOB))
+    yield from (metrics[i : i + size] for i in range(0, len(metrics), size))
+
+
+def _column(metric: Any) -> str:
+    """The column that an aggregate reads, the first if several."""
+    configuration = metric.metric_configuration
+    named = re.search("`([^`]+)`", configuration.metric_value_kwargs.get("aggregate") or "")
+    return str(configuration.metric_domain_kwargs.get("column") or (named and named[1]) or "")
 
 
 class OneScanSpark(SparkDatasource):

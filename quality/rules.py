@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from datetime import date, datetime
 from decimal import Decimal
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from schemas.dataset import Dataset, Field, Rule, Severity
 from schemas.rules import OBJECT, PROPERTY
@@ -32,6 +32,36 @@ _ONE_AGGREGATE = re.compile(  # parentheses within go one deep
     r"\s*(count|count_if|sum|avg|min|max)\s*\((?!\s*distinct\b)([^();]|\([^();]*\))*\)\s*", re.IGNORECASE
 )
 _TEXT = re.compile(r"'(?:[^'\\]|\\.|'')*'")
+
+
+Operator = Literal[
+    "mustBe", "mustNotBe", "mustBeGreaterThan", "mustBeGreaterOrEqualTo", "mustBeLessThan", "mustBeLessOrEqualTo",
+    "mustBeBetween", "mustNotBeBetween",
+]  # fmt: skip
+
+
+def holds(value: float | None, operator: Operator, threshold: float | list[float]) -> bool:
+    """Whether the value is as the ODCS operator demands; a missing value never is."""
+    if value is None:
+        return False
+    low, high = threshold if isinstance(threshold, list) else (threshold, threshold)
+    match operator:
+        case "mustBe":
+            return value == low
+        case "mustNotBe":
+            return value != low
+        case "mustBeGreaterThan":
+            return value > low
+        case "mustBeGreaterOrEqualTo":
+            return value >= low
+        case "mustBeLessThan":
+            return value < low
+        case "mustBeLessOrEqualTo":
+            return value <= low
+        case "mustBeBetween":
+            return low <= value <= high
+        case "mustNotBeBetween":
+            return not low <= value <= high
 
 
 @dataclass(frozen=True)

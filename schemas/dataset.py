@@ -11,7 +11,7 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
-from functools import cache
+from functools import cache, cached_property
 from importlib.resources import files
 from typing import Any, Literal
 
@@ -145,9 +145,13 @@ class Dataset:
 
     def field(self, name: str) -> Field:
         """The column of that name; KeyError if there is none."""
-        return {f.name: f for f in self.fields}[name]
+        return self._by_name[name]
 
-    @property
+    @cached_property
+    def _by_name(self) -> dict[str, Field]:
+        return {f.name: f for f in self.fields}
+
+    @cached_property
     def table_fields(self) -> tuple[Field, ...]:
         """Columns in table order: keys, sequence and district first, since Delta keeps statistics of the first 32."""
         first = [*self.key, *(c for c in (self.sequence, self.district) if c and c not in self.key)]
