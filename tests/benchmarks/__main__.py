@@ -21,7 +21,7 @@ from rich.table import Table
 
 from tests.benchmarks.rows import Curve, Row
 
-NAMES = ("publish", "ingest", "gate")
+NAMES = ("publish", "ingest", "gate", "start")
 BUILD = Path("build")
 
 
