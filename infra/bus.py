@@ -32,7 +32,7 @@ from schemas.store import ContractStore
 
 if TYPE_CHECKING:
     from pipelines.offsets import TopicState
-    from pipelines.sync import SyncInfo
+    from pipelines.passes import SyncInfo
     from pipelines.tables import Lake
 
 log = logging.getLogger(__name__)
@@ -156,24 +156,58 @@ class Bus:
 
     def sync(self, only: set[str] | None = None, tell: Tell = lambda en, zh: None) -> SyncInfo:
         """One pass over the whole road; waits for another process that is in the middle of one."""
-        from infra.metrics import count_pass
-        from pipelines.offsets import dump_position
-        from pipelines.sync import sync
+        from pipelines.offsets import dump_position, parse_position
+        from pipelines.passes import SyncInfo, as_left, tables
 
         def refresh() -> None:
             if self._adopted not in (None, self._signature()):
                 self.adopt_contracts(tell)
 
         with self._exclusive("pipeline.lock", tell):
+            before = self._read("pipeline.json")
+            if self._nothing_new(before, refresh):
+                self._write("pipeline.json", {**before, "ended_at": _now()})
+                return SyncInfo(records=before["records"], taken=parse_position(before["taken"]))
+            from infra.metrics import count_pass
+            from pipelines.sync import sync
+
             if self._lake is None:
                 tell("starting Spark, which takes some seconds", "正在启动 Spark，需要数秒")
             lake = self.lake()
+            whole = only is None or as_left(
+                lake.root, before.get("tables", {})
+            )  # nothing else had a hop to make up for
             info = sync(lake, self.store, self.kafka, self.registry, only, tell, refresh)
-            taken = {**self._read("pipeline.json").get("taken", {}), **dump_position(info.taken)}
-            found = {"records": info.records, "failures": info.failures, "taken": taken, "ended_at": _now()}
-            self._write("pipeline.json", found)
             self._write("metrics.json", count_pass(self._read("metrics.json"), info, lake))
+            found = {
+                "records": info.records,
+                "failures": info.failures,
+                "taken": {**before.get("taken", {}), **dump_position(info.taken)},
+                "contracts": self._hashes(),
+                "tables": lake.marks(tables(self.store.datasets())) if whole and not info.failures else {},
+                "ended_at": _now(),
+            }
+            self._write("pipeline.json", found)
         return info
+
+    def _nothing_new(self, left: Mapping[str, Any], refresh: Callable[[], object]) -> bool:
+        """Whether a pass would certainly change nothing, by what the last one left; False where only the pass can tell."""
+        from pipelines.offsets import parse_position
+        from pipelines.passes import all_taken, as_left, topics
+
+        if not left.get("tables"):
+            return False
+        try:
+            states = self.kafka.states(t for d in self.store.datasets().values() for t in topics(d))
+            refresh()
+            if self._hashes() != left["contracts"] or not as_left(self.settings.lake_path.rstrip("/"), left["tables"]):
+                return False
+            return all_taken(self.store.datasets().values(), parse_position(left["taken"]), states)
+        except SuibusError:  # the pass itself says what is wrong
+            return False
+
+    def _hashes(self) -> dict[str, str]:
+        return {name: dataset.hash for name, dataset in self.store.datasets().items()}
 
     def rebuild(self, dataset: Dataset, from_topics: bool, tell: Tell = lambda en, zh: None) -> SyncInfo:
         """Make silver again from bronze, or bronze from the topics, bring it up to date and judge it."""
@@ -188,7 +222,7 @@ class Bus:
         """What became of the dataset's topics; with `yes` the dataset goes on, from the first offsets they still have."""
         from pipelines.ingest import read_position, resume
         from pipelines.offsets import changes
-        from pipelines.sync import topics
+        from pipelines.passes import topics
 
         with self._exclusive("pipeline.lock", tell):
             states = self.kafka.states(topics(dataset))

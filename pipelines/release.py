@@ -31,12 +31,25 @@ class ReleaseInfo:
 
 
 def last_records(lake: Lake) -> dict[str, dict[str, Any]]:
-    """The newest record of each dataset, released or held, by dataset id; one scan for all.
+    """The newest record of each dataset, released or held, by dataset id; one scan for all, none if no commit was added since.
 
     `released_at` beside it is when a version was last released, None if none ever was.
     """
+    path = lake.releases()
+    version = lake.version(path)
+    if lake.records is None or not _same_rows(lake, path, lake.records[0], version):
+        lake.records = version, _scan(lake, path, version)
+    return dict(lake.records[1])
+
+
+def _same_rows(lake: Lake, path: str, known: int, version: int) -> bool:
+    """Whether a table's rows are those of a version before: then only compaction came since."""
+    return known <= version and not any(lake.commit(path, v).changes_rows for v in range(version, known, -1))
+
+
+def _scan(lake: Lake, path: str, version: int) -> dict[str, dict[str, Any]]:
     newest = (
-        lake.read(lake.releases())
+        lake.read(path, version)
         .groupBy("dataset")
         .agg(
             F.max_by(F.struct(*RECORD), "release").alias("last"),
@@ -93,9 +106,15 @@ def release_version(
         "decided_at": datetime.now(UTC),
         "verdict": verdict.to_json(),
     }
-    lake.append(path, [row], RELEASE, f"release:{dataset.id}", number)
+    before, mark = lake.version(path), {"verdict": verdict.sha256}
+    lake.append(path, [row], RELEASE, f"release:{dataset.id}", number, mark)
     released_at = row["decided_at"] if verdict.passed else last["released_at"] if last else None
     record = {name: row[name] for name in RECORD} | {"released_at": released_at}
+    if lake.records and lake.records[0] == before and lake.commit(path, before + 1).metadata == mark:
+        lake.records = (
+            before + 1,
+            {**lake.records[1], dataset.id: record},
+        )  # no need to read again what was just written
     return ReleaseInfo(dataset.id, number, status, verdict, record)
 
 
