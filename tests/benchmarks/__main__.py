@@ -21,7 +21,7 @@ from rich.table import Table
 
 from tests.benchmarks.rows import Curve, Row
 
-NAMES = ("publish", "ingest", "gate", "freshness", "start")
+NAMES = ("publish", "ingest", "gate", "freshness", "breadth", "query", "start")
 BUILD = Path("build")
 
 
