@@ -33,6 +33,7 @@ def sync(
     only: Collection[str] | None = None,
     tell: Tell = lambda en, zh: None,
     refresh: Callable[[], object] = lambda: None,
+    states: dict[str, TopicState] | None = None,
 ) -> SyncInfo:
     """Bring everything up to the end of what is published. Run again with nothing new, it changes nothing.
 
@@ -42,13 +43,14 @@ def sync(
     whose contract changed since their last verdict; None takes all. A dataset that fails is reported and stops no other.
 
     `refresh` puts the newest contracts in force. It is called once the ends of the topics are known, so that no record
-    can be newer than the contracts it is read with.
+    can be newer than the contracts it is read with. `states`: the topics as they were a moment before, contracts put in force since.
     """
     info = SyncInfo(records=last_records(lake))
     goal: dict[str, TopicState] | None = None
     while True:
-        states = kafka.states(topic for dataset in store.datasets().values() for topic in topics(dataset))
-        refresh()
+        if goal is not None or states is None:
+            states = kafka.states(topic for dataset in store.datasets().values() for topic in topics(dataset))
+            refresh()
         first, goal = goal is None, goal or states
         batches: list[Batch] = []
         for dataset in sorted(store.datasets().values(), key=lambda d: _backlog(d, states, info.taken)):

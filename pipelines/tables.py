@@ -32,6 +32,7 @@ from schemas.errors import StateError, UnavailableError, first_line
 
 if TYPE_CHECKING:
     from pipelines.offsets import Position
+    from pipelines.release import Records
 _SCALARS: dict[str, T.DataType] = {
     "string": T.StringType(),
     "boolean": T.BooleanType(),
@@ -201,7 +202,7 @@ class Lake:
         self._newest: dict[str, Newest] = {}
         self.positions: dict[str, tuple[Newest, Position]] = {}  # what `ingest.read_position` last found, by table
         self._clean: dict[str, Newest] = {}  # tables whose newest commit no other program wrote
-        self.records: tuple[int, dict[str, dict[str, Any]]] | None = None  # of `release.last_records`, with its version
+        self.records: Records | None = None  # what `release` last read of the releases
 
     def within(self, session: SparkSession) -> Lake:
         """The same tables in another session of the same Spark; what is known of them is known there too."""
