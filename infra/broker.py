@@ -20,7 +20,7 @@ import socket
 import subprocess
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -197,13 +197,13 @@ class Broker:
         state = self._read()
         return state is not None and _alive(state)
 
-    def start(self, say: Say = quiet, *, secure: bool = False) -> str:
+    def start(self, say: Say = quiet, *, secure: bool = False, meanwhile: Callable[[], object] = lambda: None) -> str:
         """Start the broker unless it runs, wait until it answers, and return its address.
 
         Topics and records of earlier runs are there again, at the same address unless a foreign process has
         taken it, which `say` is told. With `secure` it lets nobody in without credentials, from now on. Then and
         whenever SUIBUS_ADVERTISED_HOST changed, one that runs otherwise is started anew. UnavailableError carries
-        the end of the broker's log.
+        the end of the broker's log. `meanwhile` is called once its process is there, before it answers.
         """
         with self._lock():
             state = self._read()
@@ -221,6 +221,7 @@ class Broker:
                 state = self._read()
             if state is None or not _alive(state):
                 state = self._launch(self._choose_ports(state, say, secure), say, secure)
+            meanwhile()
             try:
                 self._wait(state)
             except UnavailableError:

@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -32,7 +33,7 @@ from schemas.store import ContractStore
 
 if TYPE_CHECKING:
     from pipelines.offsets import TopicState
-    from pipelines.sync import SyncInfo
+    from pipelines.passes import SyncInfo
     from pipelines.tables import Lake
 
 log = logging.getLogger(__name__)
@@ -156,24 +157,59 @@ class Bus:
 
     def sync(self, only: set[str] | None = None, tell: Tell = lambda en, zh: None) -> SyncInfo:
         """One pass over the whole road; waits for another process that is in the middle of one."""
-        from infra.metrics import count_pass
-        from pipelines.offsets import dump_position
-        from pipelines.sync import sync
+        from pipelines.offsets import dump_position, parse_position
+        from pipelines.passes import SyncInfo, as_left, tables, topics
 
         def refresh() -> None:
             if self._adopted not in (None, self._signature()):
                 self.adopt_contracts(tell)
 
         with self._exclusive("pipeline.lock", tell):
+            before = self._read("pipeline.json")
+            states = self.kafka.states(t for d in self.store.datasets().values() for t in topics(d))
+            refresh()
+            if self._nothing_new(before, states):
+                self._write("pipeline.json", {**before, "ended_at": _now()})
+                return SyncInfo(records=before["records"], taken=parse_position(before["taken"]))
+            from infra.metrics import count_pass
+            from pipelines.sync import sync
+
             if self._lake is None:
                 tell("starting Spark, which takes some seconds", "正在启动 Spark，需要数秒")
             lake = self.lake()
-            info = sync(lake, self.store, self.kafka, self.registry, only, tell, refresh)
-            taken = {**self._read("pipeline.json").get("taken", {}), **dump_position(info.taken)}
-            found = {"records": info.records, "failures": info.failures, "taken": taken, "ended_at": _now()}
-            self._write("pipeline.json", found)
+            # Taken before the pass: one put in force while it runs is told by its hash to need another.
+            hashes = self._hashes()
+            # Else a dataset that was left out may have a hop to make up for.
+            whole = only is None or as_left(lake.root, before.get("tables", {}))
+            info = sync(lake, self.store, self.kafka, self.registry, only, tell, refresh, states)
             self._write("metrics.json", count_pass(self._read("metrics.json"), info, lake))
+            found = {
+                "records": info.records,
+                "failures": info.failures,
+                "taken": {**before.get("taken", {}), **dump_position(info.taken)},
+                "contracts": hashes,
+                "tables": lake.marks(tables(self.store.datasets())) if whole and not info.failures else {},
+                "ended_at": _now(),
+            }
+            self._write("pipeline.json", found)
         return info
+
+    def _nothing_new(self, left: Mapping[str, Any], states: Mapping[str, TopicState]) -> bool:
+        """Whether a pass would certainly change nothing, by what the last one left; False where only the pass can tell."""
+        from pipelines.offsets import parse_position
+        from pipelines.passes import all_taken, as_left
+
+        if not left.get("tables") or self._hashes() != left["contracts"]:
+            return False
+        if not as_left(self.settings.lake_path.rstrip("/"), left["tables"]):
+            return False
+        try:
+            return all_taken(self.store.datasets().values(), parse_position(left["taken"]), states)
+        except SuibusError:  # the pass itself says what is wrong
+            return False
+
+    def _hashes(self) -> dict[str, str]:
+        return {name: dataset.hash for name, dataset in self.store.datasets().items()}
 
     def rebuild(self, dataset: Dataset, from_topics: bool, tell: Tell = lambda en, zh: None) -> SyncInfo:
         """Make silver again from bronze, or bronze from the topics, bring it up to date and judge it."""
@@ -188,7 +224,7 @@ class Bus:
         """What became of the dataset's topics; with `yes` the dataset goes on, from the first offsets they still have."""
         from pipelines.ingest import read_position, resume
         from pipelines.offsets import changes
-        from pipelines.sync import topics
+        from pipelines.passes import topics
 
         with self._exclusive("pipeline.lock", tell):
             states = self.kafka.states(topics(dataset))
@@ -320,14 +356,22 @@ class Bus:
                 from infra.metrics import serve_metrics
 
                 serve_metrics(self, self.settings.metrics_port)
+            beside, spark = ThreadPoolExecutor(1, "suibus-spark"), list[Future[Lake]]()
+
+            def start_spark() -> None:
+                if not services_only:
+                    spark.append(beside.submit(self.lake))
+
             try:
-                if not self.settings.servers:
-                    address = self.broker.start(secure=secure)
+                if self.settings.servers:
+                    start_spark()
+                else:
+                    address = self.broker.start(secure=secure, meanwhile=start_spark)
                     tell(f"Kafka answers at {address}", f"Kafka 已就绪：{address}")
                 fresh = {d.id for d in self.adopt_contracts(tell)}
-                if not services_only:
-                    self.lake()
-                    listen()  # PySpark has put its own handler in place
+                for started in spark:
+                    started.result()
+                    listen()  # PySpark may have put its own handler in place
                     tell("Spark is ready; the pipeline runs", "Spark 已就绪，流水线运行中")
                 self._write("up.json", {"pid": os.getpid(), "pipeline": not services_only, "since": _now()})
                 tell("ready", "就绪")
@@ -365,6 +409,9 @@ class Bus:
                         info = self.sync(None if due is None else due | fresh, tell)
                         seen, fresh, due = now, set(), set(info.failures)
                         retry_at = time.monotonic() + RETRY_AFTER
+                        if any(info.ingested.values()) and not info.failures:
+                            told = ("", "")
+                            continue  # more came while it ran, as long as somebody publishes steadily
                 told = ("", "")
             except Exception as error:  # a look or pass that failed is tried again; nothing is lost by waiting
                 if not isinstance(error, SuibusError):

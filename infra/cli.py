@@ -19,7 +19,6 @@ from infra.commands.repair import rebuild, resume
 from infra.commands.run import demo, down, sync, up
 from infra.console import CITY, NEEDS_CITY
 from infra.logs import logged, set_up_logging
-from infra.settings import read_settings
 from schemas.errors import SuibusError
 
 HELP = """Suibus 穗: a city's data-sharing bus, from a district's file to a department's SELECT.
@@ -80,6 +79,8 @@ class _Group(click.Group):
 @click.version_option(package_name="suibus")
 def main() -> None:
     """Set up logging; the commands do the work."""
+    from infra.settings import read_settings  # Pydantic is half of what --help would take
+
     set_up_logging(read_settings().log_format)
 
 

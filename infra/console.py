@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from infra.logs import logged
-from infra.settings import read_settings
 from schemas.errors import InputError
 
 if TYPE_CHECKING:
@@ -36,6 +35,7 @@ def need_city() -> None:
 def open_bus() -> Bus:
     """The bus of the settings in force."""
     from infra.bus import Bus
+    from infra.settings import read_settings
 
     return Bus(read_settings())
 

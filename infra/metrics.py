@@ -24,7 +24,7 @@ from schemas.errors import InputError, SuibusError, first_line
 
 if TYPE_CHECKING:
     from infra.bus import Bus
-    from pipelines.sync import SyncInfo
+    from pipelines.passes import SyncInfo
     from pipelines.tables import Lake
 
 log = logging.getLogger(__name__)

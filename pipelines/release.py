@@ -17,6 +17,7 @@ from quality.gate import Result, Verdict, judge
 from schemas.dataset import Dataset
 
 RECORD = ("release", "status", "silver_version", "silver_id", "contract_sha256", "rows", "failed", "decided_at")
+RELEASED = ("release", "silver_version", "silver_id", "contract_sha256", "rows", "decided_at")
 
 
 @dataclass(frozen=True)
@@ -30,24 +31,74 @@ class ReleaseInfo:
     record: dict[str, Any]  # as `last_records` gives it
 
 
+@dataclass(frozen=True)
+class Records:
+    """What the releases say at one version of their table, by dataset id."""
+
+    table: str  # its id: a table made anew has another
+    version: int
+    last: dict[str, dict[str, Any]]  # the newest record, released or held
+    released: dict[str, dict[str, Any]]  # the newest that was released
+
+    def plus(self, dataset_id: str, record: Mapping[str, Any]) -> Records:
+        """With the record of the next version."""
+        released = {dataset_id: {n: record[n] for n in RELEASED}} if record["status"] == "released" else {}
+        return Records(
+            self.table, self.version + 1, {**self.last, dataset_id: dict(record)}, {**self.released, **released}
+        )
+
+
 def last_records(lake: Lake) -> dict[str, dict[str, Any]]:
-    """The newest record of each dataset, released or held, by dataset id; one scan for all.
+    """The newest record of each dataset, released or held, by dataset id.
 
     `released_at` beside it is when a version was last released, None if none ever was.
     """
+    return dict(_records(lake).last)
+
+
+def released_versions(lake: Lake) -> dict[str, dict[str, Any]]:
+    """The last released (not held) record of each dataset, by dataset id."""
+    return dict(_records(lake).released)
+
+
+def _records(lake: Lake) -> Records:
+    """One scan for all; none where no rows came since the last."""
+    path = lake.releases()
+    known, version = lake.records, lake.version(path)
+    if (
+        not known
+        or known.table != lake.table_id(path)
+        or known.version > version
+        or any(
+            lake.commit(path, v).changes_rows  # compaction changes none
+            for v in range(version, known.version, -1)
+        )
+    ):
+        known = _scan(lake, path, version)
+    lake.records = known = replace(known, version=version)
+    return known
+
+
+def _scan(lake: Lake, path: str, version: int) -> Records:
+    released = F.col("status") == "released"
     newest = (
-        lake.read(lake.releases())
+        lake.read(path, version)
         .groupBy("dataset")
         .agg(
             F.max_by(F.struct(*RECORD), "release").alias("last"),
-            F.max(F.when(F.col("status") == "released", F.col("decided_at"))).alias("released_at"),
+            F.max(F.when(released, F.col("decided_at"))).alias("released_at"),
+            F.max_by(F.struct(*RELEASED), F.when(released, F.col("release"))).alias("released"),
         )
+        .collect()
     )
-    found = {row["dataset"]: {**row["last"].asDict(), "released_at": row["released_at"]} for row in newest.collect()}
-    for record in found.values():  # Spark hands out naive datetimes in this process's zone
+    last = {row["dataset"]: {**row["last"].asDict(), "released_at": row["released_at"]} for row in newest}
+    for record in last.values():  # Spark hands out naive datetimes in this process's zone
         for name in ("decided_at", "released_at"):
             record[name] = record[name].astimezone(UTC) if record[name] else None
-    return found
+    shared = {row["dataset"]: row["released"].asDict() for row in newest if row["released_at"]}
+    for record in shared.values():
+        record["decided_at"] = record["decided_at"].astimezone(UTC)
+    return Records(lake.table_id(path), version, last, shared)
 
 
 def release_version(
@@ -93,9 +144,12 @@ def release_version(
         "decided_at": datetime.now(UTC),
         "verdict": verdict.to_json(),
     }
-    lake.append(path, [row], RELEASE, f"release:{dataset.id}", number)
+    before, mark = lake.version(path), {"verdict": verdict.sha256}
+    lake.append(path, [row], RELEASE, f"release:{dataset.id}", number, mark)
     released_at = row["decided_at"] if verdict.passed else last["released_at"] if last else None
     record = {name: row[name] for name in RECORD} | {"released_at": released_at}
+    if lake.records and lake.records.version == before and lake.commit(path, before + 1).metadata == mark:
+        lake.records = lake.records.plus(dataset.id, record)  # no need to read again what was just written
     return ReleaseInfo(dataset.id, number, status, verdict, record)
 
 

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Container, Mapping
-from typing import Any
 
 from pyspark.errors import AnalysisException, ParseException
 from pyspark.sql import DataFrame, SparkSession
-from pyspark.sql import functions as F
 
-from pipelines.release import shared_rows
+from pipelines.release import released_versions, shared_rows
 from pipelines.tables import Lake
 from schemas.dataset import Dataset
 from schemas.errors import InputError, UnavailableError, first_line
@@ -23,8 +21,7 @@ def query(sql: str, lake: Lake, store: ContractStore, department: str | None = N
     The query runs in a session of its own, whose only tables are the datasets this reader may see.
     """
     session = lake.spark.newSession()
-    mine = Lake(session, lake.root)
-    newest = released_versions(mine)
+    mine, newest = lake.within(session), released_versions(lake)
     visible = visible_datasets(store, department, newest)
     for name, dataset in visible.items():
         if re.search(rf"(?<![\w.]){re.escape(name)}(?!\w)", sql, re.IGNORECASE) and dataset.id in newest:
@@ -53,14 +50,6 @@ def visible_datasets(store: ContractStore, department: str | None, released: Con
         if department is None or dataset.sharing != "none":
             found[dataset.name] = dataset
     return found
-
-
-def released_versions(lake: Lake) -> dict[str, dict[str, Any]]:
-    """The last released (not held) record of each dataset, by dataset id."""
-    released = lake.read(lake.releases()).where("status = 'released'")
-    columns = F.struct("release", "silver_version", "silver_id", "contract_sha256", "rows", "decided_at")
-    rows = released.groupBy("dataset").agg(F.max_by(columns, "release").alias("last")).collect()
-    return {row["dataset"]: row["last"].asDict() for row in rows}
 
 
 def _explain(

@@ -5,45 +5,24 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, field
-from typing import Any
 
 from pipelines.account import account_pending, accounted_version
 from pipelines.decode import cause
 from pipelines.feedback import send_receipts
 from pipelines.ingest import Batch, ingest_batch
-from pipelines.merge import MergeInfo, merge_pending, merged_version
+from pipelines.merge import merge_pending, merged_version
 from pipelines.offsets import Position, Topics, TopicState
+from pipelines.passes import SyncInfo, topics
 from pipelines.release import ReleaseInfo, last_records, release_version
 from pipelines.tables import Lake
 from schemas.context import log_context
-from schemas.dataset import Dataset, districts
+from schemas.dataset import Dataset
 from schemas.errors import SuibusError, first_line
 from schemas.registry import Registry
 from schemas.store import ContractStore
 
 log = logging.getLogger(__name__)
 Tell = Callable[[str, str], None]  # English, Chinese
-
-
-@dataclass
-class SyncInfo:
-    """What one pass did. `failures` names the datasets that stopped, with the reason; the others went on."""
-
-    ingested: dict[str, int] = field(default_factory=dict)  # records, by dataset
-    merges: list[MergeInfo] = field(default_factory=list)
-    releases: list[ReleaseInfo] = field(default_factory=list)
-    failures: dict[str, str] = field(default_factory=dict)
-    records: dict[str, dict[str, Any]] = field(default_factory=dict)  # the newest decision of each dataset
-    taken: Position = field(default_factory=dict)  # how far each topic is in bronze
-    seconds: list[tuple[str, str, float]] = field(default_factory=list)  # hop, dataset, what it took
-
-    def done(self, hop: str, dataset: Dataset, began: float, batch: str, event: str, *values: object) -> None:
-        """A hop has done something: how long it took since `began`, and a line in the log."""
-        seconds = time.monotonic() - began
-        self.seconds.append((hop, dataset.id, seconds))
-        about = {"dataset": dataset.id, "batch": batch, "hop": hop, "seconds": round(seconds, 3)}
-        log.info(event, *values, extra={"about": about})
 
 
 def sync(
@@ -54,6 +33,7 @@ def sync(
     only: Collection[str] | None = None,
     tell: Tell = lambda en, zh: None,
     refresh: Callable[[], object] = lambda: None,
+    states: dict[str, TopicState] | None = None,
 ) -> SyncInfo:
     """Bring everything up to the end of what is published. Run again with nothing new, it changes nothing.
 
@@ -63,13 +43,14 @@ def sync(
     whose contract changed since their last verdict; None takes all. A dataset that fails is reported and stops no other.
 
     `refresh` puts the newest contracts in force. It is called once the ends of the topics are known, so that no record
-    can be newer than the contracts it is read with.
+    can be newer than the contracts it is read with. `states`: the topics as they were a moment before, contracts put in force since.
     """
     info = SyncInfo(records=last_records(lake))
     goal: dict[str, TopicState] | None = None
     while True:
-        states = kafka.states(topic for dataset in store.datasets().values() for topic in topics(dataset))
-        refresh()
+        if goal is not None or states is None:
+            states = kafka.states(topic for dataset in store.datasets().values() for topic in topics(dataset))
+            refresh()
         first, goal = goal is None, goal or states
         batches: list[Batch] = []
         for dataset in sorted(store.datasets().values(), key=lambda d: _backlog(d, states, info.taken)):
@@ -99,11 +80,6 @@ def sync(
                     tell(f"{dataset.id}: stopped: {en}", f"{dataset.id}：已停止：{zh}")
         if not any(_behind(batch.after, goal) for batch in batches if batch.records):
             return info
-
-
-def topics(dataset: Dataset) -> list[str]:
-    """The topics of a dataset, one a district."""
-    return [dataset.topic(code) for code in districts()]
 
 
 def _backlog(dataset: Dataset, states: Mapping[str, TopicState], taken: Position) -> int:

@@ -12,9 +12,11 @@ with _ are Suibus's; a contract's columns cannot.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 import pyarrow
@@ -24,9 +26,13 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import types as T
 from pyspark.sql.pandas.types import to_arrow_schema
 
+from pipelines.passes import ABSENT, Mark, absent, commit_mark
 from schemas.dataset import Dataset, Field
 from schemas.errors import StateError, UnavailableError, first_line
 
+if TYPE_CHECKING:
+    from pipelines.offsets import Position
+    from pipelines.release import Records
 _SCALARS: dict[str, T.DataType] = {
     "string": T.StringType(),
     "boolean": T.BooleanType(),
@@ -189,6 +195,16 @@ class Lake:
         self.spark = spark
         self.root = root.rstrip("/")
         self._ensured: dict[str, str] = {}
+        self._newest: dict[str, Newest] = {}
+        self.positions: dict[str, tuple[Newest, Position]] = {}  # what `ingest.read_position` last found, by table
+        self._clean: dict[str, Newest] = {}  # tables whose newest commit no other program wrote
+        self.records: Records | None = None  # what `release` last read of the releases
+
+    def within(self, session: SparkSession) -> Lake:
+        """The same tables in another session of the same Spark; what is known of them is known there too."""
+        other = Lake(session, self.root)
+        other._ensured, other._newest = self._ensured, self._newest
+        return other
 
     def bronze(self, dataset: Dataset) -> str:
         """The path of the dataset's change log, made or widened if need be."""
@@ -254,7 +270,8 @@ class Lake:
                 f"{path} could not be moved to {aside}. Look at the rights of the lake's folder and run it again.",
                 f"无法将 {path} 移到 {aside}。请检查数据湖文件夹的权限后重新执行。",
             )
-        self._ensured.pop(str(path), None)
+        self._ensured.pop(f"{self.root}/{name}", None)
+        self._newest.pop(f"{self.root}/{name}", None)
         spark._jvm.org.apache.spark.sql.delta.DeltaLog.clearCache()
 
     def read(self, path: str, version: int | None = None) -> DataFrame:
@@ -263,7 +280,13 @@ class Lake:
         return (reader if version is None else reader.option("versionAsOf", version)).load(path)
 
     def append(
-        self, path: str, rows: list[dict[str, Any]], schema: T.StructType, application: str, version: int
+        self,
+        path: str,
+        rows: list[dict[str, Any]],
+        schema: T.StructType,
+        application: str,
+        version: int,
+        metadata: dict[str, Any] | None = None,
     ) -> None:
         """Append a few records in one commit; nothing if the application has committed that version before.
 
@@ -277,29 +300,64 @@ class Lake:
             .mode("append")
             .option("txnAppId", application)
             .option("txnVersion", version)
+            .option("userMetadata", json.dumps(metadata or {}))
             .save(path)
         )
 
     def version(self, path: str) -> int:
         """The newest version of a table."""
-        return int(self._snapshot(path).version())
+        return self.newest(path).version
 
     def table_id(self, path: str) -> str:
         """The id Delta gave the table when it was made: another table at the same path has another."""
-        return str(self._snapshot(path).metadata().id())
+        return self.newest(path).table_id
 
     def transaction(self, path: str, app_id: str) -> int:
         """The last transaction version an application committed to a table, -1 if none.
 
         This is where the state of a hop lives: what is committed with the rows cannot disagree with them.
         """
-        found = self._snapshot(path).transactions().get(app_id)
-        return int(found.get()) if found.isDefined() else -1
+        return self.newest(path).transactions.get(app_id, -1)
 
     def applications(self, path: str) -> list[str]:
         """The applications that have committed a transaction version to a table."""
-        found = self._snapshot(path).transactions().keys().toSeq()
-        return [str(found.apply(i)) for i in range(found.size())]
+        return list(self.newest(path).transactions)
+
+    def newest(self, path: str) -> Newest:
+        """What a table's newest version says of itself.
+
+        What is known stays where the version's commit is the same file and no later one is there: two looks at a file system
+        instead of a listing. A lake behind a URL is asked each time.
+        """
+        known = self._newest.get(path)
+        if known and known.mark and known.mark == commit_mark(path, known.version):
+            return known
+        spark: Any = self.spark
+        log = spark._jvm.org.apache.spark.sql.delta.DeltaLog
+        snapshot = log.forTableWithSnapshot(spark._jsparkSession, path)._2()
+        version = int(snapshot.version())
+        known = Newest(version, str(snapshot.metadata().id()), snapshot, commit_mark(path, version))
+        self._newest[path] = known
+        return known
+
+    def marks(self, names: Iterable[str]) -> dict[str, list[int]]:
+        """Where each table is, for `passes.as_left`; none of any if that cannot be told, or another program wrote to one."""
+        found = {}
+        for name in names:
+            path = f"{self.root}/{name}"
+            if absent(path):
+                found[name] = [ABSENT]
+                continue
+            newest = self.newest(path)
+            if self._clean.get(path) is not newest:
+                commit = self.commit(path, newest.version)
+                if commit.changes_rows and not commit.own:
+                    return {}
+                self._clean[path] = newest
+            if newest.mark is None:
+                return {}
+            found[name] = [newest.version, *newest.mark]
+        return found
 
     def commit(self, path: str, version: int) -> Commit:
         """One commit of a table, from its log. StateError if the log does not hold it."""
@@ -336,10 +394,24 @@ class Lake:
                     "请用 suibus rebuild 重建该表（bronze 表加 --from-topics）。",
                 )
 
-    def _snapshot(self, path: str) -> Any:
-        spark: Any = self.spark
-        log = spark._jvm.org.apache.spark.sql.delta.DeltaLog
-        return log.forTableWithSnapshot(spark._jsparkSession, path)._2()
+
+@dataclass(frozen=True)
+class Newest:
+    """What the newest version of a table says of itself."""
+
+    version: int
+    table_id: str
+    _snapshot: Any  # Delta's own
+    mark: Mark | None  # of its commit, None where that cannot be told
+
+    @cached_property
+    def transactions(self) -> dict[str, int]:
+        """Of each application the last version it committed: from the version's checksum, else out of the whole log."""
+        checksum = self._snapshot.checksumOpt()
+        listed = checksum.get().setTransactions() if checksum.isDefined() else None
+        found = listed.get() if listed is not None and listed.isDefined() else self._snapshot.setTransactions()
+        each = [found.apply(i) for i in range(found.size())]
+        return {str(one.appId()): int(one.version()) for one in each}
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, cast, get_args
@@ -64,14 +65,19 @@ def contract_files(folders: Sequence[Path]) -> Iterator[Path]:
         yield from sorted(p for p in folder.glob("*.y*ml") if p.suffix in (".yaml", ".yml") and p.is_file())
 
 
-def load_contracts(folders: Sequence[Path]) -> tuple[dict[str, Dataset], list[ContractError]]:
+def load_contracts(folders: Sequence[Path], naming: str = "") -> tuple[dict[str, Dataset], list[ContractError]]:
     """All contracts of the folders by dataset id (``name.vN``), and the refusals of those that cannot be served.
+
+    `naming`: only the files with this text in them; checking one against the standard takes 0.05 s.
 
     One broken contract never keeps another from being served. Of two files for one id the first is kept.
     """
     found: dict[str, Dataset] = {}
     refused: list[ContractError] = []
     for path in contract_files(folders):
+        with suppress(OSError):  # told below
+            if naming.encode() not in path.read_bytes():
+                continue
         try:
             dataset = load_contract(path)
         except ContractError as error:
@@ -93,12 +99,12 @@ def load_contracts(folders: Sequence[Path]) -> tuple[dict[str, Dataset], list[Co
 
 def find_dataset(name: str, folders: Sequence[Path]) -> Dataset:
     """The newest major of the dataset called `name` (or exactly ``name.vN``); InputError lists what there is."""
-    found, refused = load_contracts(folders)
-    if name in found:
-        return found[name]
-    candidates = [d for d in found.values() if d.name == name]
-    if candidates:
-        return max(candidates, key=lambda d: d.major)
+    for naming in (re.sub(r"\.v\d+$", "", name), ""):
+        found, refused = load_contracts(folders, naming)
+        if name in found:
+            return found[name]
+        if candidates := [d for d in found.values() if d.name == name]:
+            return max(candidates, key=lambda d: d.major)
     names = ", ".join(sorted({d.name for d in found.values()})) or "none / 无"
     broken = "".join(f"\n{e.en}" for e in refused)
     raise InputError(

@@ -9,7 +9,6 @@ from itertools import islice
 import click
 
 from infra.console import as_json, open_bus, print_json, print_json_array, print_table
-from infra.settings import read_settings
 
 
 @click.command()
@@ -169,6 +168,7 @@ def doctor(as_json: bool) -> None:
     from dataclasses import asdict
 
     from infra.doctor import examine
+    from infra.settings import read_settings
 
     checks = examine(read_settings())
     if as_json:

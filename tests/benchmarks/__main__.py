@@ -21,7 +21,7 @@ from rich.table import Table
 
 from tests.benchmarks.rows import Curve, Row
 
-NAMES = ("publish", "ingest", "gate", "merge", "scale")
+NAMES = ("publish", "ingest", "merge", "gate", "query", "freshness", "breadth", "start", "scale")
 BUILD = Path("build")
 
 

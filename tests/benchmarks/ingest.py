@@ -24,7 +24,7 @@ from pyspark.sql.avro.functions import from_avro
 from infra.bus import Bus
 from infra.settings import Settings
 from pipelines.ingest import ingest_batch
-from pipelines.sync import topics
+from pipelines.passes import topics
 from pipelines.tables import Lake
 from schemas.avro import FRAME, MAGIC, Encoder, avro_schema, schema_fingerprint
 from schemas.contract import parse_contract

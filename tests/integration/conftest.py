@@ -15,7 +15,7 @@ from infra.settings import Settings
 from pipelines.account import account_pending
 from pipelines.ingest import ingest_batch
 from pipelines.merge import merge_pending
-from pipelines.sync import SyncInfo, topics
+from pipelines.passes import SyncInfo, topics
 from pipelines.tables import Lake
 from producers.publisher import Publisher
 from schemas.contract import parse_contract

@@ -16,7 +16,7 @@ from kafka.admin import ConfigResource, NewPartitions
 from infra.output import quarantined_records
 from pipelines.ingest import read_position
 from pipelines.offsets import BATCH, SHARE, Range, Taken, TopicState, plan
-from pipelines.sync import topics
+from pipelines.passes import topics
 from schemas.avro import Encoder
 from schemas.errors import StateError
 from tests.integration.conftest import Road

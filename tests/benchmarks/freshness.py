@@ -1,0 +1,149 @@
+"""How old a record is when a department can first query it, while one district publishes 1,000 records a second.
+
+The bus is a process of its own (`suibus up`). A node's outbox takes 200 rows every 0.2 s, each with its moment, and a thread of the
+node sends them. A record can be queried from the commit of the first release that holds it: that moment is the commit's file's, and
+which records a release holds is read from the version it names, afterwards, so that nothing that looks slows down what is looked at.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+from statistics import quantiles
+from tempfile import TemporaryDirectory
+
+from pyspark.sql import functions as F
+
+from infra.bus import Bus
+from infra.settings import Settings
+from pipelines.release import shared_rows
+from pipelines.share import query
+from producers.publisher import Publisher
+from producers.sender import flush
+from tests.benchmarks.data import contract, contract_text, rows
+from tests.benchmarks.rows import Curve, Row
+
+NAME, DISTRICT, COLUMNS = "permit", "440106", 12
+A_SECOND, EVERY = 1_000, 0.2
+KEYS = 30_000  # a record changes a key of these again and again, after the first round
+LOAD, QUICK_LOAD = 180, 40  # seconds
+WARM = 3  # passes before the load
+
+
+class Node:
+    """A district's publisher on another machine: its outbox, filled at a pace and sent beside."""
+
+    def __init__(self, bus: Bus, path: Path) -> None:
+        self.publisher = Publisher(contract(NAME, COLUMNS), DISTRICT, path, bus.bootstrap)
+        self.accepted: list[float] = []  # when each record was, by its sequence
+        self._done, self._bus = threading.Event(), bus
+        self._sender = threading.Thread(target=self._send, name="node")
+        self._sender.start()
+
+    def _send(self) -> None:
+        while not self._done.wait(0.01):
+            flush(self.publisher.outbox.path, self._bus.bootstrap)
+
+    def accept(self, count: int) -> None:
+        """So many records more; they are accepted together, each from now on safe from a kill."""
+        first = len(self.accepted)
+        for row in rows(self.publisher.dataset, count, DISTRICT, 1, first):
+            self.publisher.publish({**row, "id": f"{DISTRICT}-{row['seq'] % KEYS:010d}"})
+        self.publisher.accept()
+        self.accepted += [time.time()] * count
+
+    def steadily(self, seconds: float) -> float:
+        """Records at the pace; how many a second it was."""
+        began, count = time.monotonic(), int(A_SECOND * EVERY)
+        for beat in range(round(seconds / EVERY)):
+            time.sleep(max(0.0, began + beat * EVERY - time.monotonic()))
+            self.accept(count)
+        return round(seconds / EVERY) * count / (time.monotonic() - began)
+
+    def close(self) -> None:
+        """End the sender; all is sent."""
+        self._done.set()
+        self._sender.join()
+        self.publisher.outbox.close()
+
+
+def released(bus: Bus, until: int, timeout: float = 120) -> None:
+    """Wait until the last decision holds so many sequences' worth: nothing waits and nothing is under way."""
+    deadline = time.monotonic() + timeout
+    while time.monotonic() < deadline:
+        found = bus.status()["datasets"]
+        mine = next((d for d in found if d["dataset"] == NAME), None)
+        if mine and not mine["offsets_waiting"] and mine["last_decision"]:
+            return
+        time.sleep(0.5)
+    raise AssertionError(f"{until} records were not released in {timeout} s")
+
+
+def seen(bus: Bus) -> list[tuple[float, int]]:
+    """Of each release its moment and the last sequence that it holds."""
+    lake = bus.lake()
+    path = Path(lake.releases())
+    found = []
+    for number in range(1, lake.version(str(path)) + 1):
+        file = path / "_delta_log" / f"{number:020}.json"
+        if lake.commit(str(path), number).own:
+            found.append(file.stat().st_mtime)
+    records = lake.read(str(path)).where("status = 'released'").orderBy("release").collect()
+    assert len(records) == len(found), (len(records), len(found))  # one dataset: a commit is a release
+    dataset = contract(NAME, COLUMNS)
+    last = [shared_rows(lake, dataset, r["silver_version"]).agg(F.max("seq")).first()[0] for r in records]
+    return list(zip(found, last, strict=True))
+
+
+def run(quick: bool) -> Iterator[Row | Curve]:
+    """Warm, then under load; then what became visible when."""
+    with TemporaryDirectory() as folder:
+        home = Path(folder) / "home"
+        (Path(folder) / "contracts").mkdir()
+        (Path(folder) / "contracts" / f"{NAME}.yaml").write_text(contract_text(NAME, COLUMNS), "utf-8")
+        os.environ["SUIBUS_CONTRACTS"] = f"{folder}/contracts"
+        bus = Bus(Settings(home=home, contracts=f"{folder}/contracts"))
+        bus.start_detached(False, lambda en, zh: None)
+        try:
+            node = Node(bus, Path(folder) / "outbox.sqlite")
+            for _ in range(WARM):
+                node.accept(1_000)
+                time.sleep(2)
+                released(bus, len(node.accepted))
+            warm = len(node.accepted)
+            pace = node.steadily(QUICK_LOAD if quick else LOAD)
+            time.sleep(1)
+            node.close()
+            released(bus, len(node.accepted))
+        finally:
+            bus.down()
+        yield from _told(bus, node.accepted, warm, pace)
+
+
+def _told(bus: Bus, accepted: list[float], warm: int, pace: float) -> Iterator[Row | Curve]:
+    releases, ages, at = seen(bus), [], warm
+    for moment, last in releases:  # of each record the first release that holds it
+        ages += [moment - accepted[i] for i in range(at, last)]
+        at = max(at, last)
+    assert len(ages) == len(accepted) - warm, (len(ages), len(accepted))
+    (count,) = query(f"SELECT count(*) FROM {NAME}", bus.lake(), bus.store, "traffic").first()
+    assert count == min(KEYS, len(accepted)), count
+    cuts = quantiles(ages, n=100)
+    passes = [b[0] - a[0] for a, b in pairwise(releases) if b[1] > warm]
+    title = f"published → visible, {pace:,.0f} records/s steady, one dataset"
+    note = (
+        f"{len(ages):,} records; a release every {sum(passes) / len(passes):.1f} s. Accepted in the node's outbox (synced) → the "
+        "commit of the first release that holds it. Broker, pipeline and publisher share the machine. The limit is the target."
+    )
+    for name, cut, limit in (("p50", cuts[49], 5.0), ("p95", cuts[94], 10.0)):
+        yield Row(f"freshness-{name}", f"{title}: {name}", [cut], "s", "lower", 1.0, limit=limit, note=note)
+    yield Row("freshness-max", f"{title}: the oldest", [max(ages)], "s", "lower", None, note=note)
+    beats = range(0, len(ages), A_SECOND)
+    yield Curve(
+        "freshness", title, "seconds of load", "age when visible, s",
+        [accepted[warm + i] - accepted[warm] for i in beats], {"oldest of a second": [max(ages[i : i + A_SECOND]) for i in beats]},
+    )  # fmt: skip

@@ -1,0 +1,131 @@
+"""A pass with nothing to do is known to be one by a look at files; whatever changed since the last pass, it is run."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import uuid
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from infra.bus import Bus
+from pipelines.ingest import ingest_batch
+from pipelines.passes import SyncInfo, topics
+from pipelines.sync import sync
+from tests.integration.conftest import Road
+from tests.integration.test_topics import recreate
+
+
+def jobs(spark: Any, call: Callable[[], object]) -> int:
+    """How many Spark jobs a call runs."""
+    context, group = spark.sparkContext, uuid.uuid4().hex
+    context.setJobGroup(group, "counted")
+    try:
+        call()
+        return len(context.statusTracker().getJobIdsForGroup(group))
+    finally:
+        context.setLocalProperty("spark.jobGroup.id", None)
+
+
+@pytest.fixture
+def fresh(road: Road) -> Bus:
+    """A bus of the same state in which no Spark runs: it would say so if a pass asked for it."""
+    road.publish({"id": "a", "seq": 1, "amount": 1})
+    road.sync()
+    bus = Bus(road.bus.settings)
+    bus.lake = lambda: pytest.fail("Spark was asked for")  # type: ignore[method-assign,assignment]
+    return bus
+
+
+def test_nothing_new_needs_no_spark_and_keeps_what_is_known(road: Road, fresh: Bus) -> None:
+    before = fresh.status()["datasets"]
+    info = fresh.sync()
+    assert (info.ingested, info.merges, info.releases, info.failures) == ({}, [], [], {})
+    assert fresh.sync({road.dataset.id}).releases == []
+    assert fresh.status()["datasets"] == before
+
+
+def test_command_with_nothing_to_do_loads_no_spark(road: Road, fresh: Bus) -> None:
+    code = (
+        "import sys; from infra.bus import Bus; from infra.settings import Settings; from pathlib import Path\n"
+        f"Bus(Settings(home=Path({str(fresh.home)!r}), bootstrap_servers={fresh.bootstrap!r})).sync()\n"
+        "print({'pyspark', 'delta', 'py4j', 'pyarrow'} & set(sys.modules))"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout == "set()\n"
+
+
+def _publishes(road: Road) -> None:
+    road.publish({"id": "b", "seq": 1})
+
+
+def _ingested_by_a_pass_that_was_killed(road: Road) -> None:
+    road.publish({"id": "b", "seq": 1})
+    ingest_batch(road.dataset, road.lake, road.bus.store, road.bus.kafka, road.bus.kafka.states(topics(road.dataset)))
+
+
+def _another_program_writes(layer: str) -> Callable[[Road], None]:
+    def write(road: Road) -> None:
+        path = f"{road.lake.root}/{layer}/{road.dataset.id}"
+        road.lake.read(path).limit(1).write.format("delta").mode("append").save(path)
+
+    return write
+
+
+def _table_is_set_aside(road: Road) -> None:
+    road.lake.set_aside(f"silver/{road.dataset.id}")
+
+
+def _contract_changes(road: Road) -> None:
+    road.contract(version="1.1.0", least=5)
+
+
+def _topic_is_made_again(road: Road) -> None:
+    recreate(road, road.dataset.topic("440106"))
+
+
+def _dataset_comes(road: Road) -> None:
+    Road(road.bus, f"{road.name}other")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        _publishes, _ingested_by_a_pass_that_was_killed, _another_program_writes("bronze"), _another_program_writes("silver"),
+        _table_is_set_aside, _contract_changes, _topic_is_made_again, _dataset_comes,
+    ],
+)  # fmt: skip
+def test_whatever_changed_a_pass_is_run(road: Road, fresh: Bus, change: Callable[[Road], None]) -> None:
+    change(road)
+    with pytest.raises(pytest.fail.Exception, match="Spark was asked for"):
+        fresh.sync()
+
+
+def test_what_a_pass_of_some_datasets_left_undone_is_done_by_the_next_of_all(road: Road) -> None:
+    road.publish({"id": "a", "seq": 1})
+    road.ingest()  # by a pass that was killed before it merged
+    assert road.bus.sync(set()).releases == []
+    assert [r.status for r in road.bus.sync().releases] == ["released"]
+
+
+def test_failed_dataset_is_tried_again(road: Road) -> None:
+    road.publish({"id": "a", "seq": 1})
+    road.sync()
+    _another_program_writes("bronze")(road)
+    for _ in range(2):
+        assert road.dataset.id in road.bus.sync().failures
+
+
+def test_datasets_without_news_cost_no_spark_job(road: Road, spark: Any) -> None:
+    others = [Road(road.bus, f"{road.name}{n}") for n in range(2)]
+    for each in (road, *others):
+        each.publish({"id": "a", "seq": 1})
+    road.sync()
+
+    def idle() -> SyncInfo:
+        return sync(road.lake, road.bus.store, road.bus.kafka, only=())
+
+    idle()
+    assert jobs(spark, idle) == 0
