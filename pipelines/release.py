@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -11,6 +11,7 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from pipelines.account import open_sums
+from pipelines.carry import carry
 from pipelines.merge import merged_version
 from pipelines.tables import NOT_ANSI, RELEASE, Lake
 from quality.gate import Result, Verdict, judge
@@ -125,8 +126,13 @@ def release_version(
             return None
     lake.check_own(silver)
     lake.spark.conf.set(*NOT_ANSI)
-    verdict = judge(shared_rows(lake, dataset, version), dataset, version)
-    verdict = _with_account(verdict, open_sums(dataset, lake, verdict.rows))
+    candidate = shared_rows(lake, dataset, version)
+    if known := carry(dataset, lake, last, version):
+        verdict = judge(candidate, dataset, version, known.counts, known.rows)
+        verdict = _with_account(replace(verdict, counted_at=known.counted_at), known.unclosed)
+    else:
+        verdict = judge(candidate, dataset, version)
+        verdict = _with_account(verdict, open_sums(dataset, lake, verdict.rows))
     number = (last["release"] if last else 0) + 1
     status = "released" if verdict.passed else "held"
     row = {
@@ -146,6 +152,7 @@ def release_version(
     }
     before, mark = lake.version(path), {"verdict": verdict.sha256}
     lake.append(path, [row], RELEASE, f"release:{dataset.id}", number, mark)
+    lake.verdicts[dataset.id] = asdict(verdict)
     released_at = row["decided_at"] if verdict.passed else last["released_at"] if last else None
     record = {name: row[name] for name in RECORD} | {"released_at": released_at}
     if lake.records and lake.records.version == before and lake.commit(path, before + 1).metadata == mark:

@@ -199,6 +199,7 @@ class Lake:
         self.positions: dict[str, tuple[Newest, Position]] = {}  # what `ingest.read_position` last found, by table
         self._clean: dict[str, Newest] = {}  # tables whose newest commit no other program wrote
         self.records: Records | None = None  # what `release` last read of the releases
+        self.verdicts: dict[str, dict[str, Any]] = {}  # the last of each dataset, as its record has it
 
     def within(self, session: SparkSession) -> Lake:
         """The same tables in another session of the same Spark; what is known of them is known there too."""
