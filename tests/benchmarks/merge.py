@@ -193,17 +193,19 @@ def _recent(spark: Any, folder: str, sizes: tuple[int, int], runs: int) -> Itera
     for bulk in sides:
         merge(bulk)
     small, large = in_turns(runs, *(lambda b=bulk: merge(b) for bulk in sides))
-    kind = f"{RECENT_COLUMNS} columns, fewer than above for the time of filling; half of the changes are of the newest keys, half are new keys. {OURS}"
+    kind = (
+        f"{RECENT_COLUMNS} columns, fewer than above for the time of filling; half of the changes are of the newest keys, "
+        f"half are new keys. {OURS}"
+    )
     yield Row(
         "merge.recent", f"{CHANGES:,} recent changes at {sizes[1]:,} rows", large, "s", "lower", 1.2, small,
         f"ours at {sizes[0]:,} rows", note=kind,
     )  # fmt: skip
-    group = "merge-jobs"
     sides[1].append(new=CHANGES // 2, newest=CHANGES // 2)
-    spark.sparkContext.setJobGroup(group, "counted")
+    scheduler = spark.sparkContext._jsc.sc().dagScheduler()
+    before = scheduler.numTotalJobs()  # of all threads
     sides[1].merge()
-    spark.sparkContext.setLocalProperty("spark.jobGroup.id", None)
-    jobs = len(spark.sparkContext.statusTracker().getJobIdsForGroup(group))
+    jobs = scheduler.numTotalJobs() - before
     yield Row(
         "merge.jobs", f"Spark jobs of a merge and its account, at {sizes[1]:,} rows", [jobs], "jobs", "lower", None
     )
