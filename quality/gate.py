@@ -55,9 +55,7 @@ class Verdict:
     judged_at: str  # ISO 8601, UTC
     seconds: float
     versions: dict[str, str]
-    carried: tuple[
-        str, ...
-    ] = ()  # the rules decided by counts carried on from merge to merge; the others were judged now
+    carried: tuple[str, ...] = ()  # rules decided by counts carried on from merge to merge; the others were judged now
 
     @property
     def failures(self) -> tuple[Result, ...]:

@@ -42,7 +42,6 @@ _CHANGES = re.compile(  # what makes of the same row another thing at another ti
     re.IGNORECASE,
 )
 _TODAY = re.compile(r"\b(date|timestamp\w*)\s*'\s*[a-z]", re.IGNORECASE)  # DATE'today'
-KEY_IS_UNIQUE = "key_is_unique"
 
 
 Operator = Literal[
@@ -314,7 +313,9 @@ def _derived_rules(dataset: Dataset) -> Iterator[GateRule]:
         else ("expect_compound_columns_to_be_unique", {"column_list": key})
     )
     kind, kwargs = unique
-    yield GateRule(KEY_IS_UNIQUE, "critical", key[0], kind, kwargs, _repeats(columns), "One row a key. 一个主键一行。")
+    yield GateRule(
+        "key_is_unique", "critical", key[0], kind, kwargs, _repeats(columns), "One row a key. 一个主键一行。"
+    )
     for field in dataset.table_fields:
         if field.required:
             yield GateRule(
