@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import partial
 from math import ceil
 from typing import Any, ClassVar, Literal, cast
@@ -13,9 +15,9 @@ from great_expectations.core.id_dict import IDDict
 from great_expectations.core.metric_domain_types import MetricDomainTypes
 from great_expectations.core.metric_function_types import MetricPartialFunctionTypes
 from great_expectations.datasource.fluent.spark_datasource import SparkDatasource
-from great_expectations.exceptions import MetricResolutionError
+from great_expectations.exceptions.exceptions import MetricResolutionError
 from great_expectations.execution_engine.sparkdf_execution_engine import SparkDFExecutionEngine
-from great_expectations.expectations.expectation import BatchExpectation, QueryExpectation
+from great_expectations.expectations.expectation import BatchExpectation, Expectation, QueryExpectation
 from great_expectations.expectations.metrics.metric_provider import metric_partial
 from great_expectations.expectations.metrics.table_metric_provider import TableMetricProvider
 from great_expectations.expectations.registry import get_metric_provider
@@ -86,6 +88,9 @@ class OneScanEngine(SparkDFExecutionEngine):
         compute, found = super().resolve_metric_bundle, dict[Any, Any]()
         for job in [self._begin(partial(compute, part)) for part in parts]:
             found |= job.result()
+        for metric in found:  # a sum over no rows is null
+            if found[metric] is None and metric.metric_name.endswith(".unexpected_count"):
+                found[metric] = 0
         return found
 
     def _begin(self, work: Callable[[], Any]) -> Future[Any]:
@@ -132,6 +137,32 @@ def _column(metric: Any) -> str:
     configuration = metric.metric_configuration
     named = re.search("`([^`]+)`", configuration.metric_value_kwargs.get("aggregate") or "")
     return str(configuration.metric_domain_kwargs.get("column") or (named and named[1]) or "")
+
+
+_made: ContextVar[dict[int, tuple[Expectation, Any]] | None] = ContextVar("configurations", default=None)
+_make: Callable[[Expectation], Any] = Expectation.configuration.fget  # type: ignore[attr-defined]
+
+
+def _configuration(expectation: Expectation) -> Any:
+    made = _made.get()
+    if made is None:
+        return _make(expectation)
+    if id(expectation) not in made:
+        made[id(expectation)] = (expectation, _make(expectation))  # kept, so that no other gets its id
+    return made[id(expectation)][1]
+
+
+Expectation.configuration = property(_configuration)  # type: ignore[assignment,method-assign]
+
+
+@contextmanager
+def configurations_made_once() -> Iterator[None]:
+    """While this lasts, in this thread, an expectation makes its configuration once, instead of at each of 10 uses a metric."""
+    token = _made.set({})
+    try:
+        yield
+    finally:
+        _made.reset(token)
 
 
 class OneScanSpark(SparkDatasource):

@@ -8,11 +8,13 @@ import logging
 import os
 import time
 import warnings
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
-from quality.rules import GateRule, gate_rules, suite
+from quality.rules import ALL_ROWS, GateRule, gate_rules, suite
 from schemas.dataset import Dataset, Severity
 
 if TYPE_CHECKING:
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
 
 os.environ.setdefault("GX_ANALYTICS_ENABLED", "false")  # no network use of its own
 _VIEW = "suibus_candidate"
+_Outcome = tuple[bool, Any, str | None]  # whether the rule holds, what was observed, why it could not be judged
 
 
 @dataclass(frozen=True)
@@ -52,6 +55,7 @@ class Verdict:
     judged_at: str  # ISO 8601, UTC
     seconds: float
     versions: dict[str, str]
+    carried: tuple[str, ...] = ()  # rules decided by counts carried on from merge to merge; the others were judged now
 
     @property
     def failures(self) -> tuple[Result, ...]:
@@ -69,19 +73,35 @@ class Verdict:
         return hashlib.sha256(self.to_json().encode()).hexdigest()
 
 
-def judge(candidate: DataFrame, dataset: Dataset, silver_version: int) -> Verdict:
+def judge(
+    candidate: DataFrame,
+    dataset: Dataset,
+    silver_version: int,
+    known: Mapping[str, int] | None = None,
+    rows: int | None = None,
+) -> Verdict:
     """The verdict over a candidate: one row a key, contract columns, deleted rows left out.
 
     A rule that cannot be judged (its SQL or its expectation fails) counts as failed and carries the error.
     Samples are fetched afterwards, of failed rules only: asking Great Expectations for them costs it a job a rule.
+
+    `known` has counts of the whole candidate, by rule name, carried on from merge to merge: of rules that compose
+    (`quality.rules.composing_rules`) and, if merging keeps one row a key, 0 for `key_rule`. With `rows`, the number of all
+    rows, these rules and those of the row count are decided without looking at the candidate, as Great Expectations would
+    decide them of the same counts; it judges the rest. Names of other rules in `known` are not heeded.
     """
     started = time.monotonic()
     spark = candidate.sparkSession
     rules = gate_rules(dataset)
+    outcomes = _carried(rules, known or {}, rows)
+    carried = tuple(rules[i].name for i in outcomes)
     candidate.createOrReplaceTempView(_VIEW)
-    rows, outcomes = _validate(candidate, rules)
+    if rows is None or len(outcomes) < len(rules):
+        rows, judged = _validate(candidate, {i: rule for i, rule in enumerate(rules) if i not in outcomes}, rows)
+        outcomes |= judged
     results = []
-    for rule, (success, observed, error) in zip(rules, outcomes, strict=True):
+    for i, rule in enumerate(rules):
+        success, observed, error = outcomes[i]
         samples: tuple[dict[str, Any], ...] = ()
         if not success and rule.samples and error is None:
             found = spark.sql(rule.samples.format(batch=_VIEW)).collect()
@@ -111,8 +131,18 @@ def judge(candidate: DataFrame, dataset: Dataset, silver_version: int) -> Verdic
         results=tuple(results),
         judged_at=datetime.now(UTC).isoformat(timespec="milliseconds"),
         seconds=round(time.monotonic() - started, 3),
-        versions={"great_expectations": _gx().__version__, "spark": spark.version},
+        versions={"great_expectations": version("great-expectations"), "spark": spark.version},
+        carried=carried,
     )
+
+
+def _carried(rules: tuple[GateRule, ...], known: Mapping[str, int], rows: int | None) -> dict[int, _Outcome]:
+    """What is decided by counts alone, by the rule's place; nothing without the number of rows."""
+    if rows is None:
+        return {}
+    counts = {i: known.get(rule.name) if rule.counts != ALL_ROWS else rows for i, rule in enumerate(rules)}
+    decided = {i: n for i, n in counts.items() if n is not None and (rules[i].counts or i == 0)}  # 0: the key's
+    return {i: (*rules[i].decide(n, rows), None) for i, n in decided.items()}
 
 
 def _gx() -> Any:
@@ -126,31 +156,32 @@ def _gx() -> Any:
     return gx
 
 
-def _validate(candidate: DataFrame, rules: tuple[GateRule, ...]) -> tuple[int, list[tuple[bool, Any, str | None]]]:
-    """The row count, and for each rule whether it held, what was observed and why it could not be judged."""
+def _validate(candidate: DataFrame, rules: Mapping[int, GateRule], rows: int | None) -> tuple[int, dict[int, _Outcome]]:
+    """The row count, counted if not given, and the outcome of each rule by its place."""
     gx = _gx()
     from great_expectations.expectations.expectation_configuration import ExpectationConfiguration
+
+    from quality.expectations import configurations_made_once
 
     context = gx.get_context(mode="ephemeral")
     context.variables.progress_bars = {"globally": False}
     asset = context.data_sources.add_one_scan_spark("suibus", persist=False).add_dataframe_asset("candidate")
     batch = asset.add_batch_definition_whole_dataframe("whole").get_batch({"dataframe": candidate})
-    outcomes: list[tuple[bool, Any, str | None]] = [(False, None, "not judged")] * len(rules)
-    configs: list[dict[str, Any]] = [
-        {"type": "expect_table_row_count_to_be_between", "kwargs": {"min_value": 0}, "meta": {"index": -1}}
-    ]
-    configs += [{**rule.config(), "meta": {"index": i}} for i, rule in enumerate(rules)]
+    outcomes: dict[int, _Outcome] = dict.fromkeys(rules, (False, None, "not judged"))
+    count = {"type": "expect_table_row_count_to_be_between", "kwargs": {"min_value": 0}, "meta": {"index": -1}}
+    configs: list[dict[str, Any]] = [] if rows is not None else [count]
+    configs += [{**rule.config(), "meta": {"index": i}} for i, rule in rules.items()]
     expectations = []
     for config in configs:
         try:
             expectations.append(ExpectationConfiguration(**config).to_domain_obj())
         except Exception as error:  # a wrong name or argument in the contract's own expectation
             outcomes[config["meta"]["index"]] = (False, None, _first_line(error))
-    result = batch.validate(
-        gx.ExpectationSuite(name="candidate", expectations=expectations),
-        result_format={"result_format": "BASIC", "partial_unexpected_count": 0},
-    )
-    rows = 0
+    with configurations_made_once():
+        result = batch.validate(
+            gx.ExpectationSuite(name="candidate", expectations=expectations),
+            result_format={"result_format": "BASIC", "partial_unexpected_count": 0},
+        )
     for item in result.results:
         index = item.expectation_config.meta["index"]
         found = item.result
@@ -159,7 +190,7 @@ def _validate(candidate: DataFrame, rules: tuple[GateRule, ...]) -> tuple[int, l
             rows = int(observed)
         else:
             outcomes[index] = (bool(item.success), observed, _exception(item.exception_info))
-    return rows, outcomes
+    return rows or 0, outcomes
 
 
 def _exception(info: Any) -> str | None:

@@ -8,6 +8,8 @@ the gate, since a contract may have changed after its rows were merged.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 import re
 from collections.abc import Callable, Iterator
@@ -31,7 +33,15 @@ _ONE_VALUE = re.compile(rf"^\s*SELECT\s+(.+?)\s+FROM\s+{OBJECT.pattern}\s*$", re
 _ONE_AGGREGATE = re.compile(  # parentheses within go one deep
     r"\s*(count|count_if|sum|avg|min|max)\s*\((?!\s*distinct\b)([^();]|\([^();]*\))*\)\s*", re.IGNORECASE
 )
+ALL_ROWS = "true"
 _TEXT = re.compile(r"'(?:[^'\\]|\\.|'')*'")
+_COUNT_IF = re.compile(r"\s*count_if\s*\((.+)\)\s*", re.IGNORECASE | re.DOTALL)
+_CHANGES = re.compile(  # what makes of the same row another thing at another time
+    r"\b(current_\w+|now|curdate|local\w+|unix_timestamp|rand\w*|uuid|shuffle|monotonically_increasing_id|spark_partition_id"
+    r"|input_file_\w+|session_user|user|(try_)?reflect|java_method)\b",
+    re.IGNORECASE,
+)
+_TODAY = re.compile(r"\b(date|timestamp\w*)\s*'\s*[a-z]", re.IGNORECASE)  # DATE'today'
 
 
 Operator = Literal[
@@ -80,7 +90,9 @@ class RowRule:
 class GateRule:
     """A rule the gate judges: a Great Expectations configuration, and the query that shows rows that fail it.
 
-    In queries ``{batch}`` stands for the candidate and literal braces are doubled.
+    In queries ``{batch}`` stands for the candidate and literal braces are doubled. A rule *composes* if its measure is the
+    number, or the percentage, of rows for which `counts` is true, a condition that each row decides for itself at any
+    time: what a merge brings and takes away then changes the last count by as much.
     """
 
     name: str
@@ -90,6 +102,20 @@ class GateRule:
     kwargs: dict[str, Any]
     samples: str | None
     description: str
+    counts: str | None = None  # "true": all rows; None: does not compose
+    percent: bool = False
+
+    def decide(self, count: int, rows: int) -> tuple[bool, Any]:
+        """Whether so many rows of all that count are as the rule demands, and what was observed: as the suite has it."""
+        value = (100.0 * count / rows if rows else 0.0) if self.percent else count
+        match self.expectation:
+            case "expect_aggregate_value":
+                return holds(value, self.kwargs["operator"], self.kwargs["threshold"]), value
+            case "expect_table_row_count_to_equal":
+                return count == self.kwargs["value"], value
+            case "expect_table_row_count_to_be_between":
+                return self.kwargs["min_value"] <= count <= self.kwargs["max_value"], value
+        return count == 0, value
 
     def config(self) -> dict[str, Any]:
         """The expectation as it stands in a Great Expectations suite file."""
@@ -116,6 +142,25 @@ def gate_rules(dataset: Dataset) -> tuple[GateRule, ...]:
     rules = [_apart(rule, dataset) for rule in _derived_rules(dataset)]
     rules += [_gate_rule(rule, dataset) for rule in dataset.rules]
     return tuple(rules)
+
+
+def composing_rules(dataset: Dataset) -> tuple[tuple[str, str], ...]:
+    """The gate's rules that compose, but for those that count all rows: name, and the condition true for a row that counts.
+
+    A condition that is null does not count. The counts are taken under the settings that the gate judges under.
+    """
+    return tuple((r.name, r.counts) for r in gate_rules(dataset) if r.counts and r.counts != ALL_ROWS)
+
+
+def rules_hash(dataset: Dataset) -> str:
+    """SHA-256 of what counts of the composing rules depend on: names, conditions, the columns' types and the key."""
+    columns = [(f.name, f.type_name) for f in dataset.table_fields]
+    return hashlib.sha256(json.dumps([composing_rules(dataset), columns, dataset.key]).encode()).hexdigest()
+
+
+def key_rule(dataset: Dataset) -> str:
+    """The name of the rule that a key has one row: its count is of the rows whose key others have too."""
+    return gate_rules(dataset)[0].name
 
 
 def _apart(rule: Derived, dataset: Dataset) -> Derived:
@@ -239,7 +284,8 @@ def _limits_of(field: Field, column: str, value: str, place: str, somewhere: Cal
     for kind, limit, template, en, zh, expectation, kwargs in checks:
         if limit is None:
             continue
-        exact = field.kind == "string" or (field.kind in ("int", "long") and isinstance(limit, int))
+        whole = isinstance(limit, int) and abs(limit) < 2**53  # Great Expectations compares as a double
+        exact = field.kind == "string" or (field.kind in ("int", "long") and whole)
         native = (expectation, {"column": column, **kwargs}) if expectation and exact and place == column else None
         yield RowRule(
             f"{place}_{kind}",
@@ -275,12 +321,13 @@ def _derived_rules(dataset: Dataset) -> Iterator[GateRule]:
             yield GateRule(
                 f"{field.name}_is_given", "critical", field.name, "expect_column_values_to_not_be_null",
                 {"column": field.name}, _rows(dataset, f"`{field.name}` IS NULL"), "Required. 必填。",
+                f"`{field.name}` IS NULL",
             )  # fmt: skip
         for rule in _limit_rules(field):
             says = f"Never: {rule.en}. 不得：{rule.zh}。"
             if rule.native:
                 samples = _rows(dataset, rule.broken)
-                yield GateRule(rule.name, "critical", rule.column, *rule.native, samples, says)
+                yield GateRule(rule.name, "critical", rule.column, *rule.native, samples, says, rule.broken)
             else:
                 yield _none_may(rule.name, "critical", rule.column, rule.broken, says, dataset)
 
@@ -302,7 +349,8 @@ def _none_may(
     name: str, severity: Severity, column: str | None, broken: str, description: str, dataset: Dataset
 ) -> GateRule:
     kwargs = {"aggregate": f"count_if({broken})", "operator": "mustBe", "threshold": 0}
-    return GateRule(name, severity, column, "expect_aggregate_value", kwargs, _rows(dataset, broken), description)
+    samples = _rows(dataset, broken)
+    return GateRule(name, severity, column, "expect_aggregate_value", kwargs, samples, description, _always(broken))
 
 
 def _gate_rule(rule: Rule, dataset: Dataset) -> GateRule:
@@ -311,6 +359,7 @@ def _gate_rule(rule: Rule, dataset: Dataset) -> GateRule:
         kind, kwargs = str(rule.expectation["type"]), dict(rule.expectation["kwargs"])
         return GateRule(rule.name, rule.severity, rule.column, kind, kwargs, None, rule.description)
     broken = row_condition(rule, dataset)
+    counts = ALL_ROWS if rule.metric == "rowCount" else _always(broken)
     samples = _rows(dataset, broken) if broken else None
     native: tuple[str, dict[str, Any]] | None = None
     plain = rule.column is not None and dataset.field(rule.column).kind in ("string", "int", "long")  # JSON has them
@@ -349,9 +398,27 @@ def _gate_rule(rule: Rule, dataset: Dataset) -> GateRule:
         value = {"operator": rule.operator, "threshold": rule.threshold}
         if aggregate := _aggregate(rule, broken):  # judged in the one scan of all that are
             native = ("expect_aggregate_value", {"aggregate": aggregate, **value})
+            counts = counts or _always(_counted(aggregate))
         else:
             native = ("expect_query_value", {"query": _value_query(rule), **value})
-    return GateRule(rule.name, rule.severity, rule.column, *native, samples, rule.description)
+    percent = broken is not None and rule.unit == "percent" and native[0] == "expect_aggregate_value"
+    return GateRule(rule.name, rule.severity, rule.column, *native, samples, rule.description, counts, percent)
+
+
+def _always(condition: str | None) -> str | None:
+    """The condition, if it says of the same row the same at any time."""
+    if condition is None or _CHANGES.search(_TEXT.sub("''", condition)) or _TODAY.search(condition):
+        return None
+    return condition
+
+
+def _counted(aggregate: str) -> str | None:
+    """The condition of the rows that an aggregate counts; None if it does other than count rows."""
+    bare = "".join(aggregate.split()).lower()
+    if bare in ("count(*)", "count(1)"):
+        return ALL_ROWS
+    match = _COUNT_IF.fullmatch(aggregate)
+    return f"({match[1]}\n)" if match else None
 
 
 def _aggregate(rule: Rule, broken: str | None) -> str | None:

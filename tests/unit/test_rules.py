@@ -11,7 +11,16 @@ from typing import Any
 
 import pytest
 
-from quality.rules import gate_rules, row_condition, row_rules, sql_literal, suite
+from quality.rules import (
+    composing_rules,
+    gate_rules,
+    key_rule,
+    row_condition,
+    row_rules,
+    rules_hash,
+    sql_literal,
+    suite,
+)
 from schemas.contract import SHIPPED, load_contract
 from schemas.dataset import Dataset, Field, Kind, Limits, Rule
 
@@ -297,3 +306,71 @@ def test_suite_is_json_as_great_expectations_keeps_it(path: Path) -> None:
     assert json.loads(json.dumps(made)) == made
     assert made["name"] == load_contract(path).id
     assert all(e["type"] and isinstance(e["kwargs"], dict) for e in made["expectations"])
+
+
+# ---- rules that compose
+
+
+def composing(*rules: Rule) -> list[tuple[str, str]]:
+    return [made for made in composing_rules(dataset(Field("x", "string"), rules=rules)) if made[0] != "id_is_given"]
+
+
+@pytest.mark.parametrize(
+    ("rule", "made"),
+    [
+        (library("nullValues", threshold=5, unit="percent", severity="info"), "`x` IS NULL"),
+        (library("invalidValues", arguments={"pattern": "now"}), "(NOT (`x` RLIKE 'now'))"),
+        (sql("SELECT COUNT(*) FROM ${object} WHERE x > 1", operator="mustBeGreaterThan"), "(x > 1\n)"),
+        (sql("SELECT count_if(x > 1) FROM ${object}"), "(x > 1\n)"),
+    ],
+)
+def test_rule_that_counts_rows_composes_whatever_it_demands(rule: Rule, made: str) -> None:
+    assert composing(rule) == [("r", made)]
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        library("rowCount", column=None, threshold=5),
+        library("duplicateValues"),
+        library("duplicateValues", threshold=5, unit="percent"),
+        sql("SELECT COUNT(*) FROM ${object}"),
+        sql("SELECT AVG(x) FROM ${object}"),
+        sql("SELECT count(x) FROM ${object}"),
+        sql("SELECT COUNT(*) FROM ${object} WHERE x > (SELECT 1)"),
+        *(sql(f"SELECT {what}") for what in (
+            "COUNT(*) FROM ${object} WHERE x > current_date", "COUNT(*) FROM ${object} WHERE x > now()",
+            "COUNT(*) FROM ${object} WHERE x > DATE'today'", "count_if(x > timestamp_ltz 'now') FROM ${object}",
+            "count_if(rand() < x) FROM ${object}", "COUNT(*) FROM ${object} WHERE x > unix_timestamp()",
+        )),
+    ],
+)  # fmt: skip
+def test_rule_that_other_rows_or_the_day_decide_does_not_compose(rule: Rule) -> None:
+    assert composing(rule) == []
+
+
+def test_hash_of_the_composing_rules_is_of_what_their_counts_depend_on() -> None:
+    rule = library("nullValues")
+    base = dataset(Field("x", "string"), rules=(rule,))
+    assert rules_hash(base) == rules_hash(replace(base, rules=(replace(rule, threshold=9, severity="info"),)))
+    others = [
+        replace(base, rules=(replace(rule, name="s"),)),
+        replace(base, rules=(replace(rule, column="id"),)),
+        dataset(Field("x", "int"), rules=(rule,)),
+    ]
+    assert len({rules_hash(made) for made in (base, *others)}) == 4
+
+
+@pytest.mark.parametrize("path", CONTRACTS, ids=lambda p: p.stem)
+def test_each_row_rule_composes_under_its_name(path: Path) -> None:
+    made = load_contract(path)
+    names = [name for name, _ in composing_rules(made)]
+    assert {r.name for r in row_rules(made)} <= set(names)
+    assert len(names) == len(set(names))
+    assert key_rule(made) == gate_rules(made)[0].name
+
+
+def test_limit_that_a_double_cannot_hold_is_judged_by_its_sql() -> None:
+    for limit, kind in ((2**53 - 1, "expect_column_values_to_be_between"), (2**53, "expect_aggregate_value")):
+        made = gate_rules(dataset(Field("x", "long", limits=Limits(maximum=limit))))
+        assert made[-1].expectation == kind
