@@ -356,7 +356,8 @@ class Bus:
                 from infra.metrics import serve_metrics
 
                 serve_metrics(self, self.settings.metrics_port)
-            beside, spark = ThreadPoolExecutor(1, "suibus-spark"), list[Future[Lake]]()
+            beside = ThreadPoolExecutor(1, "suibus-spark")
+            spark: list[Future[Lake]] = []
 
             def start_spark() -> None:
                 if not services_only:

@@ -160,7 +160,8 @@ def run(quick: bool) -> Iterator[Row]:
             synced, counted = in_turns(runs, here.sync, here.count)
             yield Row(
                 "start-sync", "suibus sync, nothing new", synced, "s", "lower", None, counted, "a Spark session that counts one table",
-                note="Six contracts in force. The peer starts PySpark with Delta and counts the silver table of ten rows, no more.",
+                note="Every topic's end, every contract and every table is looked at. The peer starts PySpark with Delta and counts the silver "
+                "table, no more.",
             )  # fmt: skip
         finally:
             here.suibus("down")
