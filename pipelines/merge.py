@@ -16,7 +16,7 @@ from functools import reduce
 from operator import or_
 from typing import Any
 
-from pyspark.sql import DataFrame, Row, Window
+from pyspark.sql import DataFrame, Window
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
@@ -217,7 +217,11 @@ def _account(
         .otherwise("updated")
     )
     wins, first = F.col("_wins") & (F.col("_rank") == 1), F.col("_rank") == 1
-    fate = F.when(F.col("_copy") | (first & ~F.col("_wins") & same), "duplicate").when(wins, merged).otherwise("superseded")
+    fate = (
+        F.when(F.col("_copy") | (first & ~F.col("_wins") & same), "duplicate")
+        .when(wins, merged)
+        .otherwise("superseded")
+    )
     holder = F.when(F.col("_wins"), F.col("_top._district")).otherwise(old["_district"])
     replaces = wins & old.isNotNull()
     seen = {
@@ -253,7 +257,9 @@ def _account(
 
 def _differences(winners: DataFrame) -> dict[str, int]:
     """By how much each of the gate's composing rules counts more rows than before."""
-    brings = F.transform(F.coalesce("_broken", F.array()), lambda rule: F.struct(rule.alias("rule"), F.lit(1).alias("n")))
+    brings = F.transform(
+        F.coalesce("_broken", F.array()), lambda rule: F.struct(rule.alias("rule"), F.lit(1).alias("n"))
+    )
     takes = F.transform(
         F.coalesce("_old._broken", F.array()), lambda rule: F.struct(rule.alias("rule"), F.lit(-1).alias("n"))
     )

@@ -56,6 +56,7 @@ class Verdict:
     seconds: float
     versions: dict[str, str]
     carried: tuple[str, ...] = ()  # rules decided by counts carried on from merge to merge; the others were judged now
+    counted_at: str = ""  # when those were last counted in the rows themselves, ISO 8601, UTC; empty: now
 
     @property
     def failures(self) -> tuple[Result, ...]:

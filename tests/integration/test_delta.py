@@ -44,7 +44,7 @@ def test_rows_are_replaced_by_place_in_one_commit_that_says_so(spark: Any, table
     assert (commit.metadata, commit.changes_rows) == ({"said": [7, "穗"]}, True)
     replace(spark, table, [4, 5], 8, "newer")  # on top of a vector that is there
     words = {row["id"]: row["word"] for row in lake.read(table).collect()}
-    assert words == {i: "old" for i in range(100)} | {3: "new", 60: "new", 4: "newer", 5: "newer"}
+    assert words == dict.fromkeys(range(100), "old") | {3: "new", 60: "new", 4: "newer", 5: "newer"}
     assert lake.read(table, before).where("word = 'old'").count() == 100  # an older version stays as it was
 
 
@@ -72,6 +72,6 @@ def test_a_commit_in_between_stops_the_change(spark: Any, table: str) -> None:
     change = Delta(spark, table).change()
     there = change.rows(change.files).where("id = 1")
     spark.range(200, 201, 1, 1).withColumn("word", F.lit("other")).write.format("delta").mode("append").save(table)
-    with pytest.raises(Exception, match="(?i)concurrent"):
+    with pytest.raises(Exception, match=r"(?i)concurrent"):
         change.commit(None, there.select(*PLACE), "test", 1, {})
     assert Lake(spark, "").read(table).count() == 101
