@@ -45,8 +45,8 @@ def carry(dataset: Dataset, lake: Lake, last: Mapping[str, Any] | None, version:
         if not commit.changes_rows:  # compaction
             continue
         gate, account = commit.metadata.get("gate", {}), commit.metadata.get("account", {})
-        if not commit.own or gate.get("rules") != rules or gate["unknown"]:
-            return None
+        if not commit.own or gate.get("rules") != rules or gate["unknown"] or gate["counts"].keys() - counts:
+            return None  # another program's, or marks of other rules, or a rule that failed for a row
         for name, more in gate["counts"].items():
             counts[name] += more
         for district, sums in account.items():

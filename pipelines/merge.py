@@ -10,13 +10,15 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import date
 from functools import reduce
 from operator import or_
 from typing import Any
 
-from pyspark.sql import DataFrame, Window
+from pyspark.errors import AnalysisException
+from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
@@ -103,11 +105,10 @@ def _marked(events: DataFrame, dataset: Dataset) -> DataFrame:
             value = F.col(f"`{field.name}`")
             nested = isinstance(field.dataType, (T.ArrayType, T.StructType))
             parts += [value.isNull(), F.to_json(value, {"ignoreNullFields": "false"}) if nested else value]
-    rules = [(F.lit(name), F.coalesce(F.expr(condition), F.lit(False))) for name, condition in composing_rules(dataset)]
-    broken = F.lit(None)
+    rules, broken = list(_counting(events, dataset)), F.lit(None)
     if rules:  # one condition for the many rows that break none
         any_broken = reduce(or_, (condition for _, condition in rules))
-        named = F.array_compact(F.array(*(F.when(condition, name) for name, condition in rules)))
+        named = F.array_compact(F.array(*(F.when(condition, F.lit(name)) for name, condition in rules)))
         broken = F.when(~F.col("_deleted") & any_broken, named)
     return events.withColumns(
         {
@@ -116,6 +117,27 @@ def _marked(events: DataFrame, dataset: Dataset) -> DataFrame:
             "_rules": F.lit(rules_hash(dataset)),
         }
     )
+
+
+def _counting(events: DataFrame, dataset: Dataset) -> Iterator[tuple[str, Column]]:
+    """The composing rules, each with whether it counts a row.
+
+    A contract's own SQL may fail for a row, of which the mark is the rule's name and "?"; what Spark cannot even read is left
+    to the gate, which says so.
+    """
+    risky = {rule.name for rule in dataset.rules if rule.type == "sql"}
+    for name, condition in composing_rules(dataset):
+        if name not in risky:
+            yield name, F.coalesce(F.expr(condition), F.lit(False))
+            continue
+        tried = f"coalesce(try_to_binary(CASE WHEN ({condition}) THEN '1' ELSE '0' END, 'utf-8'), X'3F')"
+        found = F.expr(
+            f"CASE WHEN NOT _deleted THEN {tried} END"
+        )  # in a branch: nothing of it is computed ahead, outside of try
+        with suppress(AnalysisException):
+            events.select(found)
+            yield name, F.coalesce(found == F.lit(b"1"), F.lit(False))
+            yield f"{name}?", F.coalesce(found == F.lit(b"?"), F.lit(False))
 
 
 def _portions(lake: Lake, bronze: str, first: int, last: int) -> Iterator[tuple[int, int, list[dict[str, Any]]]]:
