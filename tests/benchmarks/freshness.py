@@ -71,7 +71,7 @@ class Node:
         self.publisher.outbox.close()
 
 
-def released(bus: Bus, until: int, timeout: float = 120) -> None:
+def released(bus: Bus, until: int, timeout: float = 300) -> None:
     """Wait until the last decision holds so many sequences' worth: nothing waits and nothing is under way."""
     deadline = time.monotonic() + timeout
     while time.monotonic() < deadline:
@@ -80,7 +80,7 @@ def released(bus: Bus, until: int, timeout: float = 120) -> None:
         if mine and not mine["offsets_waiting"] and mine["last_decision"]:
             return
         time.sleep(0.5)
-    raise AssertionError(f"{until} records were not released in {timeout} s")
+    raise AssertionError(f"{until} records were not released in {timeout} s: {bus.status()['datasets']}")
 
 
 def seen(bus: Bus) -> list[tuple[float, int]]:
