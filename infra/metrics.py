@@ -98,13 +98,24 @@ def count_pass(before: Mapping[str, Any], info: SyncInfo, lake: Lake) -> dict[st
     table, version = lake.table_id(path), lake.version(path)
     if totals.get("account") == [table, version]:
         return totals
-    for row in account_totals(lake.read(path, version)).collect():
-        known = totals["fates"].setdefault(row["dataset"], {}).setdefault(row["district"], {})
-        grown = {name: row[name] - known.get(name, 0) for name in ("received", *FATES)}
-        if any(count > 0 for count in grown.values()):
-            about = {"dataset": row["dataset"], "district": row["district"], "batch": _batch(info, row["dataset"])}
-            log.info("accounted %d records", grown["received"], extra={"about": {**about, **grown}})
-        known.update({name: known.get(name, 0) + max(count, 0) for name, count in grown.items()})
+    counted, at = totals.get("account") or [None, -1]
+    commits = [lake.commit(path, v) for v in range(at + 1, version + 1)] if counted == table else []
+    said = [c.metadata for c in commits if c.changes_rows]
+    if commits and all("account" in one for one in said):  # as `account_pending` says beside the rows
+        grown = [(one["dataset"], district, counts) for one in said for district, counts in one["account"].items()]
+    else:
+        grown = []
+        for row in account_totals(lake.read(path, version)).collect():
+            known = totals["fates"].get(row["dataset"], {}).get(row["district"], {})
+            counts = {name: max(row[name] - known.get(name, 0), 0) for name in ("received", *FATES)}
+            grown.append((row["dataset"], row["district"], counts))
+    for dataset, district, counts in grown:
+        more = {name: counts[name] for name in ("received", *FATES)}
+        if any(more.values()):
+            about = {"dataset": dataset, "district": district, "batch": _batch(info, dataset)}
+            log.info("accounted %d records", more["received"], extra={"about": {**about, **more}})
+        known = totals["fates"].setdefault(dataset, {}).setdefault(district, {})
+        known.update({name: known.get(name, 0) + count for name, count in more.items()})
     totals["account"] = [table, version]
     return totals
 

@@ -6,6 +6,7 @@ to a table of its own, which any reader can query.
 
 from __future__ import annotations
 
+from collections import Counter, defaultdict
 from datetime import UTC, datetime
 from typing import Any
 
@@ -25,18 +26,21 @@ def account_pending(dataset: Dataset, lake: Lake) -> int:
     bronze, silver, path = lake.bronze(dataset), lake.silver(dataset), lake.account()
     done, merged = accounted_version(dataset, lake), merged_version(dataset, lake)
     rows: list[dict[str, Any]] = []
+    said: dict[str, Counter[str]] = defaultdict(Counter)
     fixed = {"dataset": dataset.id, "bronze_id": lake.table_id(bronze), "at": datetime.now(UTC)}
     version = lake.version(silver)
     while merged > done:
         first, last, table = (found := lake.commit(silver, version).metadata).get("bronze", (0, 0, None))
         if table == fixed["bronze_id"] and done < last <= merged:
             about = {**fixed, "bronze_from": first, "bronze_to": last, "silver_version": version}
-            rows += [{**about, "district": district, **counts} for district, counts in found["account"].items()]
+            for district, counts in found["account"].items():
+                rows.append({**about, "district": district, **counts})
+                said[district].update(counts)
             if first <= max(done + 1, 1):
                 break
         version -= 1
     if rows:
-        lake.append(path, rows, ACCOUNT, _application(dataset, lake), merged)
+        lake.append(path, rows, ACCOUNT, _application(dataset, lake), merged, {"dataset": dataset.id, "account": said})
     return sum(row["inserted"] + row["updated"] + row["deleted"] for row in rows)
 
 

@@ -16,6 +16,8 @@ import pyarrow
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
+from schemas.errors import StateError
+
 _VECTORS = pyarrow.schema([("filePath", pyarrow.string()), ("deletionVectorId", pyarrow.string())])
 PLACE = ("_file", "_row")  # of a row: its file's address, its position in it
 
@@ -38,9 +40,38 @@ class Delta:
         """A file of the table, from the `add` of a commit."""
         return self._delta.actions.Action.fromJson(json.dumps({"add": action}))
 
+    def append(self, rows: DataFrame, application: str, version: int, metadata: dict[str, Any], on: int) -> int:
+        """Append rows in one commit on the table's version `on`, under an application's version; the new version.
+
+        What Delta's own writer does for `txnAppId`, without putting the table's whole state together first.
+        """
+        txn = self._log.startTransaction()
+        txn.readWholeTable()
+        if int(txn.snapshot().version()) != on:
+            raise written_by_another(self._log.dataPath())
+        none = [self._none()] * 8
+        operation = getattr(self._delta, "DeltaOperations$Write")(self._jvm.org.apache.spark.sql.SaveMode.Append, *none)
+        return self._commit(txn, _items(txn.writeFiles(rows._jdf)), operation, application, version, metadata)
+
     def change(self) -> Change:
         """Begin a commit on the newest version; that fails if another comes between."""
         return Change(self)
+
+    def _commit(
+        self, txn: Any, actions: list[Any], operation: Any, application: str, version: int, metadata: dict[str, Any]
+    ) -> int:
+        setting = "spark.databricks.delta.commitInfo.userMetadata"
+        mark = {"appId": application, "version": version, "lastUpdated": None}
+        actions = [*actions, self._delta.actions.Action.fromJson(json.dumps({"txn": mark}))]
+        self._spark.conf.set(setting, json.dumps(metadata, ensure_ascii=False, separators=(",", ":")))
+        try:
+            return int(txn.commit(self._seq(actions), operation))
+        except Exception as error:
+            if "CONCURRENT" in str(error).upper():
+                raise written_by_another(self._log.dataPath()) from error
+            raise
+        finally:
+            self._spark.conf.unset(setting)
 
     def _none(self) -> Any:
         return self._jvm.scala.Option.empty()
@@ -96,19 +127,30 @@ class Change:
         application: str,
         version: int,
         metadata: dict[str, Any],
+        taken: int,
     ) -> int:
-        """Add rows, leave out those at these places, and say so in the log under an application's version; the new version."""
-        table, setting = self._table, "spark.databricks.delta.commitInfo.userMetadata"
-        actions = [] if added is None else self._items(self._txn.writeFiles(added._jdf))
+        """Add rows, leave out those at these places, and say so in the log under an application's version; the new version.
+
+        `taken` is how many events were merged, for the table's history.
+        """
+        table = self._table
+        actions = [] if added is None else _items(self._txn.writeFiles(added._jdf))
         actions += [] if removed is None else self._left_out(removed)
-        mark = {"appId": application, "version": version, "lastUpdated": None}
-        actions.append(table._delta.actions.Action.fromJson(json.dumps({"txn": mark})))
-        operation = getattr(table._delta, "DeltaOperations$ManualUpdate$")
-        table._spark.conf.set(setting, json.dumps(metadata, ensure_ascii=False, separators=(",", ":")))
-        try:
-            return int(self._txn.commit(table._seq(actions), getattr(operation, "MODULE$")))
-        finally:
-            table._spark.conf.unset(setting)
+        nothing, empty = table._none(), table._seq([])
+        self._txn.registerSQLMetrics(table._spark._jsparkSession, self._metrics(taken))
+        merge = getattr(table._delta, "DeltaOperations$Merge")(*[nothing] * 4, empty, empty, empty)
+        return table._commit(self._txn, actions, merge, application, version, metadata)
+
+    def _metrics(self, taken: int) -> Any:
+        """What Delta demands of a MERGE for its history."""
+        jvm = self._table._jvm
+        name, found = "operationNumSourceRows", jvm.java.util.HashMap()
+        metrics = jvm.org.apache.spark.sql.execution.metric.SQLMetrics
+        found.put(name, metrics.createMetric(self._table._spark._jsc.sc(), name))
+        found.get(name).set(taken)
+        return jvm.scala.collection.immutable.Map.__getattr__("from")(
+            jvm.scala.jdk.javaapi.CollectionConverters.asScala(found)
+        )
 
     def _left_out(self, places: DataFrame) -> list[Any]:
         address = self._table._jvm.org.apache.spark.paths.SparkPath
@@ -130,7 +172,7 @@ class Change:
         order = ("filePath", "deletionVectorId", "rowIndexCol")
         found = build(self._table._spark._jsparkSession, marked.select(*order)._jdf, self._table._log, 0)
         actions = []
-        for result in self._items(found):
+        for result in _items(found):
             file, vector = there[result.filePath()], result.deletionVector()
             if vector.cardinality() == file.numPhysicalRecords().get():
                 actions.append(file.remove())
@@ -139,6 +181,14 @@ class Change:
                 actions += [pair._1(), pair._2()]
         return actions
 
-    @staticmethod
-    def _items(scala: Any) -> list[Any]:
-        return [scala.apply(i) for i in range(scala.size())]
+
+def _items(scala: Any) -> list[Any]:
+    return [scala.apply(i) for i in range(scala.size())]
+
+
+def written_by_another(path: Any) -> StateError:
+    """What to say when a table is not as it was when the work on it began."""
+    return StateError(
+        f"Another Suibus writes to {path} at the same time. Nothing was taken twice. Stop one of the two.",
+        f"另一个 Suibus 正在同时写入 {path}。没有记录被重复接入。请停止其中一个。",
+    )

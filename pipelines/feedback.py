@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
-from itertools import chain
 from typing import Any
 
 from kafka import KafkaProducer
@@ -13,7 +12,7 @@ from kafka.errors import KafkaError
 from pyspark.sql import Column, DataFrame, Row
 from pyspark.sql import functions as F
 
-from pipelines.merge import bronze_changes
+from pipelines.merge import bronze_files, bronze_rows
 from pipelines.tables import REASON, Lake
 from schemas.dataset import Dataset, Field, receipts_topic
 from schemas.errors import UnavailableError, first_line
@@ -30,20 +29,21 @@ def send_receipts(dataset: Dataset, lake: Lake, first: int, last: int, client: M
     same ids, and the reader keeps one of each. `client` holds kafka-python settings, `bootstrap_servers` among them.
     UnavailableError if the bus is away or a return topic is missing: some may have been sent by then.
     """
-    rows = _refused(dataset, lake, first, last).toLocalIterator()
-    if (one := next(rows, None)) is None:
+    bronze = lake.bronze(dataset)
+    files = bronze_files(lake, bronze, first, last, quarantined=True)
+    if not files:
         return 0
+    rows = _refused(dataset, bronze_rows(lake, bronze, files)).toLocalIterator()
     at = datetime.now(UTC).isoformat(timespec="seconds")
-    return _send((_receipt(row, dataset, at) for row in chain([one], rows)), client)
+    return _send((_receipt(row, dataset, at) for row in rows), client)
 
 
-def _refused(dataset: Dataset, lake: Lake, first: int, last: int) -> DataFrame:
-    """The quarantined records, each text cut in Spark already: one of a million characters stays there."""
+def _refused(dataset: Dataset, records: DataFrame) -> DataFrame:
+    """Quarantined records, each text cut in Spark already: one of a million characters stays there."""
     columns = [_short(_text(f, F.col(f.name))).alias(f"c{i}") for i, f in enumerate(dataset.table_fields)]
     reasons = F.transform("_reasons", lambda r: F.struct(*(_short(r[n]).alias(n) for n in REASON.names)))
     return (
-        bronze_changes(lake, lake.bronze(dataset), first, last)
-        .where("_quarantined")
+        records
         .select(
             "_topic", "_partition", "_offset", "_deleted",
             F.left("_key", F.lit(10 * LONGEST + 1)).alias("_key"),

@@ -20,10 +20,11 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from pipelines.decode import cause, change_log, refused, unread
+from pipelines.delta import Delta, written_by_another
 from pipelines.offsets import Position, Range, Taken, Topics, TopicState, accept, dump_position, parse_position, plan
-from pipelines.tables import Lake
+from pipelines.tables import Lake, count_rows
 from schemas.dataset import Dataset
-from schemas.errors import StateError, UnavailableError
+from schemas.errors import UnavailableError
 from schemas.registry import Registry
 from schemas.store import ContractStore
 
@@ -169,23 +170,12 @@ def _read(lake: Lake, kafka: Topics, ranges: tuple[Range, ...], alone: bool = Fa
 def _append(lake: Lake, bronze: str, rows: DataFrame, position: Position, number: int) -> int:
     """One commit, the batch of that number: the rows and the position behind them; how many rows it was."""
     spark: Any = lake.spark
-    metadata = {"position": dump_position(position)}
-    (
-        rows.coalesce(spark.sparkContext.defaultParallelism)
-        .write.format("delta")
-        .mode("append")
-        .option("txnAppId", APPLICATION)
-        .option("txnVersion", number)
-        .option("userMetadata", json.dumps(metadata))
-        .save(bronze)
-    )
-    commit = lake.commit(bronze, lake.version(bronze))
-    if commit.metadata != metadata:  # Delta drops a second write under the same number without a word
-        raise StateError(
-            f"Another Suibus writes to {bronze} at the same time. Nothing was taken twice. Stop one of the two.",
-            f"另一个 Suibus 正在同时写入 {bronze}。没有记录被重复接入。请停止其中一个。",
-        )
-    return commit.rows
+    newest, metadata = lake.newest(bronze), {"position": dump_position(position)}
+    if newest.transactions.get(APPLICATION, -1) >= number:
+        raise written_by_another(bronze)
+    rows = rows.coalesce(spark.sparkContext.defaultParallelism)
+    version = Delta(lake.spark, bronze).append(rows, APPLICATION, number, metadata, newest.version)
+    return count_rows(lake.commit(bronze, version).added)
 
 
 def _computes(rows: DataFrame) -> bool:

@@ -7,9 +7,8 @@ holds, and the account of every event: none of the three can be there without th
 
 from __future__ import annotations
 
-import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import date
@@ -23,7 +22,7 @@ from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
 from pipelines.delta import PLACE, Change, Delta
-from pipelines.tables import COUNTED, EVENT, NOT_ANSI, ORDER, Lake, spark_schema
+from pipelines.tables import COUNTED, EVENT, NOT_ANSI, ORDER, Lake, count_rows, spark_schema
 from quality.rules import composing_rules, rules_hash
 from schemas.dataset import Dataset
 from schemas.errors import StateError
@@ -82,17 +81,26 @@ def merge_pending(dataset: Dataset, lake: Lake) -> MergeInfo | None:
     return MergeInfo(dataset.id, start, newest, version)
 
 
-def bronze_changes(lake: Lake, bronze: str, first: int, last: int) -> DataFrame:
-    """The rows that the bronze versions from `first` to `last` appended."""
-    files = [file for _, _, added in _portions(lake, bronze, first, last) for file in added]
+def bronze_files(lake: Lake, bronze: str, first: int, last: int, quarantined: bool) -> list[dict[str, Any]]:
+    """The files that the bronze versions from `first` to `last` appended, of the quarantined records or of the others."""
+    portions = _portions(lake, bronze, first, last)
+    return [file for _, _, files in portions for file in files if _quarantined(file) == quarantined]
+
+
+def bronze_rows(lake: Lake, bronze: str, files: Iterable[dict[str, Any]]) -> DataFrame:
+    """The rows of such files."""
     table = Delta(lake.spark, bronze)
     return table.read(map(table.file, files))
+
+
+def _quarantined(file: dict[str, Any]) -> bool:
+    return bool(file["partitionValues"]["_quarantined"] == "true")
 
 
 def latest(events: DataFrame, dataset: Dataset) -> DataFrame:
     """Of each key the version that is last in the total order, as silver holds it."""
     newest_first = Window.partitionBy(*dataset.key).orderBy(*(F.desc(c) for c in ORDER))
-    rows = _marked(events.where("NOT _quarantined"), dataset)
+    rows = _marked(events, dataset)
     return rows.withColumn("_rank", F.row_number().over(newest_first)).where("_rank = 1").drop("_rank")
 
 
@@ -146,13 +154,9 @@ def _portions(lake: Lake, bronze: str, first: int, last: int) -> Iterator[tuple[
     begin = first
     for version in range(first, last + 1):
         files += lake.commit(bronze, version).added
-        if version == last or _rows(files) >= EVENTS:
+        if version == last or count_rows(files) >= EVENTS:
             yield begin, version, files
             begin, files = version + 1, []
-
-
-def _rows(files: list[dict[str, Any]]) -> int:
-    return sum(int(json.loads(file["stats"])["numRecords"]) for file in files)
 
 
 def _merge(dataset: Dataset, lake: Lake, first: int, last: int, files: list[dict[str, Any]]) -> int:
@@ -160,16 +164,15 @@ def _merge(dataset: Dataset, lake: Lake, first: int, last: int, files: list[dict
 
     What decides is narrow and kept in hand; the rows themselves go from file to file, without a shuffle between.
     """
-    bronze, silver = Delta(lake.spark, lake.bronze(dataset)), Delta(lake.spark, lake.silver(dataset)).change()
-    good = [file for file in files if file["partitionValues"]["_quarantined"] == "false"]
-    bad = [file for file in files if file not in good]
-    count = _rows(good)
-    events = _marked(bronze.read(map(bronze.file, good)), dataset)
+    bronze, silver = lake.bronze(dataset), Delta(lake.spark, lake.silver(dataset)).change()
+    good, bad = ([file for file in files if _quarantined(file) == kind] for kind in (False, True))
+    count = count_rows(good)
+    events = _marked(bronze_rows(lake, bronze, good), dataset)
     narrow = events.select(*dataset.key, *_DECIDES)
     narrow = narrow.coalesce(1) if count <= _SMALL else narrow
     decided = _decided(_ranked(narrow, dataset), _old(narrow, count, dataset, silver), dataset).persist()
     try:
-        account, sums = _account(decided, bronze.read(map(bronze.file, bad)) if bad else None, count, dataset)
+        account, sums = _account(decided, bronze_rows(lake, bronze, bad) if bad else None, count, dataset)
         winners, changed = decided.where("_wins AND _rank = 1"), sums["won"]
         if changed < count:
             taken = winners.select(*EVENT)
@@ -177,7 +180,7 @@ def _merge(dataset: Dataset, lake: Lake, first: int, last: int, files: list[dict
             events = events.join(F.broadcast(taken) if changed <= _HELD else taken, list(EVENT), "leftsemi")
         gone = winners.where("_old IS NOT NULL").select(*(F.col(f"_old.{name}") for name in PLACE))
         metadata = {
-            "bronze": [first, last, lake.table_id(lake.bronze(dataset))],
+            "bronze": [first, last, lake.table_id(bronze)],
             "account": account,
             "gate": {
                 "rules": rules_hash(dataset),
@@ -185,8 +188,9 @@ def _merge(dataset: Dataset, lake: Lake, first: int, last: int, files: list[dict
                 "unknown": sums["unknown"],  # rows it replaced that were held against other rules
             },
         }
-        rows = _sorted(silver.shaped(events), changed, dataset) if changed else None
-        return silver.commit(rows, gone if sums["replaced"] else None, merge_application(dataset, lake), last, metadata)
+        added = _sorted(silver.shaped(events), changed, dataset) if changed else None
+        removed = gone if sums["replaced"] else None
+        return silver.commit(added, removed, merge_application(dataset, lake), last, metadata, count)
     finally:
         decided.unpersist()
 

@@ -7,7 +7,7 @@ from pyspark.errors import PySparkException
 from pyspark.sql import functions as F
 
 from pipelines.account import accounted_version
-from pipelines.merge import bronze_changes, latest, merge_application, merged_version
+from pipelines.merge import bronze_files, bronze_rows, latest, merge_application, merged_version
 from pipelines.tables import Lake, silver_schema
 from schemas.dataset import Dataset
 
@@ -28,7 +28,8 @@ def rebuild_silver(dataset: Dataset, lake: Lake) -> None:
     silver = lake.silver(dataset)
     if done < 1:
         return
-    rows = latest(bronze_changes(lake, lake.bronze(dataset), 1, done), dataset)
+    bronze = lake.bronze(dataset)
+    rows = latest(bronze_rows(lake, bronze, bronze_files(lake, bronze, 1, done, quarantined=False)), dataset)
     columns = [F.col(f"`{f.name}`").cast(f.dataType) for f in silver_schema(dataset)]
     lake.overwrite(silver, rows.select(columns), merge_application(dataset, lake), done)
 

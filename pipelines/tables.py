@@ -12,7 +12,7 @@ with _ are Suibus's; a contract's columns cannot.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
@@ -26,6 +26,7 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import types as T
 from pyspark.sql.pandas.types import to_arrow_schema
 
+from pipelines.delta import Delta
 from pipelines.passes import ABSENT, Mark, absent, commit_mark
 from schemas.dataset import Dataset, Field
 from schemas.errors import StateError, UnavailableError, first_line
@@ -295,17 +296,11 @@ class Lake:
 
         They go over Arrow: a list of tuples would start a Python worker for each partition.
         """
-        table = pyarrow.Table.from_pylist(rows, schema=to_arrow_schema(schema, timezone="UTC"))
-        (
-            self.spark.createDataFrame(table, schema)
-            .coalesce(1)
-            .write.format("delta")
-            .mode("append")
-            .option("txnAppId", application)
-            .option("txnVersion", version)
-            .option("userMetadata", json.dumps(metadata or {}))
-            .save(path)
-        )
+        newest = self.newest(path)
+        if newest.transactions.get(application, -1) < version:
+            table = pyarrow.Table.from_pylist(rows, schema=to_arrow_schema(schema, timezone="UTC"))
+            made = self.spark.createDataFrame(table, schema).coalesce(1)
+            Delta(self.spark, path).append(made, application, version, metadata or {}, newest.version)
 
     def version(self, path: str) -> int:
         """The newest version of a table."""
@@ -426,9 +421,13 @@ class Commit:
     engine: str
     own: bool  # it carries a transaction of Suibus's
     changes_rows: bool
-    rows: int  # appended, where the operation counts them
     metadata: dict[str, Any]  # what Suibus wrote beside the rows
     added: list[dict[str, Any]]  # the files whose rows are new
+
+
+def count_rows(files: Iterable[Mapping[str, Any]]) -> int:
+    """The rows of files that a commit added, by their statistics."""
+    return sum(int(json.loads(file["stats"])["numRecords"]) for file in files)
 
 
 def _commit(version: int, text: str) -> Commit:
@@ -446,7 +445,6 @@ def _commit(version: int, text: str) -> Commit:
         info.get("engineInfo", ""),
         any(name in OWN for name in applications),
         changes,
-        int(info.get("operationMetrics", {}).get("numOutputRows", 0)),
         metadata if isinstance(metadata, dict) else {},
         [a["add"] for a in actions if "add" in a and a["add"].get("dataChange", True)],
     )

@@ -11,6 +11,7 @@ from pyspark.sql import functions as F
 
 from pipelines.delta import PLACE, Change, Delta
 from pipelines.tables import Lake
+from schemas.errors import StateError
 
 
 @pytest.fixture
@@ -30,7 +31,9 @@ def replace(spark: Any, path: str, ids: list[int], version: int, word: str = "ne
     change = Delta(spark, path).change()
     there = change.rows(change.files).where(F.col("id").isin(ids))
     added = there.select("id", F.lit(word).alias("word"))
-    change.commit(change.shaped(added).coalesce(1), there.select(*PLACE), "test", version, {"said": [version, "穗"]})
+    change.commit(
+        change.shaped(added).coalesce(1), there.select(*PLACE), "test", version, {"said": [version, "穗"]}, len(ids)
+    )
     return change
 
 
@@ -41,7 +44,7 @@ def test_rows_are_replaced_by_place_in_one_commit_that_says_so(spark: Any, table
     assert lake.version(table) == before + 1
     assert lake.transaction(table, "test") == 7
     commit = lake.commit(table, before + 1)
-    assert (commit.metadata, commit.changes_rows) == ({"said": [7, "穗"]}, True)
+    assert (commit.metadata, commit.changes_rows, commit.operation) == ({"said": [7, "穗"]}, True, "MERGE")
     replace(spark, table, [4, 5], 8, "newer")  # on top of a vector that is there
     words = {row["id"]: row["word"] for row in lake.read(table).collect()}
     assert words == dict.fromkeys(range(100), "old") | {3: "new", 60: "new", 4: "newer", 5: "newer"}
@@ -72,6 +75,6 @@ def test_a_commit_in_between_stops_the_change(spark: Any, table: str) -> None:
     change = Delta(spark, table).change()
     there = change.rows(change.files).where("id = 1")
     spark.range(200, 201, 1, 1).withColumn("word", F.lit("other")).write.format("delta").mode("append").save(table)
-    with pytest.raises(Exception, match=r"(?i)concurrent"):
-        change.commit(None, there.select(*PLACE), "test", 1, {})
+    with pytest.raises(StateError, match="Another Suibus writes"):
+        change.commit(None, there.select(*PLACE), "test", 1, {}, 1)
     assert Lake(spark, "").read(table).count() == 101
