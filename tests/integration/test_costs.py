@@ -1,0 +1,65 @@
+"""What each hop costs, in counts that no machine changes: Spark jobs, commits, rows read. A rise is a regression."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from pipelines.account import account_pending
+from pipelines.merge import merge_pending
+from pipelines.release import last_records, release_version
+from tests.integration.conftest import Road
+
+
+def cost(spark: Any, call: Callable[[], object]) -> tuple[int, int]:
+    """Spark jobs of a call, and the rows that they read from files."""
+    context = spark.sparkContext._jsc.sc()
+    store = context.statusStore()
+
+    def jobs() -> dict[int, Any]:
+        context.listenerBus().waitUntilEmpty(10_000)
+        listed = store.jobsList(None)
+        return {job.jobId(): job for job in (listed.apply(i) for i in range(listed.size()))}
+
+    before = jobs()
+    call()
+    new = [job for number, job in jobs().items() if number not in before]
+    stages = {job.stageIds().apply(i) for job in new for i in range(job.stageIds().size())}
+    return len(new), sum(store.lastStageAttempt(stage).inputRecords() for stage in stages)
+
+
+def filled(road: Road, files: range = range(3), rows: int = 40) -> None:
+    """A file of silver for each number, of keys of its own."""
+    for file in files:
+        road.publish(*({"id": f"k{file}{i:04}", "seq": 1, "amount": i} for i in range(rows)))
+        road.sync()
+
+
+def test_what_a_batch_costs_from_ingest_to_release(road: Road, spark: Any) -> None:
+    filled(road)
+    road.publish({"id": "k10003", "seq": 2, "amount": 7}, {"id": "k10004", "seq": 2, "amount": 8})
+    dataset, lake = road.dataset, road.lake
+    last = last_records(lake)[dataset.id]
+    found = {
+        "ingest": cost(spark, road.ingest),
+        "merge": cost(spark, lambda: merge_pending(dataset, lake)),
+        "account": cost(spark, lambda: account_pending(dataset, lake)),
+        "release": cost(spark, lambda: release_version(dataset, lake, last, changed=True)),
+    }
+    assert {hop: jobs for hop, (jobs, _) in found.items()} == {"ingest": 1, "merge": 9, "account": 1, "release": 1}
+    assert 40 < found["merge"][1] < 80, "of silver the one file that holds the keys is read, beside the events"
+    assert found["release"][1] == 0, "the candidate was read though every rule composes"
+
+
+def test_a_merge_costs_no_more_jobs_when_silver_has_more_files(road: Road, spark: Any) -> None:
+    counts = []  # of silver versions 4 and 9: the tenth is a checkpoint too
+    for files in (range(2), range(2, 5)):
+        filled(road, files)
+        road.publish({"id": f"k{files.stop - 1}0001", "seq": 8})  # so that the file has a deletion vector already
+        road.sync()
+        road.publish({"id": f"k{files.stop - 1}0000", "seq": 9})
+        assert road.ingest() == 1
+        counts.append(cost(spark, lambda: merge_pending(road.dataset, road.lake)))
+        account_pending(road.dataset, road.lake)
+    assert counts[0][0] == counts[1][0], "jobs at two and at five files"
+    assert max(rows for _, rows in counts) < 80, counts
