@@ -206,7 +206,7 @@ def _old(events: DataFrame, count: int, dataset: Dataset, silver: Change) -> Dat
         values = {v.isoformat() if isinstance(v, date) else v for row in first.collect() for v in row}
         kept = silver.holding(key[0], sorted(values), between=not few)
     there = silver.rows(kept if count else []).select(*key, *_DECIDES, *PLACE)
-    keys = events.select(hashed.alias("_searched")).distinct()
+    keys = events.select(hashed.alias("_searched"))
     found = there.join(F.broadcast(keys) if count <= _HELD else keys, hashed == F.col("_searched"), "leftsemi")
     found = found.select(*key, F.struct(*_DECIDES, *PLACE).alias("_old"))
     return F.broadcast(found) if count <= _SMALL else found

@@ -220,7 +220,7 @@ class Lake:
 
     def silver(self, dataset: Dataset) -> str:
         """The path of the dataset's merged table, made or widened if need be."""
-        properties = {"delta.enableDeletionVectors": "true", **_KEEP}
+        properties = {"delta.enableDeletionVectors": "true", **_COMPACT, **_KEEP}
         return self.ensure(f"silver/{dataset.id}", silver_schema(dataset), properties)
 
     def releases(self) -> str:

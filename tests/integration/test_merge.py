@@ -9,6 +9,7 @@ from typing import Any
 from kafka import KafkaProducer
 
 from pipelines.account import account_pending
+from pipelines.delta import Delta
 from pipelines.merge import merge_pending
 from pipelines.tables import Lake
 from schemas.avro import Encoder, sequence_text
@@ -84,6 +85,23 @@ def test_a_pass_costs_one_commit_a_table(road: Road) -> None:
     road.publish(*({"id": f"m{i}", "seq": i} for i in range(50)), district="440104")
     road.sync()
     assert [lake.version(t) - b for t, b in zip(tables, before, strict=True)] == [1, 1, 1, 1]
+
+
+def test_small_files_of_silver_are_put_together_and_nothing_else_changes(road: Road, spark: Any) -> None:
+    spark.conf.set("spark.databricks.delta.autoCompact.minNumFiles", "4")
+    try:
+        for i in range(5):
+            road.publish({"id": f"k{i}", "seq": 1, "amount": i}, {"id": "k0", "seq": i + 2, "amount": i})
+            assert [r.status for r in road.sync().releases] == ["released"]
+    finally:
+        spark.conf.unset("spark.databricks.delta.autoCompact.minNumFiles")
+    lake = road.lake
+    silver = lake.silver(road.dataset)
+    assert "OPTIMIZE" in [lake.commit(silver, version).operation for version in range(lake.version(silver) + 1)]
+    assert len(Delta(spark, silver).change().files) < 5
+    assert [row[-1] for row in road.silver()] == [4, 1, 2, 3, 4]
+    assert road.query("SELECT sum(amount) AS s FROM t") == [{"s": 14}]
+    assert road.sync().releases == []
 
 
 def test_a_job_killed_between_any_two_hops_starts_again_without_repair(road: Road) -> None:

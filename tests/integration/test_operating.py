@@ -379,10 +379,12 @@ def test_metrics_and_log_tell_each_hop_and_the_counters_outlive_a_restart_and_a_
     assert 0 <= after["suibus_release_age_seconds", dataset] < 600
     assert after["suibus_outbox_rows_waiting", code] == 0
 
-    counted = (road.bus.home / "run" / "metrics.json").read_bytes()
+    files = [road.bus.home / "run" / name for name in ("metrics.json", "pipeline.json")]
+    counted = [file.read_bytes() for file in files]
     road.publish({"id": "a", "seq": 2})
     road.sync()
-    (road.bus.home / "run" / "metrics.json").write_bytes(counted)  # as a kill right before it would leave it
+    for file, content in zip(files, counted, strict=True):  # as a kill before they are written would leave them
+        file.write_bytes(content)
     road.sync()
     assert samples(metrics_text(road.bus))["suibus_received_records_total", dataset, code] == 4
 
