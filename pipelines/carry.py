@@ -29,6 +29,7 @@ class Carried:
     rows: int
     counted_at: str  # when all of them were last taken from the rows, ISO 8601
     unclosed: list[str]  # the merges whose account does not close
+    account_version: int  # the version of the account that closed for the last verdict
 
 
 def carry(dataset: Dataset, lake: Lake, last: Mapping[str, Any] | None, version: int) -> Carried | None:
@@ -38,6 +39,8 @@ def carry(dataset: Dataset, lake: Lake, last: Mapping[str, Any] | None, version:
         return None
     found = _counted(dataset, lake, last)
     if found is None or datetime.now(UTC) - datetime.fromisoformat(found.counted_at) > COUNT_AGAIN:
+        return None
+    if not lake.own_since(lake.account(), found.account_version):
         return None
     counts, rows, unclosed, rules = dict(found.counts), found.rows, list[str](), rules_hash(dataset)
     for at in range(last["silver_version"] + 1, version + 1):
@@ -53,7 +56,7 @@ def carry(dataset: Dataset, lake: Lake, last: Mapping[str, Any] | None, version:
             rows += sums["inserted"] - sums["deleted"]
             if sums["received"] != sum(sums[fate] for fate in FATES):
                 unclosed.append(f"silver version {at}, district {district}: received is not the sum of the fates")
-    return Carried(counts, rows, found.counted_at, unclosed)
+    return Carried(counts, rows, found.counted_at, unclosed, found.account_version)
 
 
 def _counted(dataset: Dataset, lake: Lake, last: Mapping[str, Any]) -> Carried | None:
@@ -63,7 +66,7 @@ def _counted(dataset: Dataset, lake: Lake, last: Mapping[str, Any]) -> Carried |
         mine = (F.col("dataset") == dataset.id) & (F.col("release") == last["release"])
         rows = lake.read(lake.releases()).where(mine).select("verdict").collect()
         known = json.loads(rows[0]["verdict"]) if rows else None
-    if not known:
+    if not known or "account_version" not in known:
         return None
     lake.verdicts[dataset.id] = known
     results = {result["rule"]: result for result in known["results"]}
@@ -76,4 +79,5 @@ def _counted(dataset: Dataset, lake: Lake, last: Mapping[str, Any]) -> Carried |
         counts[name] = round(observed * known["rows"] / 100) if name in percent else int(observed)
     if not results.get("account_closes", {}).get("success") or not results.get(key_rule(dataset), {}).get("success"):
         return None
-    return Carried(counts, known["rows"], known.get("counted_at") or known["judged_at"], [])
+    since = known.get("counted_at") or known["judged_at"]
+    return Carried(counts, known["rows"], since, [], known["account_version"])

@@ -133,6 +133,7 @@ def release_version(
     else:
         verdict = judge(candidate, dataset, version)
         verdict = _with_account(verdict, open_sums(dataset, lake, verdict.rows))
+    verdict = replace(verdict, account_version=lake.version(lake.account()))
     number = (last["release"] if last else 0) + 1
     status = "released" if verdict.passed else "held"
     row = {

@@ -200,6 +200,7 @@ class Lake:
         self._ensured: dict[str, str] = {}
         self._newest: dict[str, Newest] = {}
         self.positions: dict[str, tuple[Newest, Position]] = {}  # what `ingest.read_position` last found, by table
+        self._own: dict[str, tuple[int, int]] = {}  # between which versions no other program changed a table's rows
         self._clean: dict[str, Newest] = {}  # tables whose newest commit no other program wrote
         self.records: Records | None = None  # what `release` last read of the releases
         self.verdicts: dict[str, dict[str, Any]] = {}  # the last of each dataset, as its record has it
@@ -276,6 +277,7 @@ class Lake:
             )
         self._ensured.pop(f"{self.root}/{name}", None)
         self._newest.pop(f"{self.root}/{name}", None)
+        self._own.pop(f"{self.root}/{name}", None)
         spark._jvm.org.apache.spark.sql.delta.DeltaLog.clearCache()
 
     def read(self, path: str, version: int | None = None) -> DataFrame:
@@ -375,6 +377,19 @@ class Lake:
                 "backup, or make the table again with: suibus rebuild",
                 f"{path} 的日志在版本 {version} 处无法读取：{first_line(error)}。请从备份恢复该文件，或用 suibus rebuild 重建该表。",
             ) from None
+
+    def own_since(self, path: str, version: int) -> bool:
+        """Whether no other program has changed the table's rows after a version; each commit is looked at once."""
+        newest = self.version(path)
+        low, high = self._own.get(path, (version, version))
+        if version > high:
+            low = high = version
+        for at in (*range(version + 1, low + 1), *range(high + 1, newest + 1)):
+            commit = self.commit(path, at)
+            if commit.changes_rows and not commit.own:
+                return False
+        self._own[path] = min(low, version), newest
+        return True
 
     def check_own(self, path: str, since: int | None = None) -> None:
         """StateError if another program has changed the table's rows.

@@ -57,6 +57,7 @@ class Verdict:
     versions: dict[str, str]
     carried: tuple[str, ...] = ()  # rules decided by counts carried on from merge to merge; the others were judged now
     counted_at: str = ""  # when those were last counted in the rows themselves, ISO 8601, UTC; empty: now
+    account_version: int = -1  # the version of the account that was found to close
 
     @property
     def failures(self) -> tuple[Result, ...]:
