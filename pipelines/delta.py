@@ -112,10 +112,8 @@ class Change:
             stats = json.loads(file.stats() or "{}")
             least, most = stats.get("minValues", {}).get(column), stats.get("maxValues", {}).get(column)
             if least is not None and most is not None and type(least) is type(values[0]):
-                at = bisect_left(values, least)
-                if at == len(values) or (
-                    values[0] > most if between and at == 0 else not between and values[at] > most
-                ):
+                at = bisect_left(values, least)  # the first that is not below the file's
+                if at == len(values) or (values[0] if between else values[at]) > most:
                     continue
             kept.append(file)
         return kept

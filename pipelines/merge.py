@@ -28,9 +28,7 @@ from schemas.dataset import Dataset
 from schemas.errors import StateError
 
 EVENTS = 2_000_000  # in one commit, more only where one batch is larger: what is in hand at a time
-_SMALL = (
-    100_000  # so many events or fewer are decided in one task, without a shuffle, and their keys looked up one by one
-)
+_SMALL = 100_000  # so many events or fewer are decided in one task, without a shuffle, their keys looked up one by one
 _HELD = 4_000_000  # so many keys or fewer, each core gets all of them, and silver is not shuffled
 _ROWS_A_FILE = 500_000
 _DECIDES = ("_deleted", "_hash", "_broken", "_rules", "_district", *ORDER)  # what a merge reads beside the key
@@ -99,9 +97,7 @@ def _quarantined(file: dict[str, Any]) -> bool:
 
 def latest(events: DataFrame, dataset: Dataset) -> DataFrame:
     """Of each key the version that is last in the total order, as silver holds it."""
-    newest_first = Window.partitionBy(*dataset.key).orderBy(*(F.desc(c) for c in ORDER))
-    rows = _marked(events, dataset)
-    return rows.withColumn("_rank", F.row_number().over(newest_first)).where("_rank = 1").drop("_rank")
+    return _ranked(_marked(events, dataset), dataset).where("_rank = 1")
 
 
 def _marked(events: DataFrame, dataset: Dataset) -> DataFrame:
@@ -139,9 +135,8 @@ def _counting(events: DataFrame, dataset: Dataset) -> Iterator[tuple[str, Column
             yield name, F.coalesce(F.expr(condition), F.lit(False))
             continue
         tried = f"coalesce(try_to_binary(CASE WHEN ({condition}) THEN '1' ELSE '0' END, 'utf-8'), X'3F')"
-        found = F.expr(
-            f"CASE WHEN NOT _deleted THEN {tried} END"
-        )  # in a branch: nothing of it is computed ahead, outside of try
+        # In a branch, so that Spark computes nothing of it ahead and outside of the try.
+        found = F.expr(f"CASE WHEN NOT _deleted THEN {tried} END")
         with suppress(AnalysisException):
             events.select(found)
             yield name, F.coalesce(found == F.lit(b"1"), F.lit(False))

@@ -126,9 +126,7 @@ def silver_schema(dataset: Dataset) -> T.StructType:
     state = [
         T.StructField("_deleted", T.BooleanType()),
         T.StructField("_hash", T.LongType()),  # of the columns that are not keys: the same values, the same hash
-        T.StructField(
-            "_broken", T.ArrayType(T.StringType())
-        ),  # the gate's composing rules that count the row, null: none
+        T.StructField("_broken", T.ArrayType(T.StringType())),  # the composing rules that count the row, null: none
         T.StructField("_rules", T.StringType()),  # the hash of those rules
         T.StructField("_district", T.StringType()),
         T.StructField("_sequence", sequence_type(dataset)),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -18,7 +18,7 @@ from quality.gate import judge
 from quality.rules import composing_rules, gate_rules, key_rule
 from schemas.contract import parse_contract
 from schemas.dataset import Dataset
-from tests.benchmarks.rows import Row, in_turns, timed
+from tests.benchmarks.rows import Row, in_turns, jobs, timed
 
 ROWS, QUICK_ROWS = 420_000, 40_000
 COLUMNS, EXPECTATIONS = 172, 260
@@ -119,17 +119,6 @@ def by_itself(frame: Any, dataset: Dataset) -> None:
     found = batch.validate(suite, result_format={"result_format": "BOOLEAN_ONLY"})
     assert found.success, found
     assert len(found.results) == EXPECTATIONS
-
-
-def jobs(spark: Any, call: Callable[[], object]) -> int:
-    """How many Spark jobs a call runs."""
-    context, group = spark.sparkContext, uuid.uuid4().hex
-    context.setJobGroup(group, "counted")
-    try:
-        call()
-        return len(context.statusTracker().getJobIdsForGroup(group))
-    finally:
-        context.setLocalProperty("spark.jobGroup.id", None)
 
 
 def run(quick: bool) -> Iterator[Row]:

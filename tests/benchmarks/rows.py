@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from statistics import median
@@ -91,3 +92,14 @@ def in_turns(runs: int, *sides: Callable[[], float]) -> list[list[float]]:
         for side in order:
             found[side].append(sides[side]())
     return found
+
+
+def jobs(spark: Any, call: Callable[[], object]) -> int:
+    """How many Spark jobs a call runs."""
+    context, group = spark.sparkContext, uuid.uuid4().hex
+    context.setJobGroup(group, "counted")
+    try:
+        call()
+        return len(context.statusTracker().getJobIdsForGroup(group))
+    finally:
+        context.setLocalProperty("spark.jobGroup.id", None)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import uuid
 from collections.abc import Callable
 from typing import Any
 
@@ -14,19 +13,9 @@ from infra.bus import Bus
 from pipelines.ingest import ingest_batch
 from pipelines.passes import SyncInfo, topics
 from pipelines.sync import sync
+from tests.benchmarks.rows import jobs
 from tests.integration.conftest import Road
 from tests.integration.test_topics import recreate
-
-
-def jobs(spark: Any, call: Callable[[], object]) -> int:
-    """How many Spark jobs a call runs."""
-    context, group = spark.sparkContext, uuid.uuid4().hex
-    context.setJobGroup(group, "counted")
-    try:
-        call()
-        return len(context.statusTracker().getJobIdsForGroup(group))
-    finally:
-        context.setLocalProperty("spark.jobGroup.id", None)
 
 
 @pytest.fixture
