@@ -66,11 +66,16 @@ def _has_long_decimal(schema: Any, raw: str, depth: int) -> str | None:
 
 
 def either(conditions: list[str]) -> str:
+    """Whether any of them holds."""
+    return tree(conditions, "OR")
+
+
+def tree(parts: list[str], operator: str) -> str:
     """All of them in a tree of few levels: code that is generated for a long chain is as deep as it is long."""
-    if len(conditions) <= 2:
-        return f"({' OR '.join(conditions)})"
-    middle = len(conditions) // 2
-    return f"({either(conditions[:middle])} OR {either(conditions[middle:])})"
+    if len(parts) <= 2:
+        return f"({f' {operator} '.join(parts)})"
+    middle = len(parts) // 2
+    return f"({tree(parts[:middle], operator)} {operator} {tree(parts[middle:], operator)})"
 
 
 def _marked(schema: Mapping[str, Any], decimals: bool) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from pyspark.errors import AnalysisException
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from pipelines.avro import END, MARK, can_be_unreadable, either, narrowed, outside_of_years, strict_avro, text
+from pipelines.avro import END, MARK, can_be_unreadable, either, narrowed, outside_of_years, strict_avro, text, tree
 from pipelines.offsets import Range
 from pipelines.tables import ENVELOPE, NOT_ANSI, REASON, bronze_schema, sequence_type
 from quality.rules import row_rules
@@ -136,7 +136,8 @@ def _decoded(
         f"CASE WHEN {deleted} AND {fits} THEN from_json(CAST(key AS string), {text(key_ddl)}) END AS _keys",
         f"CASE {' '.join(reads)} END AS _read",
         f"CASE {' '.join(refusals)} END AS _refusal",
-    ).selectExpr("*", f"_read.{END} = X'{mark.hex()}' AS _whole")
+        f"X'{mark.hex()}' AS _mark",
+    )
 
 
 _UNREGISTERED = (
@@ -191,9 +192,26 @@ def _checked(rows: DataFrame, dataset: Dataset) -> DataFrame:
     """Columns out of the record (keys out of the key for a delete), sequence, and every reason against the row.
 
     Whether any holds is one compiled condition. Only a row that it holds for has its reasons put together, which Spark
-    does by walking the expressions: for each row it would cost several times all the rest.
+    does by walking the expressions: for each row it would cost several times all the rest. Each step writes every column
+    of a wide row once more, which is most of what a batch costs: so there are two, and the record as it was read goes on
+    only where a part of it is unreadable.
     """
-    flat = rows.selectExpr("*", *(f"{narrowed(f, _raw(f.name, dataset))} AS `{f.name}`" for f in dataset.table_fields))
+    values = {f.name: narrowed(f, _raw(f.name, dataset)) for f in dataset.table_fields}
+    unreadable = [f.name for f in dataset.table_fields if can_be_unreadable(f)]
+    given, kept = (
+        tree([f"int({value} IS NOT NULL)" for value in found], "+")
+        for found in ([_raw(name, dataset) for name in unreadable], [values[name] for name in unreadable])
+    )
+    flat = rows.selectExpr(
+        *(f"`{name}`" for name in rows.columns if name not in ("_read", "_mark")),
+        *(f"{value} AS `{name}`" for name, value in values.items()),
+        "_read IS NOT NULL AS _known",
+        f"{_READ} AS _decoded",
+        f"_read.{END} = _mark AS _whole",
+        f"coalesce(_key = {_canonical_key(dataset)}, false) AS _right_key",
+        f"CASE WHEN {given} <> {kept} THEN _read END AS _read",
+        f"{given} <> {kept} AS _unreadable",
+    )
     kind = sequence_type(dataset).simpleString()
     reasons = _reasons(dataset)
     judged = flat.selectExpr("*", f"CAST({_sequence(dataset)} AS {kind}) AS _sequence").selectExpr(
@@ -254,22 +272,25 @@ def _sequence(dataset: Dataset) -> str:
 
 
 class _Reason(NamedTuple):
-    """When it holds (null is no), and what is told then; `risky`: that of a contract's SQL, which can fail, alone."""
+    """When it holds (null is no), and what is told then; `risky`: that of a contract's SQL, which can fail, alone;
+    `among`: true where this or one of others holds.
+    """
 
     holds: str
     told: str
     risky: str | None = None
+    among: str | None = None
 
 
 def _any(reasons: list[_Reason]) -> str:
     """Whether any of them holds, or cannot be evaluated."""
-    conditions = [f"coalesce({r.holds}, false)" for r in reasons if r.risky is None]
+    conditions = [*dict.fromkeys(f"coalesce({r.among or r.holds}, false)" for r in reasons if r.risky is None)]
     if risky := [f"coalesce(({r.risky}), false)" for r in reasons if r.risky is not None]:
         conditions.append(f"coalesce({_tried(either(risky))} <> {_HOLDS_NOT}, false)")
     return either(conditions)
 
 
-_DECODED = f"_read.{END} IS NOT NULL"
+_READ, _DECODED = f"_read.{END} IS NOT NULL", "_decoded"
 _HOLDS_NOT, _FAILS = "X'30'", "X'3F'"
 
 
@@ -285,9 +306,8 @@ def _tried(broken: str) -> str:
 
 def _reasons(dataset: Dataset) -> list[_Reason]:
     """Every reason there is to quarantine a row."""
-    fits, known_writer = "_size IS NULL", "_read IS NOT NULL"
+    fits, known_writer = "_size IS NULL", "_known"
     upsert = f"NOT _deleted AND {fits}"
-    right_key = f"coalesce(_key = {_canonical_key(dataset)}, false)"
     en, zh = (f"coalesce(_refusal.{n}, {text(t)})" for n, t in zip(("en", "zh"), _UNREGISTERED, strict=True))
     reasons = [
         _reason(
@@ -313,7 +333,7 @@ def _reasons(dataset: Dataset) -> list[_Reason]:
             "记录之后还有多余字节：若记录无误，这些字节会丢失；若它们属于记录，则记录有误。",
         ),
         _reason(
-            f"{fits} AND (_deleted OR {_DECODED} OR _key IS NULL) AND NOT {right_key}",
+            f"{fits} AND (_deleted OR {_DECODED} OR _key IS NULL) AND NOT _right_key",
             "key", ",".join(dataset.key), "_key",
             "The key is missing, or is not byte for byte the key that the contract gives the record.",
             "缺少主键，或键与契约为该记录规定的键不逐字节一致。",
@@ -349,15 +369,14 @@ def _reasons(dataset: Dataset) -> list[_Reason]:
     for field in filter(can_be_unreadable, dataset.table_fields):
         raw = _raw(field.name, dataset)
         shown = "NULL" if field.item or field.fields else f"hex({raw})" if field.kind == "boolean" else raw
-        reasons.append(
-            _reason(
-                f"{raw} IS NOT NULL AND `{field.name}` IS NULL", "unreadable", field.name, shown,
-                f"{field.name} holds what is no {field.type_name}: text that is not UTF-8, a day outside of years 1 to "
-                "9999, a number that is too large, or a boolean that is neither 0 nor 1.",
-                f"{field.name} 含有不属于 {field.type_name} 的内容：非 UTF-8 文本、年份不在 1 至 9999 之间的日期、"
-                "超出范围的数值，或既非 0 也非 1 的布尔值。",
-            )
+        reason = _reason(
+            f"{raw} IS NOT NULL AND `{field.name}` IS NULL", "unreadable", field.name, shown,
+            f"{field.name} holds what is no {field.type_name}: text that is not UTF-8, a day outside of years 1 to "
+            "9999, a number that is too large, or a boolean that is neither 0 nor 1.",
+            f"{field.name} 含有不属于 {field.type_name} 的内容：非 UTF-8 文本、年份不在 1 至 9999 之间的日期、"
+            "超出范围的数值，或既非 0 也非 1 的布尔值。",
         )  # fmt: skip
+        reasons.append(reason._replace(among="_unreadable"))
     can_fail = {rule.name for rule in dataset.rules if rule.type == "sql"}
     for rule in row_rules(dataset):
         found = f"`{rule.column}`" if rule.column else "NULL"

@@ -29,6 +29,7 @@ from schemas.registry import Registry
 from schemas.store import ContractStore
 
 APPLICATION = "ingest"  # the Delta transaction application id of a batch, in bronze
+FETCH = 8 << 20  # bytes of a partition that are asked for at a time: at Kafka's one megabyte a third of reading is waiting
 PROBES = 60  # reads spent on finding the records that cannot be read or held against the rules
 
 
@@ -156,6 +157,9 @@ def _read(lake: Lake, kafka: Topics, ranges: tuple[Range, ...], alone: bool = Fa
         "kafka.isolation.level": "read_committed",
         # One name, else Spark makes a new consumer for each read: 0.3 s a partition.
         "kafka.group.id": f"suibus.city.probe.{uuid4()}" if alone else "suibus.city.ingest",
+        # What is asked for is there: by default the broker waits half a second for more, and each partition costs that.
+        "kafka.fetch.max.wait.ms": "0",
+        "kafka.max.partition.fetch.bytes": str(FETCH),
         # Of up to a megabyte each: bounds memory. 100 cost a third of the reading; what does not fit is read again, alone.
         "kafka.max.poll.records": "1" if alone else "500",
         "assign": json.dumps(assigned),
