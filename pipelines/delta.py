@@ -13,13 +13,13 @@ from collections.abc import Iterable, Sequence
 from typing import Any, cast
 
 import pyarrow
-from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from schemas.errors import StateError
 
 _VECTORS = pyarrow.schema([("filePath", pyarrow.string()), ("deletionVectorId", pyarrow.string())])
-PLACE = ("_file", "_row")  # of a row: its file's address, its position in it
+PLACE = ("_file", "_row")  # of a row: the hash of its file's address, its position in it
 
 
 class Delta:
@@ -94,10 +94,16 @@ class Change:
         self.files = list(self._txn.snapshot().allFiles().collect())
 
     def rows(self, files: Iterable[Any]) -> DataFrame:
-        """The rows of these files and their places."""
+        """The rows of these files; `place` may be asked of them."""
         found = self._table.read(files, self._txn.snapshot())
-        place = (F.col("_metadata.file_path"), F.col("_metadata.row_index"))
-        return found.select("*", *(column.alias(name) for column, name in zip(place, PLACE, strict=True)))
+        return found.select(
+            "*", F.col("_metadata.file_path").alias("_address"), F.col("_metadata.row_index").alias("_row")
+        )
+
+    @staticmethod
+    def place() -> tuple[Column, Column]:
+        """Where a row lies, as `commit` wants it; for the few that are wanted: an address is long, and its hash costs."""
+        return F.xxhash64("_address").alias(PLACE[0]), F.col(PLACE[1])
 
     def shaped(self, rows: DataFrame) -> DataFrame:
         """Rows with the table's columns; null what they lack."""
@@ -121,19 +127,20 @@ class Change:
     def commit(
         self,
         added: DataFrame | None,
-        removed: DataFrame | None,
+        removed: DataFrame,
+        gone: int,
         application: str,
         version: int,
         metadata: dict[str, Any],
         taken: int,
     ) -> int:
-        """Add rows, leave out those at these places, and say so in the log under an application's version; the new version.
+        """Add rows, leave out the `gone` ones at these places, and say so in the log under an application's version; the new version.
 
         `taken` is how many events were merged, for the table's history.
         """
         table = self._table
         actions = [] if added is None else _items(self._txn.writeFiles(added._jdf))
-        actions += [] if removed is None else self._left_out(removed)
+        actions += self._left_out(removed, gone) if gone else []
         nothing, empty = table._none(), table._seq([])
         self._txn.registerSQLMetrics(table._spark._jsparkSession, self._metrics(taken))
         merge = getattr(table._delta, "DeltaOperations$Merge")(*[nothing] * 4, empty, empty, empty)
@@ -150,33 +157,37 @@ class Change:
             jvm.scala.jdk.javaapi.CollectionConverters.asScala(found)
         )
 
-    def _left_out(self, places: DataFrame) -> list[Any]:
+    def _left_out(self, places: DataFrame, count: int) -> list[Any]:
         address = self._table._jvm.org.apache.spark.paths.SparkPath
         path = self._table._jvm.org.apache.hadoop.fs.Path
-        there = {}
+        there, vectors = {}, []
         for file in self.files:
             name = file.toPath()
-            full = name if name.isAbsolute() else path(self._path, name)
-            there[address.fromPath(full).urlEncoded()] = file
-        vectors = [
-            {"filePath": name, "deletionVectorId": file.deletionVector().serializeToBase64()}
-            for name, file in there.items()
-            if file.deletionVector()
-        ]
-        marked = places.select(F.col(PLACE[0]).alias("filePath"), F.col(PLACE[1]).alias("rowIndexCol"))
-        known = pyarrow.Table.from_pylist(vectors, _VECTORS)
-        marked = marked.join(F.broadcast(self._table._spark.createDataFrame(known)), "filePath", "left")
+            full = address.fromPath(name if name.isAbsolute() else path(self._path, name)).urlEncoded()
+            there[full] = file
+            vector = file.deletionVector()
+            vectors.append({"filePath": full, "deletionVectorId": vector.serializeToBase64() if vector else None})
+        known = self._table._spark.createDataFrame(pyarrow.Table.from_pylist(vectors, _VECTORS))
+        known = known.withColumn(PLACE[0], F.xxhash64("filePath"))
+        marked = places.withColumnRenamed(PLACE[1], "rowIndexCol").join(F.broadcast(known), PLACE[0])
         build = self._table._delta.commands.DeletionVectorBitmapGenerator.buildDeletionVectors
         order = ("filePath", "deletionVectorId", "rowIndexCol")
         found = build(self._table._spark._jsparkSession, marked.select(*order)._jdf, self._table._log, 0)
-        actions = []
+        actions, marked_rows = [], 0
         for result in _items(found):
             file, vector = there[result.filePath()], result.deletionVector()
+            marked_rows += vector.cardinality() - (file.deletionVector().cardinality() if file.deletionVector() else 0)
             if vector.cardinality() == file.numPhysicalRecords().get():
                 actions.append(file.remove())
             else:
                 pair = file.removeRows(vector, True, True)
                 actions += [pair._1(), pair._2()]
+        if marked_rows != count:  # two addresses of one hash, or a row named twice
+            raise StateError(
+                f"{marked_rows} rows of {self._path} were found to be replaced and {count} were expected. Nothing was merged. "
+                "Make the table again with: suibus rebuild",
+                f"{self._path} 中找到 {marked_rows} 行待替换，应为 {count} 行。未合并任何数据。请用 suibus rebuild 重建。",
+            )
         return actions
 
 

@@ -30,7 +30,7 @@ from schemas.errors import StateError
 EVENTS = 2_000_000  # in one commit, more only where one batch is larger: what is in hand at a time
 _SMALL = 100_000  # so many events or fewer are decided in one task, without a shuffle, their keys looked up one by one
 _HELD = 4_000_000  # so many keys or fewer, each core gets all of them, and silver is not shuffled
-_ROWS_A_FILE = 500_000
+_ROWS_A_FILE = 250_000
 _DECIDES = ("_deleted", "_hash", "_broken", "_rules", "_district", *ORDER)  # what a merge reads beside the key
 
 
@@ -165,34 +165,35 @@ def _merge(dataset: Dataset, lake: Lake, first: int, last: int, files: list[dict
     events = _marked(bronze_rows(lake, bronze, good), dataset)
     narrow = events.select(*dataset.key, *_DECIDES)
     narrow = narrow.coalesce(1) if count <= _SMALL else narrow
+    narrow = narrow.withColumn("_hashed", F.xxhash64(*dataset.key))
     decided = _decided(_ranked(narrow, dataset), _old(narrow, count, dataset, silver), dataset).persist()
     try:
         account, sums = _account(decided, bronze_rows(lake, bronze, bad) if bad else None, count, dataset)
-        winners, changed = decided.where("_wins AND _rank = 1"), sums["won"]
+        winners, changed = decided.where("_won"), sums["_won"]
         if changed < count:
             taken = winners.select(*EVENT)
-            events = events.dropDuplicates(list(EVENT)) if sums["copies"] else events
+            events = events.dropDuplicates(list(EVENT)) if sums["_copy"] else events
             events = events.join(F.broadcast(taken) if changed <= _HELD else taken, list(EVENT), "leftsemi")
-        gone = winners.where("_old IS NOT NULL").select(*(F.col(f"_old.{name}") for name in PLACE))
         metadata = {
             "bronze": [first, last, lake.table_id(bronze)],
             "account": account,
             "gate": {
                 "rules": rules_hash(dataset),
-                "counts": _differences(winners) if sums["broken"] else {},
-                "unknown": sums["unknown"],  # rows it replaced that were held against other rules
+                "counts": _differences(winners) if sums["_marks"] else {},
+                "unknown": sums["_unknown"],  # rows it replaced that were held against other rules
             },
         }
         added = _sorted(silver.shaped(events), changed, dataset) if changed else None
-        removed = gone if sums["replaced"] else None
-        return silver.commit(added, removed, merge_application(dataset, lake), last, metadata, count)
+        removed = winners.where("_replaces").select(*PLACE)
+        application = merge_application(dataset, lake)
+        return silver.commit(added, removed, sums["_replaces"], application, last, metadata, count)
     finally:
         decided.unpersist()
 
 
 def _old(events: DataFrame, count: int, dataset: Dataset, silver: Change) -> DataFrame:
     """What silver has of the events' keys, and perhaps of others whose hash is the same: only what decides is read."""
-    key, hashed = list(dataset.key), F.xxhash64(*dataset.key)
+    key = list(dataset.key)
     kept = silver.files
     kind = dataset.field(key[0]).kind
     if kept and count and kind in ("string", "int", "long", "date"):
@@ -200,16 +201,19 @@ def _old(events: DataFrame, count: int, dataset: Dataset, silver: Change) -> Dat
         first = events.select(key[0]) if few else events.agg(F.min(key[0]), F.max(key[0]))
         values = {v.isoformat() if isinstance(v, date) else v for row in first.collect() for v in row}
         kept = silver.holding(key[0], sorted(values), between=not few)
-    there = silver.rows(kept if count else []).select(*key, *_DECIDES, *PLACE)
-    keys = events.select(hashed.alias("_searched"))
-    found = there.join(F.broadcast(keys) if count <= _HELD else keys, hashed == F.col("_searched"), "leftsemi")
-    found = found.select(*key, F.struct(*_DECIDES, *PLACE).alias("_old"))
+    there = silver.rows(kept if count else []).withColumn("_hashed", F.xxhash64(*key))
+    keys = events.select("_hashed")
+    found = there.join(F.broadcast(keys) if count <= _HELD else keys, "_hashed", "leftsemi")
+    found = found.select("_hashed", *key, F.struct(*_DECIDES, *silver.place()).alias("_old"))
     return F.broadcast(found) if count <= _SMALL else found
 
 
 def _ranked(events: DataFrame, dataset: Dataset) -> DataFrame:
-    """Each event with its place among those of its key, whether it is a copy of another, and the key's last one."""
-    newest_first = Window.partitionBy(*dataset.key).orderBy(*(F.desc(c) for c in ORDER))
+    """Each event with its place among those of its key, whether it is a copy of another, and the key's last one.
+
+    `_hashed` is compared first: it decides nothing, but numbers are sorted faster than the texts that a key may be of.
+    """
+    newest_first = Window.partitionBy("_hashed", *dataset.key).orderBy(*(F.desc(c) for c in ORDER))
     event = F.struct(*EVENT)
     top = F.first(F.struct(*ORDER, "_district")).over(newest_first)
     copy = F.coalesce(event == F.lag(event).over(newest_first), F.lit(False))
@@ -217,49 +221,57 @@ def _ranked(events: DataFrame, dataset: Dataset) -> DataFrame:
     return events.withColumns({"_rank": rank, "_copy": copy, "_top": top})
 
 
+_SEEN = ("_lost", "_took", "_won", "_replaces", "_copy", "_marks", "_unknown")  # of an event, beside its fate
+
+
 def _decided(ranked: DataFrame, old: DataFrame, dataset: Dataset) -> DataFrame:
-    """Each event with what silver had of its key, and whether the key's last event comes after that."""
-    joined = ranked.join(old, list(dataset.key), "left")
+    """Each event with its fate, what else is counted of it, and which row of silver it replaces."""
+    joined = ranked.join(old, ["_hashed", *dataset.key], "left")
     order = [F.struct(*(F.col(f"{side}.{name}") for name in ORDER)) for side in ("_top", "_old")]
-    return joined.withColumn("_wins", F.col("_old").isNull() | (order[0] > order[1]))
+    old_, event, first = F.col("_old"), F.struct(*EVENT), F.col("_rank") == 1
+    joined = joined.withColumn("_wins", old_.isNull() | (order[0] > order[1]))
+    wins, won, deleted = F.col("_wins"), F.col("_wins") & first, F.col("_deleted")
+    same = event == F.struct(*(old_[name] for name in EVENT))
+    merged = (
+        F.when(old_.isNull(), F.when(deleted, "unchanged").otherwise("inserted"))
+        .when(deleted, F.when(old_["_deleted"], "unchanged").otherwise("deleted"))
+        .when(old_["_deleted"], "inserted")
+        .when(old_["_hash"] == F.col("_hash"), "unchanged")
+        .otherwise("updated")
+    )
+    fate = F.when(F.col("_copy") | (first & ~wins & same), "duplicate").when(won, merged).otherwise("superseded")
+    holder = F.when(wins, F.col("_top._district")).otherwise(old_["_district"])
+    replaces = won & old_.isNotNull()
+    seen = (
+        (fate == "superseded") & (holder != F.col("_district")),
+        replaces & (old_["_district"] != F.col("_district")),
+        won,
+        replaces,
+        F.col("_copy"),
+        won & (F.col("_broken").isNotNull() | old_["_broken"].isNotNull()),
+        replaces & ~old_["_deleted"] & ~old_["_rules"].eqNullSafe(F.col("_rules")),
+    )
+    return joined.select(
+        *EVENT,
+        "_district",
+        fate.alias("_fate"),
+        *(F.coalesce(column, F.lit(False)).alias(name) for name, column in zip(_SEEN, seen, strict=True)),
+        "_broken",
+        old_["_broken"].alias("_was_broken"),
+        *(old_[name].alias(name) for name in PLACE),
+    )
 
 
 def _account(
     decided: DataFrame, quarantined: DataFrame | None, count: int, dataset: Dataset
 ) -> tuple[dict[str, dict[str, int]], Counter[str]]:
     """The account of each district, and sums over all of them that say what is left to do."""
-    old, event = F.col("_old"), F.struct(*EVENT)
-    same = event == F.struct(*(old[name] for name in EVENT))
-    merged = (
-        F.when(old.isNull(), F.when(F.col("_deleted"), "unchanged").otherwise("inserted"))
-        .when(F.col("_deleted"), F.when(old["_deleted"], "unchanged").otherwise("deleted"))
-        .when(old["_deleted"], "inserted")
-        .when(old["_hash"] == F.col("_hash"), "unchanged")
-        .otherwise("updated")
-    )
-    wins, first = F.col("_wins") & (F.col("_rank") == 1), F.col("_rank") == 1
-    fate = (
-        F.when(F.col("_copy") | (first & ~F.col("_wins") & same), "duplicate")
-        .when(wins, merged)
-        .otherwise("superseded")
-    )
-    holder = F.when(F.col("_wins"), F.col("_top._district")).otherwise(old["_district"])
-    replaces = wins & old.isNotNull()
-    seen = {
-        "lost": (fate == "superseded") & (holder != F.col("_district")),
-        "took": replaces & (old["_district"] != F.col("_district")),
-        "won": wins,
-        "replaced": replaces,
-        "copies": F.col("_copy"),
-        "broken": wins & (F.col("_broken").isNotNull() | old["_broken"].isNotNull()),
-        "unknown": replaces & ~old["_deleted"] & ~old["_rules"].eqNullSafe(F.col("_rules")),
-    }
-    events = decided.select("_district", fate.alias("fate"), *(column.alias(name) for name, column in seen.items()))
+    events = decided.select("_district", "_fate", *_SEEN)
     if quarantined is not None:
-        events = events.unionAll(quarantined.select("_district", F.lit("quarantined"), *[F.lit(False)] * len(seen)))
-    counts = (F.count_if(name).alias(name) for name in seen)
-    rows = events.groupBy("_district", "fate").agg(F.count("*").alias("received"), *counts).collect()
-    if sum(row["received"] for row in rows if row["fate"] != "quarantined") != count:
+        events = events.unionAll(quarantined.select("_district", F.lit("quarantined"), *[F.lit(False)] * len(_SEEN)))
+    counts = (F.count_if(name).alias(name) for name in _SEEN)
+    rows = events.groupBy("_district", "_fate").agg(F.count("*").alias("received"), *counts).collect()
+    if sum(row["received"] for row in rows if row["_fate"] != "quarantined") != count:
         raise StateError(
             f"Silver of {dataset.id} holds a key more than once. Nothing was merged. Make it again with: suibus rebuild",
             f"{dataset.id} 的 silver 表中有主键重复。未合并任何数据。请用 suibus rebuild 重建。",
@@ -269,10 +281,10 @@ def _account(
     for row in sorted(rows):
         found = account.setdefault(row["_district"], dict.fromkeys(COUNTED, 0))
         found["received"] += row["received"]
-        found[row["fate"]] += row["received"]
-        found["lost_to_other_district"] += row["lost"]
-        found["took_from_other_district"] += row["took"]
-        sums.update({name: row[name] for name in seen})
+        found[row["_fate"]] += row["received"]
+        found["lost_to_other_district"] += row["_lost"]
+        found["took_from_other_district"] += row["_took"]
+        sums.update({name: row[name] for name in _SEEN})
     return account, sums
 
 
@@ -282,14 +294,12 @@ def _differences(winners: DataFrame) -> dict[str, int]:
         F.coalesce("_broken", F.array()), lambda rule: F.struct(rule.alias("rule"), F.lit(1).alias("n"))
     )
     takes = F.transform(
-        F.coalesce("_old._broken", F.array()), lambda rule: F.struct(rule.alias("rule"), F.lit(-1).alias("n"))
+        F.coalesce("_was_broken", F.array()), lambda rule: F.struct(rule.alias("rule"), F.lit(-1).alias("n"))
     )
     each = winners.select(F.inline(F.concat(brings, takes)))
     return {row["rule"]: row["n"] for row in each.groupBy("rule").agg(F.sum("n").alias("n")).collect() if row["n"]}
 
 
 def _sorted(rows: DataFrame, count: int, dataset: Dataset) -> DataFrame:
-    """Rows by key, so that a file's statistics tell its keys; a file for every `_ROWS_A_FILE`."""
-    files = -(-count // _ROWS_A_FILE)
-    apart = rows.coalesce(1) if files <= 1 else rows.repartitionByRange(files, *dataset.key)
-    return apart.sortWithinPartitions(*dataset.key)
+    """A file for every `_ROWS_A_FILE`, of rows that lay together in bronze, by key, so that statistics tell its keys."""
+    return rows.coalesce(-(-count // _ROWS_A_FILE)).sortWithinPartitions(*dataset.key)

@@ -9,7 +9,7 @@ import pytest
 from delta.tables import DeltaTable
 from pyspark.sql import functions as F
 
-from pipelines.delta import PLACE, Change, Delta
+from pipelines.delta import Change, Delta
 from pipelines.tables import Lake
 from schemas.errors import StateError
 
@@ -31,9 +31,9 @@ def replace(spark: Any, path: str, ids: list[int], version: int, word: str = "ne
     change = Delta(spark, path).change()
     there = change.rows(change.files).where(F.col("id").isin(ids))
     added = there.select("id", F.lit(word).alias("word"))
-    change.commit(
-        change.shaped(added).coalesce(1), there.select(*PLACE), "test", version, {"said": [version, "穗"]}, len(ids)
-    )
+    added = change.shaped(added).coalesce(1)
+    metadata = {"said": [version, "穗"]}
+    change.commit(added, there.select(*change.place()), len(ids), "test", version, metadata, len(ids))
     return change
 
 
@@ -76,5 +76,14 @@ def test_a_commit_in_between_stops_the_change(spark: Any, table: str) -> None:
     there = change.rows(change.files).where("id = 1")
     spark.range(200, 201, 1, 1).withColumn("word", F.lit("other")).write.format("delta").mode("append").save(table)
     with pytest.raises(StateError, match="Another Suibus writes"):
-        change.commit(None, there.select(*PLACE), "test", 1, {}, 1)
+        change.commit(None, there.select(*change.place()), 1, "test", 1, {}, 1)
     assert Lake(spark, "").read(table).count() == 101
+
+
+def test_a_row_that_cannot_be_found_stops_the_change(spark: Any, table: str) -> None:
+    change = Delta(spark, table).change()
+    elsewhere = (
+        change.rows(change.files).where("id = 1").select(*change.place()).withColumn("_file", F.col("_file") + 1)
+    )
+    with pytest.raises(StateError, match=r"0 rows of .* 1 were expected"):
+        change.commit(None, elsewhere, 1, "test", 1, {}, 1)
