@@ -131,6 +131,8 @@ def _options(
         # answers by leaving the record out; by default it would end the whole JVM.
         ("spark.executor.killOnFatalError.depth", "0"),
         ("spark.pyspark.python", sys.executable),
+        # Else PySpark tells the JVM where in Python each column was made: half of all calls between the two, 0.5 s a merge.
+        ("spark.python.sql.dataFrameDebugging.enabled", "false"),
         *((("spark.driver.host", "127.0.0.1"), ("spark.driver.bindAddress", "127.0.0.1")) if local else ()),
         shipped,
         ("spark.local.dir", "local"),  # in <home>/spark; a comma in a full path would make two of it

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from bisect import bisect_left
 from collections.abc import Iterable, Sequence
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import pyarrow
 from pyspark.sql import Column, DataFrame, SparkSession
@@ -20,6 +20,23 @@ from schemas.errors import StateError
 
 _VECTORS = pyarrow.schema([("filePath", pyarrow.string()), ("deletionVectorId", pyarrow.string())])
 PLACE = ("_file", "_row")  # of a row: the hash of its file's address, its position in it
+
+
+class File(NamedTuple):
+    """A file of a table: the action that added it, its address as Spark tells it, its statistics, its deletion vector."""
+
+    action: Any
+    address: str
+    stats: dict[str, Any]
+    vector: str | None
+
+
+class Files(NamedTuple):
+    """All files of one version of a table, by address."""
+
+    table_id: str
+    version: int
+    files: dict[str, File]
 
 
 class Delta:
@@ -53,9 +70,9 @@ class Delta:
         operation = getattr(self._delta, "DeltaOperations$Write")(self._jvm.org.apache.spark.sql.SaveMode.Append, *none)
         return self._commit(txn, _items(txn.writeFiles(rows._jdf)), operation, application, version, metadata)
 
-    def change(self) -> Change:
-        """Begin a commit on the newest version; that fails if another comes between."""
-        return Change(self)
+    def change(self, known: Files | None = None) -> Change:
+        """Begin a commit on the newest version; that fails if another comes between. `known`: the files after an earlier one."""
+        return Change(self, known)
 
     def _commit(
         self, txn: Any, actions: list[Any], operation: Any, application: str, version: int, metadata: dict[str, Any]
@@ -84,18 +101,31 @@ class Delta:
 
 
 class Change:
-    """One commit that is being made: the rows that were there are read from `files`, all of one version."""
+    """One commit that is being made. `files` are those of the version it is made on, and of its own once it is committed."""
 
-    def __init__(self, table: Delta) -> None:
+    def __init__(self, table: Delta, known: Files | None) -> None:
         self._table = table
         self._txn = table._log.startTransaction()
         self._txn.readWholeTable()
         self._path = table._log.dataPath()
-        self.files = list(self._txn.snapshot().allFiles().collect())
+        snapshot = self._txn.snapshot()
+        table_id, version = str(snapshot.metadata().id()), int(snapshot.version())
+        if known is None or known[:2] != (table_id, version):  # else asking would cost two jobs, and some calls a file
+            found = map(self._described, snapshot.allFiles().collect())
+            known = Files(table_id, version, {file.address: file for file in found})
+        self.files = known
 
-    def rows(self, files: Iterable[Any]) -> DataFrame:
+    def _described(self, action: Any) -> File:
+        jvm = self._table._jvm.org.apache
+        name, vector = action.toPath(), action.deletionVector()
+        full = name if name.isAbsolute() else jvm.hadoop.fs.Path(self._path, name)
+        address = jvm.spark.paths.SparkPath.fromPath(full).urlEncoded()
+        stats = json.loads(action.stats() or "{}")
+        return File(action, address, stats, vector.serializeToBase64() if vector else None)
+
+    def rows(self, files: Iterable[File]) -> DataFrame:
         """The rows of these files; `place` may be asked of them."""
-        found = self._table.read(files, self._txn.snapshot())
+        found = self._table.read((file.action for file in files), self._txn.snapshot())
         return found.select(
             "*", F.col("_metadata.file_path").alias("_address"), F.col("_metadata.row_index").alias("_row")
         )
@@ -111,12 +141,11 @@ class Change:
         have = [F.col(f"`{f.name}`") if f.name in rows.columns else F.lit(None) for f in wanted]
         return rows.select(*(c.cast(f.dataType).alias(f.name) for c, f in zip(have, wanted, strict=True)))
 
-    def holding(self, column: str, values: Sequence[Any], between: bool = False) -> list[Any]:
+    def holding(self, column: str, values: Sequence[Any], between: bool = False) -> list[File]:
         """The files that may hold one of these values, sorted, by Delta's statistics; `between`: any from first to last."""
         kept = []
-        for file in self.files:
-            stats = json.loads(file.stats() or "{}")
-            least, most = stats.get("minValues", {}).get(column), stats.get("maxValues", {}).get(column)
+        for file in self.files.files.values():
+            least, most = (file.stats.get(bound, {}).get(column) for bound in ("minValues", "maxValues"))
             if least is not None and most is not None and type(least) is type(values[0]):
                 at = bisect_left(values, least)  # the first that is not below the file's
                 if at == len(values) or (values[0] if between else values[at]) > most:
@@ -140,11 +169,19 @@ class Change:
         """
         table = self._table
         actions = [] if added is None else _items(self._txn.writeFiles(added._jdf))
-        actions += self._left_out(removed, gone) if gone else []
+        there = self.files.files | {file.address: file for file in map(self._described, actions)}
+        if gone:
+            for file, left in self._left_out(removed, gone):
+                del there[file.address]
+                if left:
+                    there[file.address] = self._described(left._1())
+                actions += [left._1(), left._2()] if left else [file.action.remove()]
         nothing, empty = table._none(), table._seq([])
         self._txn.registerSQLMetrics(table._spark._jsparkSession, self._metrics(taken))
         merge = getattr(table._delta, "DeltaOperations$Merge")(*[nothing] * 4, empty, empty, empty)
-        return table._commit(self._txn, actions, merge, application, version, metadata)
+        done = table._commit(self._txn, actions, merge, application, version, metadata)
+        self.files = Files(self.files.table_id, done, there)
+        return done
 
     def _metrics(self, taken: int) -> Any:
         """What Delta demands of a MERGE for its history."""
@@ -157,38 +194,30 @@ class Change:
             jvm.scala.jdk.javaapi.CollectionConverters.asScala(found)
         )
 
-    def _left_out(self, places: DataFrame, count: int) -> list[Any]:
-        address = self._table._jvm.org.apache.spark.paths.SparkPath
-        path = self._table._jvm.org.apache.hadoop.fs.Path
-        there, vectors = {}, []
-        for file in self.files:
-            name = file.toPath()
-            full = address.fromPath(name if name.isAbsolute() else path(self._path, name)).urlEncoded()
-            there[full] = file
-            vector = file.deletionVector()
-            vectors.append({"filePath": full, "deletionVectorId": vector.serializeToBase64() if vector else None})
+    def _left_out(self, places: DataFrame, count: int) -> list[tuple[File, Any]]:
+        """The files that these rows are in, each with the pair of actions that leaves them out; none where none is left."""
+        files = self.files.files
+        vectors = [{"filePath": file.address, "deletionVectorId": file.vector} for file in files.values()]
         known = self._table._spark.createDataFrame(pyarrow.Table.from_pylist(vectors, _VECTORS))
         known = known.withColumn(PLACE[0], F.xxhash64("filePath"))
         marked = places.withColumnRenamed(PLACE[1], "rowIndexCol").join(F.broadcast(known), PLACE[0])
         build = self._table._delta.commands.DeletionVectorBitmapGenerator.buildDeletionVectors
         order = ("filePath", "deletionVectorId", "rowIndexCol")
         found = build(self._table._spark._jsparkSession, marked.select(*order)._jdf, self._table._log, 0)
-        actions, marked_rows = [], 0
+        changed, rows = [], 0
         for result in _items(found):
-            file, vector = there[result.filePath()], result.deletionVector()
-            marked_rows += vector.cardinality() - (file.deletionVector().cardinality() if file.deletionVector() else 0)
-            if vector.cardinality() == file.numPhysicalRecords().get():
-                actions.append(file.remove())
-            else:
-                pair = file.removeRows(vector, True, True)
-                actions += [pair._1(), pair._2()]
-        if marked_rows != count:  # two addresses of one hash, or a row named twice
+            file, vector = files[result.filePath()], result.deletionVector()
+            before = file.action.deletionVector()
+            rows += vector.cardinality() - (before.cardinality() if before else 0)
+            none_left = vector.cardinality() == file.action.numPhysicalRecords().get()
+            changed.append((file, None if none_left else file.action.removeRows(vector, True, True)))
+        if rows != count:  # two addresses of one hash, or a row named twice
             raise StateError(
-                f"{marked_rows} rows of {self._path} were found to be replaced and {count} were expected. Nothing was merged. "
+                f"{rows} rows of {self._path} were found to be replaced and {count} were expected. Nothing was merged. "
                 "Make the table again with: suibus rebuild",
-                f"{self._path} 中找到 {marked_rows} 行待替换，应为 {count} 行。未合并任何数据。请用 suibus rebuild 重建。",
+                f"{self._path} 中找到 {rows} 行待替换，应为 {count} 行。未合并任何数据。请用 suibus rebuild 重建。",
             )
-        return actions
+        return changed
 
 
 def _items(scala: Any) -> list[Any]:

@@ -159,7 +159,8 @@ def _merge(dataset: Dataset, lake: Lake, first: int, last: int, files: list[dict
 
     What decides is narrow and kept in hand; the rows themselves go from file to file, without a shuffle between.
     """
-    bronze, silver = lake.bronze(dataset), Delta(lake.spark, lake.silver(dataset)).change()
+    bronze, path = lake.bronze(dataset), lake.silver(dataset)
+    silver = Delta(lake.spark, path).change(lake.files.get(path))
     good, bad = ([file for file in files if _quarantined(file) == kind] for kind in (False, True))
     count = count_rows(good)
     events = _marked(bronze_rows(lake, bronze, good), dataset)
@@ -186,7 +187,9 @@ def _merge(dataset: Dataset, lake: Lake, first: int, last: int, files: list[dict
         added = _sorted(silver.shaped(events), changed, dataset) if changed else None
         removed = winners.where("_replaces").select(*PLACE)
         application = merge_application(dataset, lake)
-        return silver.commit(added, removed, sums["_replaces"], application, last, metadata, count)
+        version = silver.commit(added, removed, sums["_replaces"], application, last, metadata, count)
+        lake.files[path] = silver.files
+        return version
     finally:
         decided.unpersist()
 
@@ -194,7 +197,7 @@ def _merge(dataset: Dataset, lake: Lake, first: int, last: int, files: list[dict
 def _old(events: DataFrame, count: int, dataset: Dataset, silver: Change) -> DataFrame:
     """What silver has of the events' keys, and perhaps of others whose hash is the same: only what decides is read."""
     key = list(dataset.key)
-    kept = silver.files
+    kept = list(silver.files.files.values())
     kind = dataset.field(key[0]).kind
     if kept and count and kind in ("string", "int", "long", "date"):
         few = count <= _SMALL

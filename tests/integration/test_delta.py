@@ -9,7 +9,7 @@ import pytest
 from delta.tables import DeltaTable
 from pyspark.sql import functions as F
 
-from pipelines.delta import Change, Delta
+from pipelines.delta import Change, Delta, Files
 from pipelines.tables import Lake
 from schemas.errors import StateError
 
@@ -26,10 +26,12 @@ def table(spark: Any, tmp_path: Path) -> str:
     return path
 
 
-def replace(spark: Any, path: str, ids: list[int], version: int, word: str = "new") -> Change:
+def replace(
+    spark: Any, path: str, ids: list[int], version: int, word: str = "new", known: Files | None = None
+) -> Change:
     """Leave out the rows of these ids and add others in their place."""
-    change = Delta(spark, path).change()
-    there = change.rows(change.files).where(F.col("id").isin(ids))
+    change = Delta(spark, path).change(known)
+    there = change.rows(change.files.files.values()).where(F.col("id").isin(ids))
     added = there.select("id", F.lit(word).alias("word"))
     added = change.shaped(added).coalesce(1)
     metadata = {"said": [version, "穗"]}
@@ -53,14 +55,14 @@ def test_rows_are_replaced_by_place_in_one_commit_that_says_so(spark: Any, table
 
 def test_a_file_whose_every_row_is_replaced_is_no_longer_in_the_table(spark: Any, table: str) -> None:
     replace(spark, table, list(range(50)), 1)
-    files = Delta(spark, table).change().files
-    assert sorted(f.numLogicalRecords().get() for f in files) == [50, 50]
-    assert all(f.deletionVector() is None for f in files)
+    files = Delta(spark, table).change().files.files.values()
+    assert sorted(f.action.numLogicalRecords().get() for f in files) == [50, 50]
+    assert all(f.vector is None for f in files)
 
 
 def test_files_are_left_unread_by_their_statistics(spark: Any, table: str) -> None:
     change = Delta(spark, table).change()
-    assert len(change.files) == 2
+    assert len(change.files.files) == 2
     assert len(change.holding("id", [10])) == 1
     assert len(change.holding("id", [10, 60])) == 2
     assert len(change.holding("id", [-5, 200])) == 0
@@ -73,17 +75,34 @@ def test_files_are_left_unread_by_their_statistics(spark: Any, table: str) -> No
 
 def test_a_commit_in_between_stops_the_change(spark: Any, table: str) -> None:
     change = Delta(spark, table).change()
-    there = change.rows(change.files).where("id = 1")
+    there = change.rows(change.files.files.values()).where("id = 1")
     spark.range(200, 201, 1, 1).withColumn("word", F.lit("other")).write.format("delta").mode("append").save(table)
     with pytest.raises(StateError, match="Another Suibus writes"):
         change.commit(None, there.select(*change.place()), 1, "test", 1, {}, 1)
     assert Lake(spark, "").read(table).count() == 101
 
 
+def test_the_files_after_a_change_are_those_of_its_version(spark: Any, table: str) -> None:
+    files = replace(spark, table, [3, 4, 60], 7).files
+    for version, ids in enumerate(([4, 5], list(range(50, 100)), [70]), 8):
+        change = Delta(spark, table).change(files)
+        assert change.files is files, "asked again though nobody else wrote"
+        asked = Delta(spark, table).change().files
+        assert [(f.address, f.stats, f.vector) for f in sorted(files.files.values(), key=lambda f: f.address)] == [
+            (f.address, f.stats, f.vector) for f in sorted(asked.files.values(), key=lambda f: f.address)
+        ]
+        files = replace(spark, table, ids, version, "newer", files).files
+    spark.range(200, 201, 1, 1).withColumn("word", F.lit("other")).write.format("delta").mode("append").save(table)
+    assert len(Delta(spark, table).change(files).files.files) == len(files.files) + 1
+
+
 def test_a_row_that_cannot_be_found_stops_the_change(spark: Any, table: str) -> None:
     change = Delta(spark, table).change()
     elsewhere = (
-        change.rows(change.files).where("id = 1").select(*change.place()).withColumn("_file", F.col("_file") + 1)
+        change.rows(change.files.files.values())
+        .where("id = 1")
+        .select(*change.place())
+        .withColumn("_file", F.col("_file") + 1)
     )
     with pytest.raises(StateError, match=r"0 rows of .* 1 were expected"):
         change.commit(None, elsewhere, 1, "test", 1, {}, 1)
