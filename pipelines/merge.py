@@ -97,7 +97,12 @@ def _quarantined(file: dict[str, Any]) -> bool:
 
 def latest(events: DataFrame, dataset: Dataset) -> DataFrame:
     """Of each key the version that is last in the total order, as silver holds it."""
-    return _ranked(_marked(events, dataset), dataset).where("_rank = 1")
+    return _ranked(_hashed(_marked(events, dataset), dataset), dataset).where("_rank = 1")
+
+
+def _hashed(rows: DataFrame, dataset: Dataset) -> DataFrame:
+    """Rows with a number for their key: numbers are looked up and sorted faster than the texts that a key may be of."""
+    return rows.withColumn("_hashed", F.xxhash64(*dataset.key))
 
 
 def _marked(events: DataFrame, dataset: Dataset) -> DataFrame:
@@ -164,9 +169,8 @@ def _merge(dataset: Dataset, lake: Lake, first: int, last: int, files: list[dict
     good, bad = ([file for file in files if _quarantined(file) == kind] for kind in (False, True))
     count = count_rows(good)
     events = _marked(bronze_rows(lake, bronze, good), dataset)
-    narrow = events.select(*dataset.key, *_DECIDES)
+    narrow = _hashed(events.select(*dataset.key, *_DECIDES), dataset)
     narrow = narrow.coalesce(1) if count <= _SMALL else narrow
-    narrow = narrow.withColumn("_hashed", F.xxhash64(*dataset.key))
     decided = _decided(_ranked(narrow, dataset), _old(narrow, count, dataset, silver), dataset).persist()
     try:
         account, sums = _account(decided, bronze_rows(lake, bronze, bad) if bad else None, count, dataset)
@@ -204,7 +208,7 @@ def _old(events: DataFrame, count: int, dataset: Dataset, silver: Change) -> Dat
         first = events.select(key[0]) if few else events.agg(F.min(key[0]), F.max(key[0]))
         values = {v.isoformat() if isinstance(v, date) else v for row in first.collect() for v in row}
         kept = silver.holding(key[0], sorted(values), between=not few)
-    there = silver.rows(kept if count else []).withColumn("_hashed", F.xxhash64(*key))
+    there = _hashed(silver.rows(kept if count else []), dataset)
     keys = events.select("_hashed")
     found = there.join(F.broadcast(keys) if count <= _HELD else keys, "_hashed", "leftsemi")
     found = found.select("_hashed", *key, F.struct(*_DECIDES, *silver.place()).alias("_old"))
@@ -212,10 +216,7 @@ def _old(events: DataFrame, count: int, dataset: Dataset, silver: Change) -> Dat
 
 
 def _ranked(events: DataFrame, dataset: Dataset) -> DataFrame:
-    """Each event with its place among those of its key, whether it is a copy of another, and the key's last one.
-
-    `_hashed` is compared first: it decides nothing, but numbers are sorted faster than the texts that a key may be of.
-    """
+    """Each event with its place among those of its key, whether it is a copy of another, and the key's last one."""
     newest_first = Window.partitionBy("_hashed", *dataset.key).orderBy(*(F.desc(c) for c in ORDER))
     event = F.struct(*EVENT)
     top = F.first(F.struct(*ORDER, "_district")).over(newest_first)
