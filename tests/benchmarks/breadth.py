@@ -107,7 +107,7 @@ def held() -> int:
 
 def run(quick: bool) -> Iterator[Row]:
     """Alone, then among others that are idle, then all."""
-    count, runs = (QUICK, 3) if quick else (DATASETS, 5)
+    count, runs = (QUICK, 2) if quick else (DATASETS, 3)
     with TemporaryDirectory() as folder:
         bus = Bus(Settings(home=Path(folder)))
         bus.broker.start()
@@ -120,7 +120,7 @@ def run(quick: bool) -> Iterator[Row]:
             among = [city.run(city.datasets[:1]) for _ in range(runs + 1)][1:]
             idle = [(a - b) / (count - 1) for a, b in zip(sorted(among), sorted(alone), strict=True)]
             nothing = [timed(lambda: bus.sync(set())) for _ in range(runs)]
-            whole = [city.run(city.datasets) for _ in range(1 if quick else 2)]
+            whole = [city.run(city.datasets)]
             most = memory.end()
         finally:
             bus.broker.stop()
