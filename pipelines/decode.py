@@ -199,14 +199,14 @@ def _checked(rows: DataFrame, dataset: Dataset) -> DataFrame:
     values = {f.name: narrowed(f, _raw(f.name, dataset)) for f in dataset.table_fields}
     unreadable = [f.name for f in dataset.table_fields if can_be_unreadable(f)]
     given, kept = (
-        tree([f"int({value} IS NOT NULL)" for value in found], "+")
+        tree(["0", *(f"int({value} IS NOT NULL)" for value in found)], "+")
         for found in ([_raw(name, dataset) for name in unreadable], [values[name] for name in unreadable])
     )
     flat = rows.selectExpr(
         *(f"`{name}`" for name in rows.columns if name not in ("_read", "_mark")),
         *(f"{value} AS `{name}`" for name, value in values.items()),
         "_read IS NOT NULL AS _known",
-        f"{_READ} AS _decoded",
+        f"_read.{END} IS NOT NULL AS {_DECODED}",
         f"_read.{END} = _mark AS _whole",
         f"coalesce(_key = {_canonical_key(dataset)}, false) AS _right_key",
         f"CASE WHEN {given} <> {kept} THEN _read END AS _read",
@@ -290,7 +290,7 @@ def _any(reasons: list[_Reason]) -> str:
     return either(conditions)
 
 
-_READ, _DECODED = f"_read.{END} IS NOT NULL", "_decoded"
+_DECODED = "_decoded"
 _HOLDS_NOT, _FAILS = "X'30'", "X'3F'"
 
 

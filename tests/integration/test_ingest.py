@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from infra.output import quarantined_records
 from infra.settings import Settings
 from pipelines.decode import change_log
 from schemas.avro import Encoder
+from schemas.contract import parse_contract
 from schemas.store import ContractStore
 from tests.benchmarks.data import contract
 from tests.integration.conftest import Road
@@ -259,3 +261,30 @@ def test_the_plan_of_a_wide_contract_takes_few_calls_into_the_jvm(spark: Any, tm
         rows = change_log(records, wide, store)
     assert len(calls) < 10 * len(wide.fields)
     assert len(rows.columns) > len(wide.fields)
+
+
+NUMBERS = """\
+apiVersion: v3.1.0
+kind: DataContract
+id: test.numbers
+version: 1.0.0
+status: active
+schema:
+  - name: numbers
+    properties:
+      - {name: id, logicalType: integer, physicalType: bigint, primaryKey: true, required: true}
+      - {name: size, logicalType: integer, physicalType: bigint}
+"""
+
+
+def test_a_dataset_of_which_nothing_can_be_unreadable_is_read(spark: Any, tmp_path: Path) -> None:
+    dataset, store = parse_contract(NUMBERS, "numbers.yaml"), ContractStore(tmp_path)
+    store.register(dataset)
+    encoder, row = Encoder(dataset), {"id": 1, "size": 2}
+    record = (encoder.key(row), encoder.value(row), dataset.topic("440106"), 0, 0, datetime.now(UTC), [])
+    kafka = (
+        "key binary, value binary, topic string, partition int, offset long, timestamp timestamp, "
+        "headers array<struct<key:string,value:binary>>"
+    )
+    (found,) = change_log(spark.createDataFrame([record], kafka), dataset, store).collect()
+    assert (found["_quarantined"], found["id"], found["size"], found["_reasons"]) == (False, 1, 2, None)
