@@ -193,8 +193,8 @@ def _checked(rows: DataFrame, dataset: Dataset) -> DataFrame:
 
     Whether any holds is one compiled condition. Only a row that it holds for has its reasons put together, which Spark
     does by walking the expressions: for each row it would cost several times all the rest. Each step writes every column
-    of a wide row once more, which is most of what a batch costs: so there are two, and the record as it was read goes on
-    only where a part of it is unreadable.
+    of a wide row once more, which is most of what a batch costs: so the record as it was read goes on only where a part
+    of it is unreadable.
     """
     values = {f.name: narrowed(f, _raw(f.name, dataset)) for f in dataset.table_fields}
     unreadable = [f.name for f in dataset.table_fields if can_be_unreadable(f)]

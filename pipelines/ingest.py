@@ -29,9 +29,8 @@ from schemas.registry import Registry
 from schemas.store import ContractStore
 
 APPLICATION = "ingest"  # the Delta transaction application id of a batch, in bronze
-FETCH = (
-    8 << 20
-)  # bytes of a partition that are asked for at a time: at Kafka's one megabyte a third of reading is waiting
+# Bytes of a partition that are asked for at a time: at Kafka's one megabyte a third of reading is waiting.
+FETCH = 8 << 20
 PROBES = 60  # reads spent on finding the records that cannot be read or held against the rules
 
 

@@ -280,6 +280,7 @@ class Lake:
             )
         self._ensured.pop(f"{self.root}/{name}", None)
         self._newest.pop(f"{self.root}/{name}", None)
+        self.files.pop(f"{self.root}/{name}", None)
         self._own.pop(f"{self.root}/{name}", None)
         spark._jvm.org.apache.spark.sql.delta.DeltaLog.clearCache()
 
