@@ -181,12 +181,13 @@ class Bus:
             hashes = self._hashes()
             # Else a dataset that was left out may have a hop to make up for.
             whole = only is None or as_left(lake.root, before.get("tables", {}))
-            info = sync(lake, self.store, self.kafka, self.registry, only, tell, refresh, states)
+            taken = parse_position(before.get("taken", {}))
+            info = sync(lake, self.store, self.kafka, self.registry, only, tell, refresh, states, taken)
             self._write("metrics.json", count_pass(self._read("metrics.json"), info, lake))
             found = {
                 "records": info.records,
                 "failures": info.failures,
-                "taken": {**before.get("taken", {}), **dump_position(info.taken)},
+                "taken": dump_position(info.taken),
                 "contracts": hashes,
                 "tables": lake.marks(tables(self.store.datasets())) if whole and not info.failures else {},
                 "ended_at": _now(),

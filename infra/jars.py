@@ -32,6 +32,7 @@ COORDINATES: dict[SetName, tuple[str, ...]] = {
         "io.delta:delta-spark_4.2_2.13:4.4.0",
         "org.apache.spark:spark-sql-kafka-0-10_2.13:4.2.0",
         "org.apache.spark:spark-avro_2.13:4.2.0",
+        "com.globalmentor:hadoop-bare-naked-local-fs:0.1.0",  # Hadoop's own local files start a process for each chmod
     ),
     "broker": (
         "org.apache.kafka:kafka_2.13:4.4.0",

@@ -57,6 +57,13 @@ _AVRO_LIMITS = [
     f"-Dorg.apache.avro.limits.{what}.maxLength={LARGEST}" for what in ("bytes", "string", "collectionItems")
 ]
 
+# Local files without a process for each: Hadoop runs chmod for every file it makes and readlink for every one it renames, a
+# hundred in a pass over one dataset. The log store renames too, as the other does, and as little holds off a second program.
+_LOCAL_FILES = (
+    ("spark.hadoop.fs.file.impl", "com.globalmentor.apache.hadoop.fs.BareLocalFileSystem"),
+    ("spark.delta.logStore.file.impl", "io.delta.storage.LocalLogStore"),
+)
+
 _starting = Lock()
 
 
@@ -112,6 +119,9 @@ def _options(
         "-Dderby.system.home=.",
         "-Djava.net.preferIPv4Stack=true",
         "-XX:+IgnoreUnrecognizedVMOptions",
+        # What is larger than half a region is kept apart, and a pass's buffers are: at the 1 MB of a small heap each dataset
+        # made the collector go through all of memory.
+        "-XX:G1HeapRegionSize=16m",
         *_AVRO_LIMITS,
         *java_options,
     ]
@@ -135,6 +145,7 @@ def _options(
         ("spark.python.sql.dataFrameDebugging.enabled", "false"),
         *((("spark.driver.host", "127.0.0.1"), ("spark.driver.bindAddress", "127.0.0.1")) if local else ()),
         shipped,
+        *(_LOCAL_FILES if local else ()),
         ("spark.local.dir", "local"),  # in <home>/spark; a comma in a full path would make two of it
         ("spark.sql.warehouse.dir", (settings.home / "spark" / "warehouse").as_uri()),
         ("spark.sql.catalogImplementation", "in-memory"),

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple, cast
 
 import pyarrow
+from py4j.java_gateway import JavaClass
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 
@@ -39,14 +40,19 @@ class Files(NamedTuple):
     files: dict[str, File]
 
 
+def java(spark: Any, name: str) -> Any:
+    """A class of the JVM by its full name. As `jvm.org.apache…` each part of the name would be looked for in every jar: 1 ms and more."""
+    return JavaClass(name, spark.sparkContext._gateway._gateway_client)
+
+
 class Delta:
     """The log of a table, as Delta's own commands see it."""
 
     def __init__(self, spark: SparkSession, path: str) -> None:
         self._spark = cast(Any, spark)
-        self._jvm = self._spark._jvm
-        self._delta = self._jvm.org.apache.spark.sql.delta
-        self._log = self._delta.DeltaLog.forTable(self._spark._jsparkSession, path)
+        # Delta takes what a commit says of itself, and more, from the session that is active in the thread.
+        java(spark, "org.apache.spark.sql.SparkSession").setActiveSession(self._spark._jsparkSession)
+        self._log = self._delta("DeltaLog").forTable(self._spark._jsparkSession, path)
 
     def read(self, files: Iterable[Any], snapshot: Any = None) -> DataFrame:
         """The rows of some files of the table."""
@@ -55,7 +61,7 @@ class Delta:
 
     def file(self, action: dict[str, Any]) -> Any:
         """A file of the table, from the `add` of a commit."""
-        return self._delta.actions.Action.fromJson(json.dumps({"add": action}))
+        return self._delta("actions.Action").fromJson(json.dumps({"add": action}))
 
     def append(self, rows: DataFrame, application: str, version: int, metadata: dict[str, Any], on: int) -> int:
         """Append rows in one commit on the table's version `on`, under an application's version; the new version.
@@ -67,7 +73,9 @@ class Delta:
         if int(txn.snapshot().version()) != on:
             raise written_by_another(self._log.dataPath())
         none = [self._none()] * 8
-        operation = getattr(self._delta, "DeltaOperations$Write")(self._jvm.org.apache.spark.sql.SaveMode.Append, *none)
+        operation = self._delta("DeltaOperations$Write")(
+            java(self._spark, "org.apache.spark.sql.SaveMode").Append, *none
+        )
         return self._commit(txn, _items(txn.writeFiles(rows._jdf)), operation, application, version, metadata)
 
     def change(self, known: Files | None = None) -> Change:
@@ -79,7 +87,7 @@ class Delta:
     ) -> int:
         setting = "spark.databricks.delta.commitInfo.userMetadata"
         mark = {"appId": application, "version": version, "lastUpdated": None}
-        actions = [*actions, self._delta.actions.Action.fromJson(json.dumps({"txn": mark}))]
+        actions = [*actions, self._delta("actions.Action").fromJson(json.dumps({"txn": mark}))]
         self._spark.conf.set(setting, json.dumps(metadata, ensure_ascii=False, separators=(",", ":")))
         try:
             return int(txn.commit(self._seq(actions), operation))
@@ -90,14 +98,20 @@ class Delta:
         finally:
             self._spark.conf.unset(setting)
 
+    def _delta(self, name: str) -> Any:
+        return java(self._spark, f"org.apache.spark.sql.delta.{name}")
+
     def _none(self) -> Any:
-        return self._jvm.scala.Option.empty()
+        return java(self._spark, "scala.Option").empty()
 
     def _seq(self, items: Iterable[Any]) -> Any:
-        listed = self._jvm.java.util.ArrayList()
+        listed = java(self._spark, "java.util.ArrayList")()
         for item in items:
             listed.add(item)
-        return self._jvm.scala.jdk.javaapi.CollectionConverters.asScala(listed).toSeq()
+        return self._scala(listed).toSeq()
+
+    def _scala(self, collection: Any) -> Any:
+        return java(self._spark, "scala.jdk.javaapi.CollectionConverters").asScala(collection)
 
 
 class Change:
@@ -116,10 +130,10 @@ class Change:
         self.files = known
 
     def _described(self, action: Any) -> File:
-        jvm = self._table._jvm.org.apache
+        spark = self._table._spark
         name, vector = action.toPath(), action.deletionVector()
-        full = name if name.isAbsolute() else jvm.hadoop.fs.Path(self._path, name)
-        address = jvm.spark.paths.SparkPath.fromPath(full).urlEncoded()
+        full = name if name.isAbsolute() else java(spark, "org.apache.hadoop.fs.Path")(self._path, name)
+        address = java(spark, "org.apache.spark.paths.SparkPath").fromPath(full).urlEncoded()
         stats = json.loads(action.stats() or "{}")
         return File(action, address, stats, vector.serializeToBase64() if vector else None)
 
@@ -178,21 +192,19 @@ class Change:
                 actions += [left._1(), left._2()] if left else [file.action.remove()]
         nothing, empty = table._none(), table._seq([])
         self._txn.registerSQLMetrics(table._spark._jsparkSession, self._metrics(taken))
-        merge = getattr(table._delta, "DeltaOperations$Merge")(*[nothing] * 4, empty, empty, empty)
+        merge = table._delta("DeltaOperations$Merge")(*[nothing] * 4, empty, empty, empty)
         done = table._commit(self._txn, actions, merge, application, version, metadata)
         self.files = Files(self.files.table_id, done, there)
         return done
 
     def _metrics(self, taken: int) -> Any:
         """What Delta demands of a MERGE for its history."""
-        jvm = self._table._jvm
-        name, found = "operationNumSourceRows", jvm.java.util.HashMap()
-        metrics = jvm.org.apache.spark.sql.execution.metric.SQLMetrics
-        found.put(name, metrics.createMetric(self._table._spark._jsc.sc(), name))
+        spark, name = self._table._spark, "operationNumSourceRows"
+        found = java(spark, "java.util.HashMap")()
+        metrics = java(spark, "org.apache.spark.sql.execution.metric.SQLMetrics")
+        found.put(name, metrics.createMetric(spark._jsc.sc(), name))
         found.get(name).set(taken)
-        return jvm.scala.collection.immutable.Map.__getattr__("from")(
-            jvm.scala.jdk.javaapi.CollectionConverters.asScala(found)
-        )
+        return getattr(java(spark, "scala.collection.immutable.Map"), "from")(self._table._scala(found))
 
     def _left_out(self, places: DataFrame, count: int) -> list[tuple[File, Any]]:
         """The files that these rows are in, each with the pair of actions that leaves them out; none where none is left."""
@@ -201,7 +213,7 @@ class Change:
         known = self._table._spark.createDataFrame(pyarrow.Table.from_pylist(vectors, _VECTORS))
         known = known.withColumn(PLACE[0], F.xxhash64("filePath"))
         marked = places.withColumnRenamed(PLACE[1], "rowIndexCol").join(F.broadcast(known), PLACE[0])
-        build = self._table._delta.commands.DeletionVectorBitmapGenerator.buildDeletionVectors
+        build = self._table._delta("commands.DeletionVectorBitmapGenerator").buildDeletionVectors
         order = ("filePath", "deletionVectorId", "rowIndexCol")
         found = build(self._table._spark._jsparkSession, marked.select(*order)._jdf, self._table._log, 0)
         changed, rows = [], 0

@@ -65,7 +65,7 @@ def released_versions(lake: Lake) -> dict[str, dict[str, Any]]:
 def _records(lake: Lake) -> Records:
     """One scan for all; none where no rows came since the last."""
     path = lake.releases()
-    known, version = lake.records, lake.version(path)
+    known, version = lake.records.get(path), lake.version(path)
     if (
         not known
         or known.table != lake.table_id(path)
@@ -76,7 +76,7 @@ def _records(lake: Lake) -> Records:
         )
     ):
         known = _scan(lake, path, version)
-    lake.records = known = replace(known, version=version)
+    lake.records[path] = known = replace(known, version=version)
     return known
 
 
@@ -151,13 +151,15 @@ def release_version(
         "decided_at": datetime.now(UTC),
         "verdict": verdict.to_json(),
     }
-    before, mark = lake.version(path), {"verdict": verdict.sha256}
-    lake.append(path, [row], RELEASE, f"release:{dataset.id}", number, mark)
-    lake.verdicts[dataset.id] = asdict(verdict)
     released_at = row["decided_at"] if verdict.passed else last["released_at"] if last else None
     record = {name: row[name] for name in RECORD} | {"released_at": released_at}
-    if lake.records and lake.records.version == before and lake.commit(path, before + 1).metadata == mark:
-        lake.records = lake.records.plus(dataset.id, record)  # no need to read again what was just written
+    with lake.appending:
+        before, mark = lake.version(path), {"verdict": verdict.sha256}
+        lake.append(path, [row], RELEASE, f"release:{dataset.id}", number, mark)
+        read = lake.records.get(path)
+        if read and read.version == before and lake.commit(path, before + 1).metadata == mark:
+            lake.records[path] = read.plus(dataset.id, record)  # no need to read again what was just written
+    lake.verdicts[dataset.id] = asdict(verdict)
     return ReleaseInfo(dataset.id, number, status, verdict, record)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
 
 from pipelines.account import account_pending, accounted_version
 from pipelines.decode import cause
@@ -23,6 +24,7 @@ from schemas.store import ContractStore
 
 log = logging.getLogger(__name__)
 Tell = Callable[[str, str], None]  # English, Chinese
+FEW = 100_000  # records: a dataset with more waiting has the machine to itself
 
 
 def sync(
@@ -34,52 +36,111 @@ def sync(
     tell: Tell = lambda en, zh: None,
     refresh: Callable[[], object] = lambda: None,
     states: dict[str, TopicState] | None = None,
+    taken: Position | None = None,
 ) -> SyncInfo:
     """Bring everything up to the end of what is published. Run again with nothing new, it changes nothing.
 
-    It goes round by round: each takes a batch of every dataset that has records waiting, the smallest backlog first, and
-    releases a dataset as soon as some district's records are all in. So neither a dataset nor a district with a long
-    backlog holds up another. `only` limits merge and release to these dataset ids, those with new records, and those
+    It goes round by round: each takes a batch of every dataset that has records waiting, the smallest backlog first, small ones
+    side by side, and releases a dataset as soon as some district's records are all in. So neither a dataset nor a district with
+    a long backlog holds up another. `only` limits merge and release to these dataset ids, those with new records, and those
     whose contract changed since their last verdict; None takes all. A dataset that fails is reported and stops no other.
 
     `refresh` puts the newest contracts in force. It is called once the ends of the topics are known, so that no record
-    can be newer than the contracts it is read with. `states`: the topics as they were a moment before, contracts put in force since.
+    can be newer than the contracts it is read with. `states`: the topics as they were a moment before, contracts put in force
+    since; `taken`: how far they were read before, as far as that is known, by which datasets are ordered.
     """
-    info = SyncInfo(records=last_records(lake))
+    info = SyncInfo(records=last_records(lake), taken=dict(taken or {}))
     goal: dict[str, TopicState] | None = None
     while True:
         if goal is not None or states is None:
             states = kafka.states(topic for dataset in store.datasets().values() for topic in topics(dataset))
             refresh()
-        first, goal = goal is None, goal or states
-        batches: list[Batch] = []
-        for dataset in sorted(store.datasets().values(), key=lambda d: _backlog(d, states, info.taken)):
-            if dataset.id in info.failures:
-                continue
-            with log_context(dataset=dataset.id):
-                try:
-                    began = time.monotonic()
-                    batch = ingest_batch(dataset, lake, store, kafka, states, registry)
-                    if batch.records:
-                        version = f"bronze {lake.version(lake.bronze(dataset))}"
-                        info.done("ingest", dataset, began, version, "ingested %d records", batch.records)
-                        tell(*_taken(dataset, batch))
-                    info.taken.update(batch.after)
-                    info.ingested[dataset.id] = info.ingested.get(dataset.id, 0) + batch.records
-                    batches.append(batch)
-                    record = info.records.get(dataset.id)
-                    changed = record is not None and record["contract_sha256"] != dataset.hash
-                    asked = first and (only is None or dataset.id in only or changed)
-                    if batch.drained if batch.records else asked:
-                        _bring_up(dataset, lake, kafka, info, tell)
-                except Exception as error:  # one dataset must not stop another
-                    en, zh = _reason(error)
-                    told = isinstance(error, SuibusError)
-                    log.error("stopped: %s", first_line(error) if told else en, exc_info=not told)
-                    info.failures[dataset.id] = en
-                    tell(f"{dataset.id}: stopped: {en}", f"{dataset.id}：已停止：{zh}")
-        if not any(_behind(batch.after, goal) for batch in batches if batch.records):
+        one = _Round(store, kafka, states, registry, only, tell, info, first=goal is None)
+        goal = goal or states
+        waiting = {
+            d.id: _backlog(d, states, info.taken) for d in store.datasets().values() if d.id not in info.failures
+        }
+        ordered = sorted((d for d in store.datasets().values() if d.id in waiting), key=lambda d: waiting[d.id])
+        few = sum(n <= FEW for n in waiting.values())
+        batches = lake.side_by_side(one.take, ordered[:few]) + [one.take(dataset, lake) for dataset in ordered[few:]]
+        if not any(_behind(batch.after, goal) for batch in batches if batch and batch.records):
             return info
+
+
+@dataclass(frozen=True)
+class _Round:
+    """A batch of each dataset; what they share. Datasets go through it side by side, each with a lake of its own session."""
+
+    store: ContractStore
+    kafka: Topics
+    states: dict[str, TopicState]
+    registry: Registry | None
+    only: Collection[str] | None
+    tell: Tell
+    info: SyncInfo
+    first: bool
+
+    def take(self, dataset: Dataset, lake: Lake) -> Batch | None:
+        """A batch of the dataset, to its release if that is due; None where it failed, of which `info` has the reason."""
+        info = self.info
+        with log_context(dataset=dataset.id):
+            try:
+                began = time.monotonic()
+                batch = ingest_batch(dataset, lake, self.store, self.kafka, self.states, self.registry)
+                if batch.records:
+                    version = f"bronze {lake.version(lake.bronze(dataset))}"
+                    info.done("ingest", dataset, began, version, "ingested %d records", batch.records)
+                    self.tell(*_taken(dataset, batch))
+                info.taken.update(batch.after)
+                info.ingested[dataset.id] = info.ingested.get(dataset.id, 0) + batch.records
+                record = info.records.get(dataset.id)
+                changed = record is not None and record["contract_sha256"] != dataset.hash
+                asked = self.first and (self.only is None or dataset.id in self.only or changed)
+                if batch.drained if batch.records else asked:
+                    self._bring_up(dataset, lake)
+                return batch
+            except Exception as error:  # one dataset must not stop another
+                en, zh = _reason(error)
+                told = isinstance(error, SuibusError)
+                log.error("stopped: %s", first_line(error) if told else en, exc_info=not told)
+                info.failures[dataset.id] = en
+                self.tell(f"{dataset.id}: stopped: {en}", f"{dataset.id}：已停止：{zh}")
+                return None
+
+    def _account(self, dataset: Dataset, lake: Lake) -> int:
+        """Receipts for what was refused, then the account: a crash between the two sends the same receipts again."""
+        done, merged = accounted_version(dataset, lake), merged_version(dataset, lake)
+        if merged <= done:
+            return 0
+        first = max(done + 1, 1)
+        batch, began = f"bronze {first} to {merged}", time.monotonic()
+        if sent := send_receipts(dataset, lake, first, merged, self.kafka.client):
+            self.info.done("receipts", dataset, began, batch, "sent %d receipts", sent)
+        began = time.monotonic()
+        changed = account_pending(dataset, lake)
+        self.info.done("account", dataset, began, batch, "accounted, %d rows of silver changed", changed)
+        return changed
+
+    def _bring_up(self, dataset: Dataset, lake: Lake) -> None:
+        info = self.info
+        changed = self._account(dataset, lake)  # of a merge whose account a crash cut off
+        began = time.monotonic()
+        if merged := merge_pending(dataset, lake):
+            info.merges.append(merged)
+            version = f"bronze {merged.bronze_from} to {merged.bronze_to}"
+            info.done("merge", dataset, began, version, "merged into silver version %d", merged.silver_version)
+            changed += self._account(dataset, lake)
+            self.tell(
+                f"{dataset.name}: merged, {changed:,} rows changed (silver version {merged.silver_version})",
+                f"{dataset.name}：已合并，{changed:,} 行有变化（silver 版本 {merged.silver_version}）",
+            )
+        began = time.monotonic()
+        if released := release_version(dataset, lake, info.records.get(dataset.id), changed > 0):
+            info.releases.append(released)
+            info.records[dataset.id] = released.record
+            version, status = f"silver {released.record['silver_version']}", released.status
+            info.done("release", dataset, began, version, "release %d: %s", released.release, status)
+            self.tell(*_decision(dataset, released))
 
 
 def _backlog(dataset: Dataset, states: Mapping[str, TopicState], taken: Position) -> int:
@@ -98,42 +159,6 @@ def _behind(taken: Position, goal: Mapping[str, TopicState]) -> bool:
         if topic in goal
         for p, at in t.next.items()
     )
-
-
-def _account(dataset: Dataset, lake: Lake, kafka: Topics, info: SyncInfo) -> int:
-    """Receipts for what was refused, then the account: a crash between the two sends the same receipts again."""
-    done, merged = accounted_version(dataset, lake), merged_version(dataset, lake)
-    if merged <= done:
-        return 0
-    first = max(done + 1, 1)
-    batch, began = f"bronze {first} to {merged}", time.monotonic()
-    if sent := send_receipts(dataset, lake, first, merged, kafka.client):
-        info.done("receipts", dataset, began, batch, "sent %d receipts", sent)
-    began = time.monotonic()
-    changed = account_pending(dataset, lake)
-    info.done("account", dataset, began, batch, "accounted, %d rows of silver changed", changed)
-    return changed
-
-
-def _bring_up(dataset: Dataset, lake: Lake, kafka: Topics, info: SyncInfo, tell: Tell) -> None:
-    changed = _account(dataset, lake, kafka, info)  # of a merge whose account a crash cut off
-    began = time.monotonic()
-    if merged := merge_pending(dataset, lake):
-        info.merges.append(merged)
-        version = f"bronze {merged.bronze_from} to {merged.bronze_to}"
-        info.done("merge", dataset, began, version, "merged into silver version %d", merged.silver_version)
-        changed += _account(dataset, lake, kafka, info)
-        tell(
-            f"{dataset.name}: merged, {changed:,} rows changed (silver version {merged.silver_version})",
-            f"{dataset.name}：已合并，{changed:,} 行有变化（silver 版本 {merged.silver_version}）",
-        )
-    began = time.monotonic()
-    if released := release_version(dataset, lake, info.records.get(dataset.id), changed > 0):
-        info.releases.append(released)
-        info.records[dataset.id] = released.record
-        version, status = f"silver {released.record['silver_version']}", released.status
-        info.done("release", dataset, began, version, "release %d: %s", released.release, status)
-        tell(*_decision(dataset, released))
 
 
 def _taken(dataset: Dataset, batch: Batch) -> tuple[str, str]:

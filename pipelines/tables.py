@@ -12,11 +12,16 @@ with _ are Suibus's; a contract's columns cannot.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+import threading
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from copy import copy
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from threading import RLock
+from typing import TYPE_CHECKING, Any, TypeVar
 from uuid import uuid4
 
 import pyarrow
@@ -26,7 +31,7 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import types as T
 from pyspark.sql.pandas.types import to_arrow_schema
 
-from pipelines.delta import Delta, Files
+from pipelines.delta import Delta, Files, java
 from pipelines.passes import ABSENT, Mark, absent, commit_mark
 from schemas.dataset import Dataset, Field
 from schemas.errors import StateError, UnavailableError, first_line
@@ -34,6 +39,9 @@ from schemas.errors import StateError, UnavailableError, first_line
 if TYPE_CHECKING:
     from pipelines.offsets import Position
     from pipelines.release import Records
+_Item = TypeVar("_Item")
+_Found = TypeVar("_Found")
+AT_ONCE = 4  # datasets side by side: of a small one's pass half is waiting, for Spark's driver or for one task
 _SCALARS: dict[str, T.DataType] = {
     "string": T.StringType(),
     "boolean": T.BooleanType(),
@@ -204,14 +212,29 @@ class Lake:
         self._own: dict[str, tuple[int, int]] = {}  # between which versions no other program changed a table's rows
         self._clean: dict[str, Newest] = {}  # tables whose newest commit no other program wrote
         self.files: dict[str, Files] = {}  # of each table what its last change left it with
-        self.records: Records | None = None  # what `release` last read of the releases
+        self.records: dict[str, Records] = {}  # what `release` last read of the releases, by their path
         self.verdicts: dict[str, dict[str, Any]] = {}  # the last of each dataset, as its record has it
+        self.appending = RLock()  # held by who appends to a table of all datasets
+        self._beside = ThreadPoolExecutor(AT_ONCE, "suibus-dataset", self._enter)
+        self._here = threading.local()
 
     def within(self, session: SparkSession) -> Lake:
         """The same tables in another session of the same Spark; what is known of them is known there too."""
-        other = Lake(session, self.root)
-        other._ensured, other._newest = self._ensured, self._newest
+        other = copy(self)
+        other.spark = session
         return other
+
+    def side_by_side(self, call: Callable[[_Item, Lake], _Found], items: Sequence[_Item]) -> list[_Found]:
+        """A call for each item, some at once, each thread over these tables in a session of its own.
+
+        What a commit says of itself and how a cast fails are settings of the session.
+        """
+        if len(items) < 2:
+            return [call(item, self) for item in items]
+        return list(self._beside.map(lambda item: call(item, self._here.lake), items))
+
+    def _enter(self) -> None:
+        self._here.lake = self.within(self.spark.newSession())
 
     def bronze(self, dataset: Dataset) -> str:
         """The path of the dataset's change log, made or widened if need be."""
@@ -302,11 +325,12 @@ class Lake:
 
         They go over Arrow: a list of tuples would start a Python worker for each partition.
         """
-        newest = self.newest(path)
-        if newest.transactions.get(application, -1) < version:
-            table = pyarrow.Table.from_pylist(rows, schema=to_arrow_schema(schema, timezone="UTC"))
-            made = self.spark.createDataFrame(table, schema).coalesce(1)
-            Delta(self.spark, path).append(made, application, version, metadata or {}, newest.version)
+        table = pyarrow.Table.from_pylist(rows, schema=to_arrow_schema(schema, timezone="UTC"))
+        made = self.spark.createDataFrame(table, schema).coalesce(1)
+        with self.appending:
+            newest = self.newest(path)
+            if newest.transactions.get(application, -1) < version:
+                Delta(self.spark, path).append(made, application, version, metadata or {}, newest.version)
 
     def version(self, path: str) -> int:
         """The newest version of a table."""
@@ -337,7 +361,7 @@ class Lake:
         if known and known.mark and known.mark == commit_mark(path, known.version):
             return known
         spark: Any = self.spark
-        log = spark._jvm.org.apache.spark.sql.delta.DeltaLog
+        log = java(spark, "org.apache.spark.sql.delta.DeltaLog")
         snapshot = log.forTableWithSnapshot(spark._jsparkSession, path)._2()
         version = int(snapshot.version())
         known = Newest(version, str(snapshot.metadata().id()), snapshot, commit_mark(path, version))
@@ -365,22 +389,24 @@ class Lake:
 
     def commit(self, path: str, version: int) -> Commit:
         """One commit of a table, from its log. StateError if the log does not hold it."""
-        jvm: Any = self.spark._jvm
-        file = jvm.org.apache.hadoop.fs.Path(f"{path}/_delta_log/{version:020}.json")
-        spark: Any = self.spark
+        file = f"{path}/_delta_log/{version:020}.json"
         try:
-            stream = file.getFileSystem(spark._jsc.hadoopConfiguration()).open(file)
-            try:
-                text = str(jvm.org.apache.commons.io.IOUtils.toString(stream, "UTF-8"))
-            finally:
-                stream.close()
-            return _commit(version, text)
-        except (Py4JJavaError, ValueError) as error:
+            return _commit(version, self._text(file) if "://" in path else Path(file).read_text("utf-8"))
+        except (Py4JJavaError, OSError, ValueError) as error:
             raise StateError(
                 f"The log of {path} cannot be read at version {version}: {first_line(error)}. Put the file back from a "
                 "backup, or make the table again with: suibus rebuild",
                 f"{path} 的日志在版本 {version} 处无法读取：{first_line(error)}。请从备份恢复该文件，或用 suibus rebuild 重建该表。",
             ) from None
+
+    def _text(self, file: str) -> str:
+        spark: Any = self.spark
+        place = java(spark, "org.apache.hadoop.fs.Path")(file)
+        stream = place.getFileSystem(spark._jsc.hadoopConfiguration()).open(place)
+        try:
+            return str(java(spark, "org.apache.commons.io.IOUtils").toString(stream, "UTF-8"))
+        finally:
+            stream.close()
 
     def own_since(self, path: str, version: int) -> bool:
         """Whether no other program has changed the table's rows after a version; each commit is looked at once."""

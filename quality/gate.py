@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
+from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 from quality.rules import ALL_ROWS, GateRule, gate_rules, suite
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 os.environ.setdefault("GX_ANALYTICS_ENABLED", "false")  # no network use of its own
 _VIEW = "suibus_candidate"
+_judging = Lock()  # Great Expectations has one context for all threads
 _Outcome = tuple[bool, Any, str | None]  # whether the rule holds, what was observed, why it could not be judged
 
 
@@ -160,6 +162,13 @@ def _gx() -> Any:
 
 def _validate(candidate: DataFrame, rules: Mapping[int, GateRule], rows: int | None) -> tuple[int, dict[int, _Outcome]]:
     """The row count, counted if not given, and the outcome of each rule by its place."""
+    with _judging:
+        return _validated(candidate, rules, rows)
+
+
+def _validated(
+    candidate: DataFrame, rules: Mapping[int, GateRule], rows: int | None
+) -> tuple[int, dict[int, _Outcome]]:
     gx = _gx()
     from great_expectations.expectations.expectation_configuration import ExpectationConfiguration
 
