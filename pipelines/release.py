@@ -153,7 +153,7 @@ def release_version(
     }
     released_at = row["decided_at"] if verdict.passed else last["released_at"] if last else None
     record = {name: row[name] for name in RECORD} | {"released_at": released_at}
-    with lake.appending:
+    with lake.shared:
         before, mark = lake.version(path), {"verdict": verdict.sha256}
         lake.append(path, [row], RELEASE, f"release:{dataset.id}", number, mark)
         read = lake.records.get(path)

@@ -214,7 +214,7 @@ class Lake:
         self.files: dict[str, Files] = {}  # of each table what its last change left it with
         self.records: dict[str, Records] = {}  # what `release` last read of the releases, by their path
         self.verdicts: dict[str, dict[str, Any]] = {}  # the last of each dataset, as its record has it
-        self.appending = RLock()  # held by who appends to a table of all datasets
+        self.shared = RLock()  # held by who makes a table, or appends to one of all datasets
         self._beside = ThreadPoolExecutor(AT_ONCE, "suibus-dataset", self._enter)
         self._here = threading.local()
 
@@ -264,20 +264,21 @@ class Lake:
         path = f"{self.root}/{name}"
         wanted = schema.json()
         properties = {**properties, **_KEEP, "delta.checkpointInterval": _CHECKPOINT[name.split("/")[0]]}
-        if self._ensured.get(path) == wanted:
-            return path
+        if self._ensured.get(path) != wanted:
+            with self.shared:
+                self._make(path, schema, properties, partitions)
+                self._ensured[path] = wanted
+        return path
+
+    def _make(self, path: str, schema: T.StructType, properties: dict[str, str], partitions: tuple[str, ...]) -> None:
         if not DeltaTable.isDeltaTable(self.spark, path):
             builder = DeltaTable.createIfNotExists(self.spark).location(path).addColumns(schema)
             for key, value in properties.items():
                 builder = builder.property(key, value)
             builder.partitionedBy(*partitions).execute() if partitions else builder.execute()
-        else:
-            missing = _missing(self.spark.read.format("delta").load(path).schema, schema)
-            if missing:
-                columns = ", ".join(f"{place} {kind}" for place, kind in missing)
-                self.spark.sql(f"ALTER TABLE delta.`{path}` ADD COLUMNS ({columns})")
-        self._ensured[path] = wanted
-        return path
+        elif missing := _missing(self.spark.read.format("delta").load(path).schema, schema):
+            columns = ", ".join(f"{place} {kind}" for place, kind in missing)
+            self.spark.sql(f"ALTER TABLE delta.`{path}` ADD COLUMNS ({columns})")
 
     def overwrite(self, path: str, rows: DataFrame, application: str, version: int) -> None:
         """All rows of a table anew, in one commit under an application's version, however often it was committed before."""
@@ -327,7 +328,7 @@ class Lake:
         """
         table = pyarrow.Table.from_pylist(rows, schema=to_arrow_schema(schema, timezone="UTC"))
         made = self.spark.createDataFrame(table, schema).coalesce(1)
-        with self.appending:
+        with self.shared:
             newest = self.newest(path)
             if newest.transactions.get(application, -1) < version:
                 Delta(self.spark, path).append(made, application, version, metadata or {}, newest.version)
