@@ -62,6 +62,10 @@ _AVRO_LIMITS = [
 _LOCAL_FILES = (
     ("spark.hadoop.fs.file.impl", "com.globalmentor.apache.hadoop.fs.BareLocalFileSystem"),
     ("spark.delta.logStore.file.impl", "io.delta.storage.LocalLogStore"),
+    (
+        "spark.sql.streaming.checkpointFileManagerClass",  # by which Delta writes a version's checksum
+        "org.apache.spark.sql.execution.streaming.checkpointing.FileSystemBasedCheckpointFileManager",
+    ),
 )
 
 _starting = Lock()

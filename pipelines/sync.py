@@ -23,8 +23,8 @@ from schemas.registry import Registry
 from schemas.store import ContractStore
 
 log = logging.getLogger(__name__)
-Tell = Callable[[str, str], None]  # English, Chinese
-FEW = 100_000  # records: a dataset with more waiting has the machine to itself
+Tell = Callable[[str, str], None]  # English, Chinese; called from several threads
+FEW = 100_000  # records: a dataset with more waiting on its topics has the machine to itself
 
 
 def sync(
@@ -57,11 +57,9 @@ def sync(
             refresh()
         one = _Round(store, kafka, states, registry, only, tell, info, first=goal is None)
         goal = goal or states
-        waiting = {
-            d.id: _backlog(d, states, info.taken) for d in store.datasets().values() if d.id not in info.failures
-        }
-        ordered = sorted((d for d in store.datasets().values() if d.id in waiting), key=lambda d: waiting[d.id])
-        few = sum(n <= FEW for n in waiting.values())
+        waiting = [(_backlog(d, states, info.taken), d) for d in store.datasets().values() if d.id not in info.failures]
+        ordered = [dataset for _, dataset in sorted(waiting, key=lambda found: found[0])]
+        few = sum(backlog <= FEW for backlog, _ in waiting)
         batches = lake.side_by_side(one.take, ordered[:few]) + [one.take(dataset, lake) for dataset in ordered[few:]]
         if not any(_behind(batch.after, goal) for batch in batches if batch and batch.records):
             return info

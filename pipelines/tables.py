@@ -12,7 +12,6 @@ with _ are Suibus's; a contract's columns cannot.
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from copy import copy
@@ -30,6 +29,7 @@ from py4j.protocol import Py4JJavaError
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import types as T
 from pyspark.sql.pandas.types import to_arrow_schema
+from pyspark.util import inheritable_thread_target
 
 from pipelines.delta import Delta, Files, java
 from pipelines.passes import ABSENT, Mark, absent, commit_mark
@@ -215,8 +215,7 @@ class Lake:
         self.records: dict[str, Records] = {}  # what `release` last read of the releases, by their path
         self.verdicts: dict[str, dict[str, Any]] = {}  # the last of each dataset, as its record has it
         self.shared = RLock()  # held by who makes a table, or appends to one of all datasets
-        self._beside = ThreadPoolExecutor(AT_ONCE, "suibus-dataset", self._enter)
-        self._here = threading.local()
+        self._idle: list[Lake] = []  # these tables in sessions for threads that work side by side
 
     def within(self, session: SparkSession) -> Lake:
         """The same tables in another session of the same Spark; what is known of them is known there too."""
@@ -225,16 +224,25 @@ class Lake:
         return other
 
     def side_by_side(self, call: Callable[[_Item, Lake], _Found], items: Sequence[_Item]) -> list[_Found]:
-        """A call for each item, some at once, each thread over these tables in a session of its own.
+        """A call for each item, some at once, each over these tables in a session of its own.
 
-        What a commit says of itself and how a cast fails are settings of the session.
+        What a commit says of itself and how a cast fails are settings of the session; it begins with those that Spark began with.
         """
         if len(items) < 2:
             return [call(item, self) for item in items]
-        return list(self._beside.map(lambda item: call(item, self._here.lake), items))
 
-    def _enter(self) -> None:
-        self._here.lake = self.within(self.spark.newSession())
+        def one(item: _Item) -> _Found:
+            try:
+                lake = self._idle.pop()
+            except IndexError:
+                lake = self.within(self.spark.newSession())
+            try:
+                return call(item, lake)
+            finally:
+                self._idle.append(lake)
+
+        with ThreadPoolExecutor(AT_ONCE, "suibus-dataset") as beside:  # left when all have ended, also by Ctrl-C
+            return list(beside.map(inheritable_thread_target(self.spark)(one), items))
 
     def bronze(self, dataset: Dataset) -> str:
         """The path of the dataset's change log, made or widened if need be."""
@@ -266,8 +274,9 @@ class Lake:
         properties = {**properties, **_KEEP, "delta.checkpointInterval": _CHECKPOINT[name.split("/")[0]]}
         if self._ensured.get(path) != wanted:
             with self.shared:
-                self._make(path, schema, properties, partitions)
-                self._ensured[path] = wanted
+                if self._ensured.get(path) != wanted:  # no other thread has meanwhile
+                    self._make(path, schema, properties, partitions)
+                    self._ensured[path] = wanted
         return path
 
     def _make(self, path: str, schema: T.StructType, properties: dict[str, str], partitions: tuple[str, ...]) -> None:
@@ -292,10 +301,11 @@ class Lake:
 
     def set_aside(self, name: str) -> None:
         """Move a table out of the way, to `<name>.set-aside-<moment>`; nothing where there is none."""
-        jvm: Any = self.spark._jvm
         spark: Any = self.spark
-        path = jvm.org.apache.hadoop.fs.Path(f"{self.root}/{name}")
-        aside = jvm.org.apache.hadoop.fs.Path(f"{self.root}/{name}.set-aside-{datetime.now(UTC):%Y%m%dT%H%M%S%fZ}")
+        place = java(spark, "org.apache.hadoop.fs.Path")
+        path, aside = (
+            place(f"{self.root}/{n}") for n in (name, f"{name}.set-aside-{datetime.now(UTC):%Y%m%dT%H%M%S%fZ}")
+        )
         system = path.getFileSystem(spark._jsc.hadoopConfiguration())
         if system.exists(path) and not system.rename(path, aside):
             raise UnavailableError(
@@ -306,7 +316,7 @@ class Lake:
         self._newest.pop(f"{self.root}/{name}", None)
         self.files.pop(f"{self.root}/{name}", None)
         self._own.pop(f"{self.root}/{name}", None)
-        spark._jvm.org.apache.spark.sql.delta.DeltaLog.clearCache()
+        java(spark, "org.apache.spark.sql.delta.DeltaLog").clearCache()
 
     def read(self, path: str, version: int | None = None) -> DataFrame:
         """A table as of a version, or as it is now."""
@@ -477,7 +487,7 @@ def count_rows(files: Iterable[Mapping[str, Any]]) -> int:
 
 
 def _commit(version: int, text: str) -> Commit:
-    actions = [json.loads(line) for line in text.splitlines() if line]
+    actions = [json.loads(line) for line in text.split("\n") if line]  # U+2028 in a statistic ends no line
     info: dict[str, Any] = next((a["commitInfo"] for a in actions if "commitInfo" in a), {})
     applications = [a["txn"]["appId"].split(":")[0] for a in actions if "txn" in a]
     changes = any(a[kind].get("dataChange", True) for a in actions for kind in ("add", "remove") if kind in a)

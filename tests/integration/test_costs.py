@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -71,3 +72,17 @@ def test_a_merge_costs_no_more_jobs_when_silver_has_more_files(road: Road, spark
         account_pending(road.dataset, road.lake)
     assert counts[0][0] == counts[1][0], "jobs at two and at five files"
     assert max(rows for _, rows in counts) < 80, counts
+
+
+def test_a_pass_starts_no_process(road: Road, spark: Any) -> None:
+    filled(road)
+    road.publish({"id": "k10003", "seq": 2, "amount": 7})
+    before = faults_of_children(spark)
+    road.sync()
+    assert faults_of_children(spark) - before < 1000  # a chmod has 100; Spark may remove a session's folder meanwhile
+
+
+def faults_of_children(spark: Any) -> int:
+    """Minor page faults of all processes that Spark's JVM has started and that ended: every one has some."""
+    text = Path(f"/proc/{spark.sparkContext._gateway.proc.pid}/stat").read_text()
+    return int(text.rsplit(")", 1)[1].split()[8])

@@ -66,6 +66,14 @@ def test_each_rule_is_judged_by_its_own_measure(spark: Any) -> None:
     assert not verdict.passed
 
 
+def test_a_candidate_is_judged_in_its_own_session(spark: Any) -> None:
+    judge(frame(spark, 2), contract(2), 1)  # another candidate, in the process's first session
+    verdict = judge(_clean(spark.newSession(), 2), contract(2), 1)
+    assert {r.rule: (r.observed, r.error) for r in verdict.results if r.rule.endswith("_mean")} == {
+        "c0_mean": (2.0, None), "c1_mean": (2.0, None),
+    }  # fmt: skip
+
+
 def test_more_rules_cost_no_more_jobs_until_spark_would_no_longer_compile_them(spark: Any) -> None:
     few, many, more = (_jobs(spark, lambda n=n: judge(_clean(spark, n), contract(n), 1)) for n in (1, 14, 20))
     assert few == many == 7  # two each: rows, aggregates; three: repeated keys
