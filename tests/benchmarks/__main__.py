@@ -49,7 +49,7 @@ def draw(curve: Curve) -> None:
     for label, y in curve.lines.items():
         axes.plot(curve.x, y, marker="o", label=label)
     axes.set(title=curve.title, xlabel=curve.x_label, ylabel=curve.y_label)
-    axes.set_ylim(bottom=0)
+    axes.set_ylim(0, 1.1 * max(max(y) for y in curve.lines.values()))
     axes.set_xlim(left=0)
     axes.grid(alpha=0.3)
     axes.legend()
