@@ -126,15 +126,15 @@ def run(quick: bool) -> Iterator[Row]:
             bus.broker.stop()
     what = f"{count} datasets × {len(districts())} districts"
     yield Row(
-        "breadth-pass", f"a pass over {what}, {CHANGES} changes each", whole, "s", "lower", 1.0, limit=0.6 * count,
+        "breadth.pass", f"a pass over {what}, {CHANGES} changes each", whole, "s", "lower", 1.0, limit=0.6 * count,
         note="Ingest, merge, account, gate and release of every dataset. The limit is 60 s for 100 datasets, in proportion for fewer.",
     )  # fmt: skip
     yield Row(
-        "breadth-idle", f"what a dataset without changes adds to a pass, of {what}", idle, "s", "lower", None,
+        "breadth.idle", f"what a dataset without changes adds to a pass, of {what}", idle, "s", "lower", None,
         note=f"One of {count} has {CHANGES} changes: the pass, less one where it is alone, by the others.",
     )  # fmt: skip
-    yield Row("breadth-nothing", f"a pass over {what} where nothing is new", nothing, "s", "lower", None)
+    yield Row("breadth.nothing", f"a pass over {what} where nothing is new", nothing, "s", "lower", None)
     yield Row(
-        "breadth-memory", f"memory of the pipeline's process, {what}", [most], "MiB", "lower", None,
+        "breadth.memory", f"memory of the pipeline's process, {what}", [most], "MiB", "lower", None,
         note="Resident, Python and its JVM together, at most during all of this; the driver may take 2 GiB of heap.",
     )  # fmt: skip

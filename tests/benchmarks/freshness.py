@@ -140,8 +140,8 @@ def _told(bus: Bus, accepted: list[float], warm: int, pace: float) -> Iterator[R
         "commit of the first release that holds it. Broker, pipeline and publisher share the machine. The limit is the target."
     )
     for name, cut, limit in (("p50", cuts[49], 5.0), ("p95", cuts[94], 10.0)):
-        yield Row(f"freshness-{name}", f"{title}: {name}", [cut], "s", "lower", 1.0, limit=limit, note=note)
-    yield Row("freshness-max", f"{title}: the oldest", [max(ages)], "s", "lower", None, note=note)
+        yield Row(f"freshness.{name}", f"{title}: {name}", [cut], "s", "lower", 1.0, limit=limit, note=note)
+    yield Row("freshness.max", f"{title}: the oldest", [max(ages)], "s", "lower", None, note=note)
     beats = range(0, len(ages), A_SECOND)
     yield Curve(
         "freshness", title, "seconds of load", "age when visible, s",

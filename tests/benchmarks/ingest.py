@@ -220,11 +220,11 @@ def _throughput(bus: Bus, columns: int, records: int, runs: int) -> Iterator[Row
     title = f"Ingest to bronze, {columns} columns"
     note = f"{records:,} records of four topics; 1 in {BAD_EVERY:,} breaks a rule. "
     yield Row(
-        f"ingest-{columns}", title, ours, "records/s", "higher", 0.8, bare, "from_avro and append",
+        f"ingest.{columns}", title, ours, "records/s", "higher", 0.8, bare, "from_avro and append",
         note=f"{note}Ours checks every row rule and quarantines; the peer decodes and appends.",
     )  # fmt: skip
     yield Row(
-        f"ingest-{columns}-checked", title, ours, "records/s", "higher", None, checked, "the same, schema checked, our reader's settings",
+        f"ingest.{columns}.checked", title, ours, "records/s", "higher", None, checked, "the same, schema checked, our reader's settings",
         note=f"{note}The peer marks what no known schema wrote, in a partition of its own, and reads Kafka with the settings that "
         "Suibus found (no long poll, larger fetches, consumers kept).",
     )  # fmt: skip
@@ -251,7 +251,7 @@ def _tiny(bus: Bus, runs: int) -> Iterator[Row]:
             commits.append(float(lake.version(bronze) - before))
     what = f"A batch of {TINY} records, 6 columns, warm"
     yield Row(
-        "ingest-tiny",
+        "ingest.tiny",
         what,
         seconds,
         "s",
@@ -260,5 +260,5 @@ def _tiny(bus: Bus, runs: int) -> Iterator[Row]:
         limit=0.7,
         note="One district has records. The limit is 0.7 s.",
     )
-    yield Row("ingest-tiny-jobs", f"{what}: Spark jobs", jobs, "jobs", "lower", None)
-    yield Row("ingest-tiny-commits", f"{what}: commits", commits, "commits", "lower", None)
+    yield Row("ingest.tiny.jobs", f"{what}: Spark jobs", jobs, "jobs", "lower", None)
+    yield Row("ingest.tiny.commits", f"{what}: commits", commits, "commits", "lower", None)

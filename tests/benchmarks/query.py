@@ -90,7 +90,7 @@ def run(quick: bool) -> Iterator[Row]:
                 lambda some=queries: timed(lambda: [sides.plain(sql) for sql in some]) / len(some),
             )
             yield Row(
-                f"query-{kind}", f"{kind} query of {records:,} rows × {COLUMNS}, mean of {len(queries)}", ours, "s", "lower", 1.2,
+                f"query.{kind}", f"{kind} query of {records:,} rows × {COLUMNS}, mean of {len(queries)}", ours, "s", "lower", 1.2,
                 peer, "plain Spark, the same Delta version",
                 note="Ours finds the release, makes a session that sees nothing else, and runs the SELECT. The peer runs it in a session "
                 "where the version is a view already. Both to the last row, in one warm process.",
@@ -100,6 +100,6 @@ def run(quick: bool) -> Iterator[Row]:
             for _ in range(runs + 1)
         ]
         yield Row(
-            "query-first", f"first row of {records:,}, a process that has asked before", first[1:], "s", "lower", 1.0, limit=1.0,
+            "query.first", f"first row of {records:,}, a process that has asked before", first[1:], "s", "lower", 1.0, limit=1.0,
             note="SELECT * without a condition, through the release, to its first row. The limit is 1 s.",
         )  # fmt: skip

@@ -144,14 +144,14 @@ def run(quick: bool) -> Iterator[Row]:
     with TemporaryDirectory() as folder:
         here = Prompt(Path(folder))
         helped = [timed(lambda: here.suibus("--help")) for _ in range(6)][1:]
-        yield Row("start-help", "suibus --help", helped, "s", "lower", 1.0, limit=0.3, note="The limit is 0.3 s.")
+        yield Row("start.help", "suibus --help", helped, "s", "lower", 1.0, limit=0.3, note="The limit is 0.3 s.")
         here.suibus("up", "--detach", "--services-only")
         try:
             Kafka(here.servers).ensure(["plain"])
             here.publish(), here.send()
             published, sent = in_turns(runs + 1, here.publish, here.send)
             yield Row(
-                "start-publish", f"suibus publish of {ROWS} rows", published, "s", "lower", None, sent,
+                "start.publish", f"suibus publish of {ROWS} rows", published, "s", "lower", None, sent,
                 "a script: fastavro, kafka-python",
                 note="Ours checks and coerces a CSV file, keeps its rows in the outbox and sends them in a transaction. The peer sends "
                 "four columns of the same rows as they are, acks=all.",
@@ -159,7 +159,7 @@ def run(quick: bool) -> Iterator[Row]:
             here.suibus("sync")
             synced, counted = in_turns(runs, here.sync, here.count)
             yield Row(
-                "start-sync", "suibus sync, nothing new", synced, "s", "lower", None, counted, "a Spark session that counts one table",
+                "start.sync", "suibus sync, nothing new", synced, "s", "lower", None, counted, "a Spark session that counts one table",
                 note="Every topic's end, every contract and every table is looked at. The peer starts PySpark with Delta and counts the silver "
                 "table, no more.",
             )  # fmt: skip
@@ -168,7 +168,7 @@ def run(quick: bool) -> Iterator[Row]:
         here.both()
         up, both = in_turns(runs, here.up, here.both)
         yield Row(
-            "start-up", "suibus up --detach to ready", up, "s", "lower", None, both, "Kafka and a Spark session, at once",
+            "start.up", "suibus up --detach to ready", up, "s", "lower", None, both, "Kafka and a Spark session, at once",
             note="A state folder that has run before. Ours starts Kafka, checks contracts and topics, and starts Spark. The peer "
             "starts the same Kafka and a bare PySpark session with the same jars at the same time.",
         )  # fmt: skip

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import uuid
 from typing import Any
 
 from quality.gate import judge
 from schemas.contract import parse_contract
 from schemas.dataset import Dataset
+from tests.benchmarks.rows import jobs
 
 CONTRACT = """\
 apiVersion: v3.1.0
@@ -75,7 +75,7 @@ def test_a_candidate_is_judged_in_its_own_session(spark: Any) -> None:
 
 
 def test_more_rules_cost_no_more_jobs_until_spark_would_no_longer_compile_them(spark: Any) -> None:
-    few, many, more = (_jobs(spark, lambda n=n: judge(_clean(spark, n), contract(n), 1)) for n in (1, 14, 20))
+    few, many, more = (jobs(spark, lambda n=n: judge(_clean(spark, n), contract(n), 1)) for n in (1, 14, 20))
     assert few == many == 7  # two each: rows, aggregates; three: repeated keys
     assert more == many + 2  # 122 aggregates are two jobs of 61, each with its exchange
 
@@ -96,13 +96,3 @@ def test_a_rule_that_cannot_be_judged_fails_alone_and_says_why(spark: Any) -> No
 
 def _clean(spark: Any, columns: int) -> Any:
     return frame(spark, columns).replace({13: 3, 120: 2}, subset=["c0"])
-
-
-def _jobs(spark: Any, work: Any) -> int:
-    context, group = spark.sparkContext, uuid.uuid4().hex
-    context.setJobGroup(group, "the gate's jobs")
-    try:
-        assert work().passed
-        return len(context.statusTracker().getJobIdsForGroup(group))
-    finally:
-        context.setLocalProperty("spark.jobGroup.id", None)

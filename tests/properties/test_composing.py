@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import random
-import uuid
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from datetime import UTC, date, datetime, timedelta
@@ -20,6 +19,7 @@ from pipelines import tables
 from quality.gate import Verdict, judge
 from quality.rules import composing_rules, gate_rules, key_rule
 from schemas.dataset import Dataset, Field, Limits, Rule
+from tests.benchmarks.rows import jobs
 
 LARGE = 2**53 + 1  # what a double cannot tell from its neighbour
 WORDS = ("a", "ab", "abc", "无", "", "it's", "{1}")
@@ -156,15 +156,13 @@ def test_counts_of_a_change_are_what_the_count_differs_by(spark: Any) -> None:
 
 def test_a_judgement_of_carried_counts_alone_runs_no_job(spark: Any) -> None:
     made = Dataset("t", "1.0.0", FIELDS[:1], ("id",), None, None, "none", None, (), "", "", "t.yaml", "")
-    context, group = spark.sparkContext, uuid.uuid4().hex
     frame = spark.range(3).selectExpr("string(id) AS id")
-    context.setJobGroup(group, "carried")
-    try:
+
+    def carried() -> None:
         verdict = judge(frame, made, 1, {"key_is_unique": 0, "id_is_given": 0}, 3)
         assert (verdict.passed, verdict.rows, len(verdict.carried)) == (True, 3, 2)
-        assert len(context.statusTracker().getJobIdsForGroup(group)) == 0
-    finally:
-        context.setLocalProperty("spark.jobGroup.id", None)
+
+    assert jobs(spark, carried) == 0
 
 
 def test_a_count_of_a_rule_that_does_not_compose_is_not_believed(spark: Any) -> None:
