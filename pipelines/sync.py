@@ -24,7 +24,7 @@ from schemas.store import ContractStore
 
 log = logging.getLogger(__name__)
 Tell = Callable[[str, str], None]  # English, Chinese; called from several threads
-FEW = 100_000  # records: a dataset with more waiting on its topics has the machine to itself
+FEW = 100_000  # records: a dataset for which a pass finds more on its topics has the machine to itself
 
 
 def sync(
@@ -51,6 +51,7 @@ def sync(
     """
     info = SyncInfo(records=last_records(lake), taken=dict(taken or {}))
     goal: dict[str, TopicState] | None = None
+    large: set[str] = set()  # what they bring is merged at the end of the pass
     while True:
         if goal is not None or states is None:
             states = kafka.states(topic for dataset in store.datasets().values() for topic in topics(dataset))
@@ -59,8 +60,9 @@ def sync(
         goal = goal or states
         waiting = [(_backlog(d, states, info.taken), d) for d in store.datasets().values() if d.id not in info.failures]
         ordered = [dataset for _, dataset in sorted(waiting, key=lambda found: found[0])]
-        few = sum(backlog <= FEW for backlog, _ in waiting)
-        batches = lake.side_by_side(one.take, ordered[:few]) + [one.take(dataset, lake) for dataset in ordered[few:]]
+        large |= {dataset.id for backlog, dataset in waiting if backlog > FEW}
+        batches = lake.side_by_side(one.take, [dataset for dataset in ordered if dataset.id not in large])
+        batches += [one.take(dataset, lake) for dataset in ordered if dataset.id in large]
         if not any(_behind(batch.after, goal) for batch in batches if batch and batch.records):
             return info
 

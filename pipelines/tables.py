@@ -17,7 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from copy import copy
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from threading import RLock
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -241,8 +241,10 @@ class Lake:
             finally:
                 self._idle.append(lake)
 
-        with ThreadPoolExecutor(AT_ONCE, "suibus-dataset") as beside:  # left when all have ended, also by Ctrl-C
-            return list(beside.map(inheritable_thread_target(self.spark)(one), items))
+        # Each of its own: what a thread inherits is copied when its work is wrapped.
+        work = [inheritable_thread_target(self.spark)(partial(one, item)) for item in items]
+        with ThreadPoolExecutor(AT_ONCE, "suibus-dataset") as beside:  # left when all have ended, also by a Ctrl-C
+            return list(beside.map(lambda run: run(), work))
 
     def bronze(self, dataset: Dataset) -> str:
         """The path of the dataset's change log, made or widened if need be."""

@@ -49,9 +49,8 @@ class OneScanEngine(SparkDFExecutionEngine):
     def load_batch_data(self, batch_id: str, batch_data: Any) -> None:
         """Take the candidate, and begin to count its rows."""
         super().load_batch_data(batch_id, batch_data)
-        self.spark = (
-            self.dataframe.sparkSession
-        )  # where a query finds the candidate; by itself it asks the process's first session
+        # Where a query finds the candidate; by itself Great Expectations asks the process's first session.
+        self.spark = self.dataframe.sparkSession
         self._pool = ThreadPoolExecutor(_JOBS_AT_ONCE, "gate")
         self._rows = self._begin(self.dataframe.count)
         self._repeats: dict[Any, Future[int]] = {}

@@ -310,12 +310,12 @@ def report(
         ):
             yield Row(
                 f"scale.model.{name}.{cores}", f"{TARGET:,} rows, {cores} cores: {what}", [seconds / 3600], "h", "lower", None,
-                note=f"Drawn on, not measured. {formulas}",
+                note=f"Extrapolated, not measured. {formulas}",
             )  # fmt: skip
     stored = (model.silver + model.bronze) * TARGET / 1e9
     yield Row(
         "scale.model.storage", f"{TARGET:,} rows: silver and bronze, one copy", [stored], "GB", "lower", None,
-        note=f"Drawn on, not measured; × {REPLICAS} where the store keeps {REPLICAS} copies",
+        note=f"Extrapolated, not measured; × {REPLICAS} where the store keeps {REPLICAS} copies",
     )  # fmt: skip
     (BUILD / "scale.md").write_text(page(points, loads, model, formulas, plain, codec), "utf-8")
     x = [p.rows / 1e6 for p in points]
@@ -365,7 +365,7 @@ def page(points: list[Point], loads: list[Load], model: Model, formulas: str, pl
     return f"""\
 # {TARGET:,} rows × {COLUMNS} columns 单一窗口规模推算
 
-Measured to {points[-1].rows:,} rows on {here} cores; everything at {TARGET:,} is drawn on, not measured.
+Measured to {points[-1].rows:,} rows on {here} cores; everything at {TARGET:,} is extrapolated, not measured.
 实测至 {points[-1].rows:,} 行（{here} 核）；{TARGET:,} 行的数字均为推算。
 
 ## Measured 实测
@@ -375,23 +375,26 @@ Seconds at so many rows; a slice is {model.changes:,} changes, half of them new 
 {len(loads)} merges of bulk rows: {model.load_rate:,.0f} rows a second. Plain Parquet ({codec}) of the same rows: {plain:.0f} bytes a row, silver \
 {points[-1].silver_bytes / plain:.2f} of it.
 
-## Drawn on 推算
-{table([f"at {TARGET:,} rows", *(f"{n} cores" for n in cores), "cores for"], drawn)}
+## Extrapolated 推算
+{table([f"at {TARGET:,} rows", *(f"{n} cores" for n in cores), "cores for, at least"], drawn)}
 {table(["storage 存储", "GB", f"GB × {REPLICAS} copies"], stored)}
 ## The model 模型
 - A hop: seconds = a + b × rows, least squares over the marks, neither below 0.
 - {formulas}.
-- First load: sum of the merges of {model.at_once:,} new keys each, and ingest at the slice's rate, a small batch's fixed cost
-  in it. A day: {DAILY:.0%} of the rows
-  change, at random keys; merges of {model.at_once:,}, and one gate.
+- First load: sum of the merges of {model.at_once:,} new keys each, and ingest at the slice's rate, a small batch's fixed cost in it.
+- A day: {DAILY:.0%} of the rows change, at random keys; merges of {model.at_once:,}, and one gate, counted anew.
+- 各环节：秒数 = a + b × 行数，按各测点最小二乘拟合，均不为负。首次装载：每 {model.at_once:,} 个新主键合并一次，加上入库。
+  每日：{DAILY:.0%} 的行在随机主键上变更，再加一次全量评判。
 
 ## Assumed 假设
 - n cores are like the {here} measured on; each beyond those adds {EFFICIENCY:.0%} of one. The fixed part of a job is not divided.
 - As many Kafka partitions, file splits and shuffle partitions as cores; the store and the network keep up with them.
 - Memory a core as here; no hop holds more than a task's share of rows at once.
+- Every rule composes, so releases within the day carry their counts on; a mean, for instance, is counted anew at each.
 - Keys arrive in order, as a register numbers them; a slice's changes are at random keys of one district.
 - Districts publish beside each other: a publish does not grow with the table and is not part of the cluster's time.
 - Old versions' files are not counted: silver's are kept as long as a release names them.
+- 假设：各核相同，超出实测的每个核按 {EFFICIENCY:.0%} 计，作业的固定部分不可分摊；存储与网络跟得上；规则均可累计；新主键按顺序到达；不计旧版本文件。
 """
 
 

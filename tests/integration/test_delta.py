@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from threading import Barrier
 from typing import Any
 
 import pytest
@@ -106,3 +107,20 @@ def test_a_row_that_cannot_be_found_stops_the_change(spark: Any, table: str) -> 
     )
     with pytest.raises(StateError, match=r"0 rows of .* 1 were expected"):
         change.commit(None, elsewhere, 1, "test", 1, {}, 1)
+
+
+def test_what_runs_side_by_side_has_a_session_and_properties_of_its_own(spark: Any) -> None:
+    context, meet = spark.sparkContext, Barrier(2)
+    context.setLocalProperty("suibus.outer", "inherited")
+
+    def run(name: str, lake: Lake) -> tuple[str, str, str]:
+        lake.spark.conf.set("suibus.test", name)
+        context.setLocalProperty("suibus.test", name)
+        meet.wait(60)
+        outer = context.getLocalProperty("suibus.outer")
+        return lake.spark.conf.get("suibus.test"), context.getLocalProperty("suibus.test"), outer
+
+    try:
+        assert Lake(spark, "").side_by_side(run, ["a", "b"]) == [("a", "a", "inherited"), ("b", "b", "inherited")]
+    finally:
+        context.setLocalProperty("suibus.outer", None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from quality.gate import judge
@@ -75,7 +76,10 @@ def test_a_candidate_is_judged_in_its_own_session(spark: Any) -> None:
 
 
 def test_more_rules_cost_no_more_jobs_until_spark_would_no_longer_compile_them(spark: Any) -> None:
-    few, many, more = (jobs(spark, lambda n=n: judge(_clean(spark, n), contract(n), 1)) for n in (1, 14, 20))
+    def judged(columns: int) -> None:
+        assert judge(_clean(spark, columns), contract(columns), 1).passed
+
+    few, many, more = (jobs(spark, partial(judged, n)) for n in (1, 14, 20))
     assert few == many == 7  # two each: rows, aggregates; three: repeated keys
     assert more == many + 2  # 122 aggregates are two jobs of 61, each with its exchange
 
