@@ -23,7 +23,7 @@ from schemas.dataset import Dataset, districts, receipts_topic
 from tests.benchmarks.data import contract, rows
 from tests.benchmarks.rows import Row, timed
 
-DATASETS, QUICK = 100, 5
+DATASETS, QUICK = 100, 3
 CHANGES, COLUMNS = 100, 8
 
 

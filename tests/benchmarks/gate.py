@@ -20,7 +20,7 @@ from schemas.contract import parse_contract
 from schemas.dataset import Dataset
 from tests.benchmarks.rows import Row, in_turns, jobs, timed
 
-ROWS, QUICK_ROWS = 420_000, 40_000
+ROWS, QUICK_ROWS = 420_000, 20_000
 COLUMNS, EXPECTATIONS = 172, 260
 WORDS = ("增长", "下降", "持平", "停报")
 HEAD = """\
@@ -123,7 +123,7 @@ def by_itself(frame: Any, dataset: Dataset) -> None:
 
 def run(quick: bool) -> Iterator[Row]:
     """The judgement against each of its peers."""
-    rows, runs = (QUICK_ROWS, 3) if quick else (ROWS, 5)
+    rows, runs = (QUICK_ROWS, 2) if quick else (ROWS, 5)
     dataset = contract()
     with TemporaryDirectory() as folder:
         spark = spark_session(Settings(home=Path(folder)), "suibus-bench")

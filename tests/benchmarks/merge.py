@@ -28,7 +28,7 @@ from tests.benchmarks.rows import Row, in_turns
 
 ROWS, BACKLOG = 10_000_000, 1_000_000
 RECENT = (1_000_000, 50_000_000)
-QUICK_ROWS, QUICK_BACKLOG, QUICK_RECENT = 200_000, 50_000, (100_000, 500_000)
+QUICK_ROWS, QUICK_BACKLOG, QUICK_RECENT = 100_000, 50_000, (50_000, 250_000)
 CHANGES = 20_000
 COLUMNS, RECENT_COLUMNS = 12, 6
 AT_ONCE = 5_000_000  # rows of one commit and one merge while a table is filled

@@ -23,7 +23,7 @@ from tests.benchmarks.ingest import publish as produce
 from tests.benchmarks.rows import Row, in_turns, timed
 
 NAME, COLUMNS = "business", 12
-RECORDS, QUICK = 1_000_000, 100_000
+RECORDS, QUICK = 1_000_000, 50_000
 AGGREGATES = (
     "SELECT district_code, count(*) AS n, sum(capital) AS capital FROM business GROUP BY district_code ORDER BY 1",
     "SELECT year(registered_on) AS y, status, avg(staff) AS staff FROM business GROUP BY 1, 2 ORDER BY 1, 2",
@@ -70,7 +70,7 @@ def fill(bus: Bus, records: int) -> None:
 
 def run(quick: bool) -> Iterator[Row]:
     """Each kind of query, then the first row for a session that has asked before."""
-    records, runs = (QUICK, 5) if quick else (RECORDS, 9)
+    records, runs = (QUICK, 3) if quick else (RECORDS, 9)
     with TemporaryDirectory() as folder:
         bus = Bus(Settings(home=Path(folder)))
         bus.broker.start()

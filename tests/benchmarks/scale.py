@@ -41,7 +41,7 @@ from tests.benchmarks.ingest import ruled
 from tests.benchmarks.rows import Curve, Row, timed
 
 COLUMNS, TARGET = 68, 540_000_000
-MARKS, QUICK_MARKS = (1_000_000, 5_000_000, 10_000_000, 20_000_000), (10_000, 20_000, 40_000)
+MARKS, QUICK_MARKS = (1_000_000, 5_000_000, 10_000_000, 20_000_000), (10_000, 30_000)
 AT_ONCE, QUICK_AT_ONCE = 1_000_000, 20_000  # rows of one commit and one merge between the marks
 SLICE, QUICK_SLICE = 50_000, 2_000  # changes that go the whole way at a mark: half of keys there are, half of new ones
 WARM, WARM_SLICE = 10_000, 1_000  # rows and changes that go the whole way first: no mark pays for what Java compiles

@@ -140,7 +140,7 @@ class Prompt:
 
 def run(quick: bool) -> Iterator[Row]:
     """Whole processes on a machine that has run them before: files are in the disk's cache."""
-    runs = 2 if quick else 5
+    runs = 1 if quick else 5
     with TemporaryDirectory() as folder:
         here = Prompt(Path(folder))
         helped = [timed(lambda: here.suibus("--help")) for _ in range(6)][1:]
