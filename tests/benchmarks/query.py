@@ -23,7 +23,7 @@ from tests.benchmarks.ingest import publish as produce
 from tests.benchmarks.rows import Row, in_turns, timed
 
 NAME, COLUMNS = "business", 12
-RECORDS, QUICK = 1_000_000, 50_000
+RECORDS, QUICK = 1_000_000, 100_000
 AGGREGATES = (
     "SELECT district_code, count(*) AS n, sum(capital) AS capital FROM business GROUP BY district_code ORDER BY 1",
     "SELECT year(registered_on) AS y, status, avg(staff) AS staff FROM business GROUP BY 1, 2 ORDER BY 1, 2",
