@@ -273,11 +273,11 @@ class Lake:
         """Make the table if there is none, add the columns it lacks; the same again changes nothing."""
         path = f"{self.root}/{name}"
         wanted = schema.json()
-        properties = {**properties, **_KEEP, "delta.checkpointInterval": _CHECKPOINT[name.split("/")[0]]}
         if self._ensured.get(path) != wanted:
             with self.shared:
                 if self._ensured.get(path) != wanted:  # no other thread has meanwhile
-                    self._make(path, schema, properties, partitions)
+                    interval = {"delta.checkpointInterval": _CHECKPOINT[name.split("/")[0]]}
+                    self._make(path, schema, {**properties, **_KEEP, **interval}, partitions)
                     self._ensured[path] = wanted
         return path
 

@@ -101,7 +101,8 @@ def judge(
     carried = tuple(rules[i].name for i in outcomes)
     candidate.createOrReplaceTempView(_VIEW)
     if rows is None or len(outcomes) < len(rules):
-        rows, judged = _validate(candidate, {i: rule for i, rule in enumerate(rules) if i not in outcomes}, rows)
+        with _judging:
+            rows, judged = _validate(candidate, {i: rule for i, rule in enumerate(rules) if i not in outcomes}, rows)
         outcomes |= judged
     results = []
     for i, rule in enumerate(rules):
@@ -162,13 +163,6 @@ def _gx() -> Any:
 
 def _validate(candidate: DataFrame, rules: Mapping[int, GateRule], rows: int | None) -> tuple[int, dict[int, _Outcome]]:
     """The row count, counted if not given, and the outcome of each rule by its place."""
-    with _judging:
-        return _validated(candidate, rules, rows)
-
-
-def _validated(
-    candidate: DataFrame, rules: Mapping[int, GateRule], rows: int | None
-) -> tuple[int, dict[int, _Outcome]]:
     gx = _gx()
     from great_expectations.expectations.expectation_configuration import ExpectationConfiguration
 
