@@ -124,8 +124,8 @@ def _options(
         "-Djava.net.preferIPv4Stack=true",
         "-XX:+IgnoreUnrecognizedVMOptions",
         # What is larger than half a region is kept apart, and a pass's buffers are: at the 1 MB of a small heap each dataset
-        # made the collector go through all of memory.
-        "-XX:G1HeapRegionSize=16m",
+        # made the collector go through all of memory. At 16 MB too few regions are left in a row after a record too large.
+        "-XX:G1HeapRegionSize=4m",
         *_AVRO_LIMITS,
         *java_options,
     ]
