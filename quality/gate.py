@@ -6,9 +6,11 @@ import hashlib
 import json
 import logging
 import os
+import sys
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -151,7 +153,7 @@ def _carried(rules: tuple[GateRule, ...], known: Mapping[str, int], rows: int | 
 
 
 def _gx() -> Any:
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), _main_has_a_file():
         warnings.simplefilter("ignore")
         import great_expectations as gx
 
@@ -159,6 +161,20 @@ def _gx() -> Any:
     for name in ("great_expectations", "great_expectations.data_context.types.base"):  # the second sets its own level
         logging.getLogger(name).setLevel(logging.ERROR)
     return gx
+
+
+@contextmanager
+def _main_has_a_file() -> Iterator[None]:
+    """Great Expectations looks for PySpark Connect, which takes a program without a file (`python -c`) for its own doctests and ends it."""
+    main = sys.modules["__main__"]
+    if hasattr(main, "__file__"):
+        yield
+        return
+    main.__file__ = "-"
+    try:
+        yield
+    finally:
+        del main.__file__
 
 
 def _validate(candidate: DataFrame, rules: Mapping[int, GateRule], rows: int | None) -> tuple[int, dict[int, _Outcome]]:

@@ -1,8 +1,8 @@
 """The benchmarks: `python -m tests.benchmarks [--quick] [NAME]…`; without a name, all of them.
 
-`--quick` takes smaller data, and lets Java compile once instead of again for a speed that would come too late.
-Each is a module with `run(quick)`, which yields rows and curves, and runs in a process of its own. The table is printed,
-build/bench.json is written (rows of benchmarks that were not run this time stay), and curves are drawn to build/<id>.png.
+Each is a module with `run(quick)`, which yields rows and curves, and runs in a process of its own; with `--quick`, on smaller data,
+in one process and one Spark for all, for most of a short run is what Java loads and compiles. The table is printed, build/bench.json
+is written (rows of benchmarks that were not run this time stay), and curves are drawn to build/<id>.png.
 """
 
 from __future__ import annotations
@@ -12,31 +12,49 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterable
+import traceback
+from collections.abc import Iterable, Sequence
 from importlib import import_module
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
+from infra.settings import Settings
+from infra.spark import spark_session
 from tests.benchmarks.rows import Curve, Row
 
 NAMES = ("publish", "ingest", "merge", "gate", "query", "freshness", "breadth", "start", "scale")
 BUILD = Path("build")
+PART = BUILD / "bench.part.json"  # rows of the process under way
 
 
-def one(name: str, quick: bool, out: Path) -> None:
-    """Run one benchmark in this process; its rows go to a file as they come, its curves to pictures."""
+def these(names: Sequence[str], quick: bool) -> bool:
+    """Run benchmarks in this process; their rows go to a file as they come, their curves to pictures. False if one failed."""
     rows: list[dict[str, Any]] = []
-    for found in import_module(f"tests.benchmarks.{name}").run(quick):
-        if isinstance(found, Curve):
-            draw(found)
-            continue
-        assert isinstance(found, Row)
-        rows.append({**found.as_json(), "benchmark": name, "quick": quick})
-        out.write_text(json.dumps(rows))
-        show(rows[-1:])
+    passed = True
+    with TemporaryDirectory(ignore_cleanup_errors=True) as home:
+        if quick:
+            spark_session(Settings(home=Path(home)), "suibus-bench")  # each benchmark finds it there, and leaves it
+        for name in names:
+            print(f"{name}: load {os.getloadavg()[0]:.1f} of {os.cpu_count()} cores", flush=True)
+            began = time.monotonic()
+            try:
+                for found in import_module(f"tests.benchmarks.{name}").run(quick):
+                    if isinstance(found, Curve):
+                        draw(found)
+                        continue
+                    assert isinstance(found, Row)
+                    rows.append({**found.as_json(), "benchmark": name, "quick": quick})
+                    PART.write_text(json.dumps(rows))
+                    show(rows[-1:])
+            except Exception:
+                traceback.print_exc()
+                passed = False
+            print(f"{name}: {time.monotonic() - began:.0f} s", flush=True)
+    return passed
 
 
 def draw(curve: Curve) -> None:
@@ -83,30 +101,25 @@ def _number(value: float) -> str:
 def main(arguments: list[str]) -> int:
     """Run the benchmarks that are named; 0 if each ran, whatever its figures are."""
     quick = "--quick" in arguments
-    named = [a for a in arguments if not a.startswith("--")]
+    names = [a for a in arguments if not a.startswith("--")] or list(NAMES)
+    if "--here" in arguments:
+        return 0 if these(names, quick) else 1
     BUILD.mkdir(exist_ok=True)
-    if "--one" in arguments:
-        one(named[0], quick, BUILD / f"bench.{named[0]}.json")
-        return 0
     target = BUILD / "bench.json"
     rows = json.loads(target.read_text()) if target.is_file() else []
     failed = []
-    for name in named or NAMES:
-        print(f"{name}: load {os.getloadavg()[0]:.1f} of {os.cpu_count()} cores", flush=True)
-        began, part = time.monotonic(), BUILD / f"bench.{name}.json"
-        part.unlink(missing_ok=True)
-        command = [sys.executable, "-m", "tests.benchmarks", "--one", name, *(["--quick"] if quick else [])]
-        java = {"JDK_JAVA_OPTIONS": "-XX:TieredStopAtLevel=1"} if quick else {}
-        if subprocess.run(command, check=False, env=os.environ | java).returncode:
-            failed.append(name)
-        found = json.loads(part.read_text()) if part.is_file() else []
-        part.unlink(missing_ok=True)
-        rows = [row for row in rows if row["benchmark"] != name] + found
+    for some in [names] if quick else [[name] for name in names]:
+        PART.unlink(missing_ok=True)
+        command = [sys.executable, "-m", "tests.benchmarks", "--here", *some, *(["--quick"] if quick else [])]
+        if subprocess.run(command, check=False).returncode:
+            failed += some
+        found = json.loads(PART.read_text()) if PART.is_file() else []
+        PART.unlink(missing_ok=True)
+        rows = [row for row in rows if row["benchmark"] not in some] + found
         rows.sort(key=lambda row: NAMES.index(row["benchmark"]))
         target.write_text(json.dumps(rows, indent=1, ensure_ascii=False))
-        print(f"{name}: {time.monotonic() - began:.0f} s", flush=True)
     show(rows)
-    print(f"{target} has these {len(rows)} rows" + (f"; FAILED: {', '.join(failed)}" if failed else ""))
+    print(f"{target} has these {len(rows)} rows" + (f"; of {', '.join(failed)} not all ran" if failed else ""))
     return 1 if failed else 0
 
 

@@ -173,4 +173,3 @@ def run(quick: bool) -> Iterator[Row]:
         assert jobs(spark, carried) == 0
         count = jobs(spark, ours)
         yield Row("gate.jobs", f"Spark jobs of a full judgement, {size}", [count], "jobs", "lower", None)
-        spark.stop()

@@ -28,12 +28,11 @@ from tests.benchmarks.rows import Row, in_turns
 
 ROWS, BACKLOG = 10_000_000, 1_000_000
 RECENT = (1_000_000, 50_000_000)
-QUICK_ROWS, QUICK_BACKLOG, QUICK_RECENT = 100_000, 50_000, (50_000, 250_000)
+QUICK_ROWS, QUICK_BACKLOG, QUICK_RECENT = 100_000, 50_000, (20_000, 200_000)
 CHANGES = 20_000
 COLUMNS, RECENT_COLUMNS = 12, 6
 AT_ONCE = 5_000_000  # rows of one commit and one merge while a table is filled
-RUNS, QUICK_RUNS = 3, 2
-RECENT_RUNS = 5
+RUNS, RECENT_RUNS = 3, 5
 OURS = (
     "ours: merge_pending and account_pending of one bronze commit: of each key the latest in a total order, tombstones kept, "
     "each row's fate, the account of every record by district, all in transactions that a kill cannot part"
@@ -126,21 +125,18 @@ class Sides:
 
 def run(quick: bool) -> Iterator[Row]:
     """Random changes beside the peers, a backlog, and recent changes at two sizes."""
-    rows, backlog, recent, runs = (
-        (QUICK_ROWS, QUICK_BACKLOG, QUICK_RECENT, QUICK_RUNS) if quick else (ROWS, BACKLOG, RECENT, RUNS)
-    )
+    rows, backlog, recent = (QUICK_ROWS, QUICK_BACKLOG, QUICK_RECENT) if quick else (ROWS, BACKLOG, RECENT)
     with TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         spark = spark_session(Settings(home=Path(folder)), "suibus-bench")
         lake = Lake(spark, f"{folder}/random")
         bulk = Bulk(contract("random", COLUMNS), lake)
         bulk.fill(rows, AT_ONCE)
-        yield from _random(Sides(bulk, folder), rows, runs)
+        yield from _random(Sides(bulk, folder), rows, 2 if quick else RUNS)
         for path in (f"{folder}/textbook", f"{folder}/delta-rs"):
             shutil.rmtree(path)
-        yield _backlog(bulk, rows, backlog, runs)
+        yield _backlog(bulk, rows, backlog, 1 if quick else RUNS)
         shutil.rmtree(lake.root)
-        yield from _recent(spark, folder, recent, runs if quick else RECENT_RUNS)
-        spark.stop()
+        yield from _recent(spark, folder, recent, 1 if quick else RECENT_RUNS)
 
 
 def _random(sides: Sides, rows: int, runs: int) -> Iterator[Row]:
@@ -190,7 +186,7 @@ def _recent(spark: Any, folder: str, sizes: tuple[int, int], runs: int) -> Itera
         say(f"{CHANGES:,} recent changes, {bulk.dataset.name}: {took:.2f} s")
         return took
 
-    for bulk in sides:
+    for bulk in sides if runs > 1 else ():
         merge(bulk)
     small, large = in_turns(runs, *(lambda b=bulk: merge(b) for bulk in sides))
     kind = (

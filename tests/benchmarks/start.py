@@ -15,7 +15,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from infra.bus import Bus
 from infra.jars import jars
+from infra.settings import Settings
 from infra.topics import Kafka
 from schemas.avro import avro_schema
 from tests.benchmarks.data import contract, contract_text, rows
@@ -37,7 +39,7 @@ BROKER = """\
 import sys
 from pathlib import Path
 from infra.broker import Broker
-print(Broker(Path(sys.argv[1])).start())
+print(getattr(Broker(Path(sys.argv[1])), sys.argv[2])())
 """
 SEND = """\
 import csv, io, json, sys
@@ -79,6 +81,9 @@ class Prompt:
     def servers(self) -> str:
         return f"127.0.0.1:{json.loads((self.home / 'run' / 'broker.json').read_text())['port']}"
 
+    def bus(self) -> Bus:
+        return Bus(Settings(home=self.home, contracts=str(self.folder / "contracts")))
+
     def up(self) -> float:
         """To ready, of a state folder that has run before."""
         seconds = timed(lambda: self.suibus("up", "--detach"))
@@ -87,7 +92,7 @@ class Prompt:
 
     def both(self) -> float:
         """Kafka and a bare session, started at the same time, until both are there."""
-        broker, session = ("-c", BROKER, str(self.folder / "peer")), ("-c", SESSION, self.classes)
+        broker, session = ("-c", BROKER, str(self.folder / "peer"), "start"), ("-c", SESSION, self.classes)
 
         def start() -> None:
             both = [
@@ -99,8 +104,11 @@ class Prompt:
             assert [process.wait() for process in both] == [0, 0]
 
         seconds = timed(start)
-        self.python("-c", BROKER.replace(".start()", ".stop()"), str(self.folder / "peer"))
+        self.peer("stop")
         return seconds
+
+    def peer(self, what: str) -> None:
+        self.python("-c", BROKER, str(self.folder / "peer"), what)
 
     def made(self) -> str:
         """Ten rows that were never published, as JSON; and as the file that `publish` is given."""
@@ -156,7 +164,7 @@ def run(quick: bool) -> Iterator[Row]:
                 note="Ours checks and coerces a CSV file, keeps its rows in the outbox and sends them in a transaction. The peer sends "
                 "four columns of the same rows as they are, acks=all.",
             )  # fmt: skip
-            here.suibus("sync")
+            here.bus().sync()
             synced, counted = in_turns(runs, here.sync, here.count)
             yield Row(
                 "start.sync", "suibus sync, nothing new", synced, "s", "lower", None, counted, "a Spark session that counts one table",
@@ -165,7 +173,7 @@ def run(quick: bool) -> Iterator[Row]:
             )  # fmt: skip
         finally:
             here.suibus("down")
-        here.both()
+        here.peer("start"), here.peer("stop")  # its folder is made
         up, both = in_turns(runs, here.up, here.both)
         yield Row(
             "start.up", "suibus up --detach to ready", up, "s", "lower", None, both, "Kafka and a Spark session, at once",

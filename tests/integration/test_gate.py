@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from functools import partial
 from typing import Any
 
@@ -100,3 +102,9 @@ def test_a_rule_that_cannot_be_judged_fails_alone_and_says_why(spark: Any) -> No
 
 def _clean(spark: Any, columns: int) -> Any:
     return frame(spark, columns).replace({13: 3, 120: 2}, subset=["c0"])
+
+
+def test_the_gate_works_in_a_program_that_has_no_file() -> None:
+    program = "from quality.gate import _gx; _gx(); print('went on', hasattr(__import__('__main__'), '__file__'))"
+    said = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
+    assert said.stdout == "went on False\n"
