@@ -31,7 +31,7 @@ from tests.benchmarks.rows import Curve, Row
 NAME, DISTRICT, COLUMNS = "permit", "440106", 12
 A_SECOND, EVERY = 1_000, 0.2
 KEYS = 30_000  # a record changes a key of these again and again, after the first round
-LOAD, QUICK_LOAD = 180, 15  # seconds
+LOAD, QUICK_LOAD = 180, 12  # seconds
 WARM, QUICK_WARM = 3, 1  # passes before the load
 
 

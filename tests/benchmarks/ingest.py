@@ -195,7 +195,7 @@ def run(quick: bool) -> Iterator[Row]:
         try:
             for columns, records in (QUICK if quick else SHAPES).items():
                 yield from _throughput(bus, columns, records, quick)
-            yield from _tiny(bus, 5 if quick else 15)
+            yield from _tiny(bus, 4 if quick else 15)
         finally:
             bus.broker.stop()
 

@@ -27,8 +27,8 @@ from tests.benchmarks.data import contract
 from tests.benchmarks.rows import Row, in_turns
 
 ROWS, BACKLOG = 10_000_000, 1_000_000
-RECENT = (1_000_000, 50_000_000)
-QUICK_ROWS, QUICK_BACKLOG, QUICK_RECENT = 100_000, 50_000, (20_000, 200_000)
+RECENT = (1_000_000, 50_000_000)  # not in the quick run: at its size both would be one file
+QUICK_ROWS, QUICK_BACKLOG = 100_000, 50_000
 CHANGES = 20_000
 COLUMNS, RECENT_COLUMNS = 12, 6
 AT_ONCE = 5_000_000  # rows of one commit and one merge while a table is filled
@@ -125,7 +125,7 @@ class Sides:
 
 def run(quick: bool) -> Iterator[Row]:
     """Random changes beside the peers, a backlog, and recent changes at two sizes."""
-    rows, backlog, recent = (QUICK_ROWS, QUICK_BACKLOG, QUICK_RECENT) if quick else (ROWS, BACKLOG, RECENT)
+    rows, backlog = (QUICK_ROWS, QUICK_BACKLOG) if quick else (ROWS, BACKLOG)
     with TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         spark = spark_session(Settings(home=Path(folder)), "suibus-bench")
         lake = Lake(spark, f"{folder}/random")
@@ -136,7 +136,8 @@ def run(quick: bool) -> Iterator[Row]:
             shutil.rmtree(path)
         yield _backlog(bulk, rows, backlog, 1 if quick else RUNS)
         shutil.rmtree(lake.root)
-        yield from _recent(spark, folder, recent, 1 if quick else RECENT_RUNS)
+        if not quick:
+            yield from _recent(spark, folder)
 
 
 def _random(sides: Sides, rows: int, runs: int) -> Iterator[Row]:
@@ -172,10 +173,10 @@ def _backlog(bulk: Bulk, rows: int, backlog: int, runs: int) -> Row:
     )  # fmt: skip
 
 
-def _recent(spark: Any, folder: str, sizes: tuple[int, int], runs: int) -> Iterator[Row]:
+def _recent(spark: Any, folder: str) -> Iterator[Row]:
     """Both tables are filled first, then measured in turns."""
     sides = []
-    for size in sizes:
+    for size in RECENT:
         bulk = Bulk(contract(f"recent{size}", RECENT_COLUMNS), Lake(spark, f"{folder}/recent{size}"))
         bulk.fill(size, AT_ONCE)
         sides.append(bulk)
@@ -186,16 +187,16 @@ def _recent(spark: Any, folder: str, sizes: tuple[int, int], runs: int) -> Itera
         say(f"{CHANGES:,} recent changes, {bulk.dataset.name}: {took:.2f} s")
         return took
 
-    for bulk in sides if runs > 1 else ():
+    for bulk in sides:
         merge(bulk)
-    small, large = in_turns(runs, *(lambda b=bulk: merge(b) for bulk in sides))
+    small, large = in_turns(RECENT_RUNS, *(lambda b=bulk: merge(b) for bulk in sides))
     kind = (
         f"{RECENT_COLUMNS} columns, fewer than above for the time of filling; half of the changes are of the newest keys, "
         f"half are new keys. {OURS}"
     )
     yield Row(
-        "merge.recent", f"{CHANGES:,} recent changes at {sizes[1]:,} rows", large, "s", "lower", 1.2, small,
-        f"ours at {sizes[0]:,} rows", note=kind,
+        "merge.recent", f"{CHANGES:,} recent changes at {RECENT[1]:,} rows", large, "s", "lower", 1.2, small,
+        f"ours at {RECENT[0]:,} rows", note=kind,
     )  # fmt: skip
     sides[1].append(new=CHANGES // 2, newest=CHANGES // 2)
     scheduler = spark.sparkContext._jsc.sc().dagScheduler()
@@ -203,5 +204,5 @@ def _recent(spark: Any, folder: str, sizes: tuple[int, int], runs: int) -> Itera
     sides[1].merge()
     jobs = scheduler.numTotalJobs() - before
     yield Row(
-        "merge.jobs", f"Spark jobs of a merge and its account, at {sizes[1]:,} rows", [jobs], "jobs", "lower", None
+        "merge.jobs", f"Spark jobs of a merge and its account, at {RECENT[1]:,} rows", [jobs], "jobs", "lower", None
     )

@@ -148,7 +148,7 @@ def run(quick: bool) -> Iterator[Row]:
         broker = Broker(Path(folder) / "bus")
         servers = broker.start()
         try:
-            for columns, count in ((68, 8_000), (12, 16_000)) if quick else ((68, 50_000), (12, 100_000)):
+            for columns, count in ((68, 5_000), (12, 10_000)) if quick else ((68, 50_000), (12, 100_000)):
                 side = Side(columns, count, Path(folder), servers)
                 for transport in (FAST, DEFAULT):
                     side.ours(transport, 4 * CHUNK)  # the broker's code is compiled, the topic is there
