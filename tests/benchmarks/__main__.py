@@ -1,8 +1,8 @@
 """The benchmarks: `python -m tests.benchmarks [--quick] [NAME]…`; without a name, all of them.
 
 Each is a module with `run(quick)`, which yields rows and curves, and runs in a process of its own; with `--quick`, on smaller data,
-in one process and one Spark for all, for most of a short run is what Java loads and compiles. The table is printed, build/bench.json
-is written (rows of benchmarks that were not run this time stay), and curves are drawn to build/<id>.png.
+in one process and one Spark for all, for most of a short run is what Java loads and compiles; what says nothing at that size is left out. The table is
+printed, build/bench.json is written (rows of benchmarks that were not run this time stay), and curves are drawn to build/<id>.png.
 """
 
 from __future__ import annotations
