@@ -214,10 +214,14 @@ class Bus:
 
     def rebuild(self, dataset: Dataset, from_topics: bool, tell: Tell = lambda en, zh: None) -> SyncInfo:
         """Make silver again from bronze, or bronze from the topics, bring it up to date and judge it."""
+        from pipelines.passes import topics
         from pipelines.rebuild import rebuild_bronze, rebuild_silver
 
         with self._exclusive("pipeline.lock", tell):
             (rebuild_bronze if from_topics else rebuild_silver)(dataset, self.lake())
+            if from_topics and (left := self._read("pipeline.json")):
+                taken = {topic: at for topic, at in left.get("taken", {}).items() if topic not in topics(dataset)}
+                self._write("pipeline.json", {**left, "taken": taken})
         tell(f"{dataset.id}: made again; a pass follows", f"{dataset.id}：已重建，随后同步一次")
         return self.sync({dataset.id}, tell)
 

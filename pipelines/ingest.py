@@ -51,11 +51,13 @@ def ingest_batch(
     kafka: Topics,
     states: Mapping[str, TopicState],
     registry: Registry | None = None,
+    alone: bool = True,
 ) -> Batch:
     """Append the dataset's next batch to bronze.
 
     Killed anywhere and run again, each record is in bronze once: the commit that brings rows brings their position too.
-    A record that cannot be read, or that a rule cannot be held against, is quarantined alone. StateError if a topic is
+    A record that cannot be read, or that a rule cannot be held against, is quarantined alone; if the process is not this
+    batch's `alone`, Spark's error is raised instead, for another dataset may have been the reason. StateError if a topic is
     not as it was left, UnavailableError if Kafka, a registry that is needed, or the lake is away; then nothing was taken.
     """
     bronze = lake.bronze(dataset)
@@ -78,6 +80,8 @@ def ingest_batch(
         try:
             taken = _append(lake, bronze, rows(records), planned.after, number)
         except (PySparkException, Py4JJavaError) as error:
+            if not alone:
+                raise
             states = kafka.states(states)  # away, or no longer as it was: then that is the reason
             plan(dataset, position, states)
             if _computes(rows(records)):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from pipelines.account import account_pending, accounted_version
 from pipelines.decode import cause
@@ -43,7 +43,8 @@ def sync(
     It goes round by round: each takes a batch of every dataset that has records waiting, the smallest backlog first, small ones
     side by side, and releases a dataset as soon as some district's records are all in. So neither a dataset nor a district with
     a long backlog holds up another. `only` limits merge and release to these dataset ids, those with new records, and those
-    whose contract changed since their last verdict; None takes all. A dataset that fails is reported and stops no other.
+    whose contract changed since their last verdict; None takes all. A dataset that fails is reported and stops no other; one
+    that fails beside others, which may have taken its memory, is first tried again alone.
 
     `refresh` puts the newest contracts in force. It is called once the ends of the topics are known, so that no record
     can be newer than the contracts it is read with. `states`: the topics as they were a moment before, contracts put in force
@@ -51,7 +52,7 @@ def sync(
     """
     info = SyncInfo(records=last_records(lake), taken=dict(taken or {}))
     goal: dict[str, TopicState] | None = None
-    large: set[str] = set()  # what they bring is merged at the end of the pass
+    large: set[str] = set()  # each of them alone, to the end of the pass
     while True:
         if goal is not None or states is None:
             states = kafka.states(topic for dataset in store.datasets().values() for topic in topics(dataset))
@@ -61,8 +62,9 @@ def sync(
         waiting = [(_backlog(d, states, info.taken), d) for d in store.datasets().values() if d.id not in info.failures]
         ordered = [dataset for _, dataset in sorted(waiting, key=lambda found: found[0])]
         large |= {dataset.id for backlog, dataset in waiting if backlog > FEW}
-        batches = lake.side_by_side(one.take, [dataset for dataset in ordered if dataset.id not in large])
-        batches += [one.take(dataset, lake) for dataset in ordered if dataset.id in large]
+        small = [dataset for dataset in ordered if dataset.id not in large]
+        batches = lake.side_by_side(one.beside if len(small) > 1 else one.take, small)
+        batches += [one.take(dataset, lake) for dataset in ordered if dataset.id in large | one.again]
         if not any(_behind(batch.after, goal) for batch in batches if batch and batch.records):
             return info
 
@@ -79,14 +81,22 @@ class _Round:
     tell: Tell
     info: SyncInfo
     first: bool
+    again: set[str] = field(default_factory=set)  # failed beside others
 
-    def take(self, dataset: Dataset, lake: Lake) -> Batch | None:
-        """A batch of the dataset, to its release if that is due; None where it failed, of which `info` has the reason."""
-        info = self.info
+    def beside(self, dataset: Dataset, lake: Lake) -> Batch | None:
+        """`take` while others go beside it."""
+        return self.take(dataset, lake, alone=False)
+
+    def take(self, dataset: Dataset, lake: Lake, alone: bool = True) -> Batch | None:
+        """A batch of the dataset, to its release if that is due; None where it failed, of which `info` has the reason.
+
+        Where it failed and was not `alone`, it is to be tried `again`.
+        """
+        info, batch = self.info, None
         with log_context(dataset=dataset.id):
             try:
                 began = time.monotonic()
-                batch = ingest_batch(dataset, lake, self.store, self.kafka, self.states, self.registry)
+                batch = ingest_batch(dataset, lake, self.store, self.kafka, self.states, self.registry, alone)
                 if batch.records:
                     version = f"bronze {lake.version(lake.bronze(dataset))}"
                     info.done("ingest", dataset, began, version, "ingested %d records", batch.records)
@@ -96,12 +106,16 @@ class _Round:
                 record = info.records.get(dataset.id)
                 changed = record is not None and record["contract_sha256"] != dataset.hash
                 asked = self.first and (self.only is None or dataset.id in self.only or changed)
-                if batch.drained if batch.records else asked:
+                if batch.drained if batch.records else asked or dataset.id in self.again:
                     self._bring_up(dataset, lake)
                 return batch
             except Exception as error:  # one dataset must not stop another
                 en, zh = _reason(error)
                 told = isinstance(error, SuibusError)
+                if not alone and not told:
+                    log.warning("failed beside others, tried again alone: %s", first_line(error))
+                    self.again.add(dataset.id)
+                    return batch
                 log.error("stopped: %s", first_line(error) if told else en, exc_info=not told)
                 info.failures[dataset.id] = en
                 self.tell(f"{dataset.id}: stopped: {en}", f"{dataset.id}：已停止：{zh}")

@@ -12,14 +12,16 @@ with _ are Suibus's; a contract's columns cannot.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import signal
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from copy import copy
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property, partial
 from pathlib import Path
-from threading import RLock
 from typing import TYPE_CHECKING, Any, TypeVar
 from uuid import uuid4
 
@@ -200,6 +202,23 @@ def _missing(there: T.DataType, wanted: T.DataType, place: str = "") -> list[tup
     return found
 
 
+@contextmanager
+def _no_jobs_cancelled() -> Iterator[None]:
+    """PySpark answers a Ctrl-C by cancelling all jobs, which threads would take for failures; here it only ends the main thread."""
+    handler = signal.getsignal(signal.SIGINT)
+    if (
+        threading.current_thread() is not threading.main_thread()
+        or getattr(handler, "__module__", "") != "pyspark.core.context"
+    ):
+        yield
+        return
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, handler)
+
+
 class Lake:
     """The tables under one root, a path or URL that Spark can write to."""
 
@@ -214,7 +233,7 @@ class Lake:
         self.files: dict[str, Files] = {}  # of each table what its last change left it with
         self.records: dict[str, Records] = {}  # what `release` last read of the releases, by their path
         self.verdicts: dict[str, dict[str, Any]] = {}  # the last of each dataset, as its record has it
-        self.shared = RLock()  # held by who makes a table, or appends to one of all datasets
+        self.shared = threading.RLock()  # held by who makes a table, or appends to one of all datasets
         self._idle: list[Lake] = []  # these tables in sessions for threads that work side by side
 
     def within(self, session: SparkSession) -> Lake:
@@ -243,7 +262,8 @@ class Lake:
 
         # Each of its own: what a thread inherits is copied when its work is wrapped.
         work = [inheritable_thread_target(self.spark)(partial(one, item)) for item in items]
-        with ThreadPoolExecutor(AT_ONCE, "suibus-dataset") as beside:  # left when all have ended, also by a Ctrl-C
+        # Left when all have ended, also by a Ctrl-C.
+        with _no_jobs_cancelled(), ThreadPoolExecutor(AT_ONCE, "suibus-dataset") as beside:
             return list(beside.map(lambda run: run(), work))
 
     def bronze(self, dataset: Dataset) -> str:

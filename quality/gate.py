@@ -104,6 +104,7 @@ def judge(
     candidate.createOrReplaceTempView(_VIEW)
     if rows is None or len(outcomes) < len(rules):
         with _judging:
+            started = time.monotonic()  # what it waited for others is not its own
             rows, judged = _validate(candidate, {i: rule for i, rule in enumerate(rules) if i not in outcomes}, rows)
         outcomes |= judged
     results = []

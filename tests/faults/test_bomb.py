@@ -17,20 +17,23 @@ from tests.faults.node import DISTRICT, Node
 _MIB = 320  # of a heap of 512: Spark holds a value more than once
 
 
-def test_a_decompression_bomb_is_quarantined_and_every_record_before_and_behind_it_is_shared(
+def test_a_decompression_bomb_is_quarantined_and_every_record_before_behind_and_beside_it_is_shared(
     broker: Broker, tmp_path: Path
 ) -> None:
     name = f"bomb_{uuid.uuid4().hex[:8]}"
     settings = {"SUIBUS_BOOTSTRAP_SERVERS": broker.bootstrap, "SUIBUS_SPARK_MEMORY": "512m"}
     node = Node(tmp_path / "home", tmp_path, name, **settings)
-    topics = [t for code in districts() for t in (node.dataset.topic(code), receipts_topic(code))]
+    beside = Node(tmp_path / "home", tmp_path, f"{name}_beside", **settings)
+    topics = [t for code in districts() for n in (node, beside) for t in (n.dataset.topic(code), receipts_topic(code))]
     Kafka(broker.bootstrap).ensure(topics)
     node.publish(node.rows(4, 4))
     offset = _throw(broker.bootstrap, node.topic)
     node.publish(node.rows(4, 8, start=4))
+    beside.publish(beside.rows(8, 8))
 
     said = node.run("sync")
     assert "stopped" not in said, said
+    assert f"{name}.v1: failed beside others, tried again alone" in said, said
     (sums,) = [row for row in json.loads(node.run("account", name, "--json")) if row["district"] == DISTRICT]
     assert sums["closes"]
     assert sums["inserted"] == 8
@@ -39,6 +42,11 @@ def test_a_decompression_bomb_is_quarantined_and_every_record_before_and_behind_
     assert {receipt["offset"] for receipt in receipts} == {offset - 1, offset}
     assert {reason["rule"] for receipt in receipts for reason in receipt["reasons"]} == {"unread"}
     assert sums["quarantined"] == 2
+    # Another dataset goes through the pass at the same time, in the same memory.
+    (sums,) = [
+        row for row in json.loads(node.run("account", beside.dataset.name, "--json")) if row["district"] == DISTRICT
+    ]
+    assert (sums["inserted"], sums["quarantined"], sums["closes"]) == (8, 0, True)
 
 
 def _throw(servers: str, topic: str) -> int:
