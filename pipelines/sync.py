@@ -113,7 +113,7 @@ class _Round:
                 en, zh = _reason(error)
                 told = isinstance(error, SuibusError)
                 if not alone and not told:
-                    log.warning("failed beside others, tried again alone: %s", first_line(error))
+                    log.warning("failed beside others, tried again alone: %s", cause(error))
                     self.again.add(dataset.id)
                     return batch
                 log.error("stopped: %s", first_line(error) if told else en, exc_info=not told)
