@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import time
 from pathlib import Path
 from threading import Barrier
 from typing import Any
@@ -124,3 +127,23 @@ def test_what_runs_side_by_side_has_a_session_and_properties_of_its_own(spark: A
         assert Lake(spark, "").side_by_side(run, ["a", "b"]) == [("a", "a", "inherited"), ("b", "b", "inherited")]
     finally:
         context.setLocalProperty("suibus.outer", None)
+
+
+def test_a_ctrl_c_ends_what_runs_side_by_side_only_when_its_jobs_have_ended(spark: Any) -> None:
+    ended, tracker = list[str](), spark.sparkContext.statusTracker()
+    before = signal.getsignal(signal.SIGINT)
+    assert before.__module__ == "pyspark.core.context"
+
+    def run(name: str, lake: Lake) -> None:
+        if name == "a":
+            while not tracker.getActiveJobsIds():
+                time.sleep(0.01)
+            os.kill(os.getpid(), signal.SIGINT)
+        else:
+            lake.spark.range(500_000_000).agg(F.sum(F.hash("id"))).collect()
+        ended.append(name)
+
+    with pytest.raises(KeyboardInterrupt):
+        Lake(spark, "").side_by_side(run, ["a", "b"])
+    assert sorted(ended) == ["a", "b"]
+    assert signal.getsignal(signal.SIGINT) is before
