@@ -80,10 +80,10 @@ def ingest_batch(
         try:
             taken = _append(lake, bronze, rows(records), planned.after, number)
         except (PySparkException, Py4JJavaError) as error:
-            if not alone:
-                raise
             states = kafka.states(states)  # away, or no longer as it was: then that is the reason
             plan(dataset, position, states)
+            if not alone:
+                raise
             if _computes(rows(records)):
                 raise UnavailableError(
                     f"Bronze of {dataset.name} cannot be written, and nothing was skipped: {cause(error)}. Look at the lake "

@@ -103,14 +103,15 @@ def _scan(lake: Lake, path: str, version: int) -> Records:
 
 
 def release_version(
-    dataset: Dataset, lake: Lake, last: Mapping[str, Any] | None, changed: bool = False
+    dataset: Dataset, lake: Lake, last: Mapping[str, Any] | None, changed: bool = False, alone: bool = True
 ) -> ReleaseInfo | None:
     """Judge silver's newest version and record the decision; None if there is nothing new to judge.
 
     `last` is the dataset's newest record, from `last_records`; `changed` says that merges since then are known
     to have changed rows; else the account is asked. A held candidate changes nothing for departments:
     the last released version stays in force. Killed before the record is written, the next run judges again.
-    A dataset whose account does not close is held. StateError if another program wrote to silver.
+    A dataset whose account does not close is held. RuntimeError, and no record, if a rule could not be judged and the
+    process is not this dataset's `alone`, for another may have been the reason. StateError if another program wrote to silver.
     """
     silver, path = lake.silver(dataset), lake.releases()
     if merged_version(dataset, lake) < 0:
@@ -133,6 +134,8 @@ def release_version(
     else:
         verdict = judge(candidate, dataset, version)
         verdict = _with_account(verdict, open_sums(dataset, lake, verdict.rows))
+    if not alone and (error := next((r.error for r in verdict.results if r.error), None)):
+        raise RuntimeError(error)
     verdict = replace(verdict, account_version=lake.version(lake.account()))
     number = (last["release"] if last else 0) + 1
     status = "released" if verdict.passed else "held"

@@ -107,7 +107,7 @@ class _Round:
                 changed = record is not None and record["contract_sha256"] != dataset.hash
                 asked = self.first and (self.only is None or dataset.id in self.only or changed)
                 if batch.drained if batch.records else asked or dataset.id in self.again:
-                    self._bring_up(dataset, lake)
+                    self._bring_up(dataset, lake, alone)
                 return batch
             except Exception as error:  # one dataset must not stop another
                 en, zh = _reason(error)
@@ -135,7 +135,7 @@ class _Round:
         self.info.done("account", dataset, began, batch, "accounted, %d rows of silver changed", changed)
         return changed
 
-    def _bring_up(self, dataset: Dataset, lake: Lake) -> None:
+    def _bring_up(self, dataset: Dataset, lake: Lake, alone: bool) -> None:
         info = self.info
         changed = self._account(dataset, lake)  # of a merge whose account a crash cut off
         began = time.monotonic()
@@ -149,7 +149,9 @@ class _Round:
                 f"{dataset.name}：已合并，{changed:,} 行有变化（silver 版本 {merged.silver_version}）",
             )
         began = time.monotonic()
-        if released := release_version(dataset, lake, info.records.get(dataset.id), changed > 0):
+        # What failed may have left a record behind it.
+        last = (last_records(lake) if dataset.id in self.again else info.records).get(dataset.id)
+        if released := release_version(dataset, lake, last, changed > 0, alone):
             info.releases.append(released)
             info.records[dataset.id] = released.record
             version, status = f"silver {released.record['silver_version']}", released.status

@@ -204,7 +204,16 @@ def _missing(there: T.DataType, wanted: T.DataType, place: str = "") -> list[tup
 
 @contextmanager
 def _no_jobs_cancelled() -> Iterator[None]:
-    """PySpark answers a Ctrl-C by cancelling all jobs, which threads would take for failures; here it only ends the main thread."""
+    """A Ctrl-C is heard when what is under way has ended.
+
+    PySpark's own answer is to cancel all jobs, which threads would take for failures. A second Ctrl-C is not heard: it would
+    free the pass's lock too early.
+    """
+
+    def hear(*_: object) -> None:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        raise KeyboardInterrupt
+
     handler = signal.getsignal(signal.SIGINT)
     if (
         threading.current_thread() is not threading.main_thread()
@@ -212,7 +221,7 @@ def _no_jobs_cancelled() -> Iterator[None]:
     ):
         yield
         return
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGINT, hear)
     try:
         yield
     finally:
