@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 
 from pipelines.account import account_pending, accounted_version
 from pipelines.decode import cause
@@ -63,7 +64,7 @@ def sync(
         ordered = [dataset for _, dataset in sorted(waiting, key=lambda found: found[0])]
         large |= {dataset.id for backlog, dataset in waiting if backlog > FEW}
         small = [dataset for dataset in ordered if dataset.id not in large]
-        batches = lake.side_by_side(one.beside if len(small) > 1 else one.take, small)
+        batches = lake.side_by_side(partial(one.take, alone=len(small) < 2), small)
         batches += [one.take(dataset, lake) for dataset in ordered if dataset.id in large | one.again]
         if not any(_behind(batch.after, goal) for batch in batches if batch and batch.records):
             return info
@@ -82,10 +83,6 @@ class _Round:
     info: SyncInfo
     first: bool
     again: set[str] = field(default_factory=set)  # failed beside others
-
-    def beside(self, dataset: Dataset, lake: Lake) -> Batch | None:
-        """`take` while others go beside it."""
-        return self.take(dataset, lake, alone=False)
 
     def take(self, dataset: Dataset, lake: Lake, alone: bool = True) -> Batch | None:
         """A batch of the dataset, to its release if that is due; None where it failed, of which `info` has the reason.

@@ -50,7 +50,7 @@ def these(names: Sequence[str], quick: bool) -> bool:
                     rows.append({**found.as_json(), "benchmark": name, "quick": quick})
                     PART.write_text(json.dumps(rows))
                     show(rows[-1:])
-            except Exception:
+            except Exception:  # told, and the next is run; the exit code says that one failed
                 traceback.print_exc()
                 passed = False
             print(f"{name}: {time.monotonic() - began:.0f} s", flush=True)
