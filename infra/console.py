@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
 CITY = ("pyspark", "delta", "great_expectations", "py4j", "pyarrow", "pandas")
 NEEDS_CITY = (
-    "this command is the city's and needs its extra: pip install 'suibus[city]'",
-    "该命令属于市级中心，需要安装附加组件：pip install 'suibus[city]'",
+    "this command is the city's and needs its extra; in the project's folder: pip install '.[city]'",
+    "该命令属于市级中心，需要安装附加组件，请在项目文件夹执行：pip install '.[city]'",
 )
 
 

@@ -140,8 +140,8 @@ def _pyspark_jars() -> Path:
     if folder is None or not any(folder.glob("ivy-*.jar")):
         raise UnavailableError(
             "Spark is not installed here, so neither Spark nor the embedded broker can run. "
-            "Install the city's packages (pip install 'suibus[city]'), or set SUIBUS_BOOTSTRAP_SERVERS.",
-            "此处未安装 Spark,无法运行 Spark 与内置消息代理。请安装市级组件(pip install 'suibus[city]'),"
+            "Install the city's packages (in the project's folder: pip install '.[city]'), or set SUIBUS_BOOTSTRAP_SERVERS.",
+            "此处未安装 Spark,无法运行 Spark 与内置消息代理。请安装市级组件(在项目文件夹执行 pip install '.[city]'),"
             "或设置 SUIBUS_BOOTSTRAP_SERVERS。",
         )
     return folder

@@ -33,7 +33,7 @@ class Settings(BaseSettings):
     partitions: int = Field(1, ge=1, description="partitions of a new topic")
     replication: int = Field(1, ge=1, description="replicas of a new topic")
     transport: Literal["kafka-python", "librdkafka"] = Field(
-        "kafka-python", description="what sends a node's rows; librdkafka, the faster one, needs suibus[fast]"
+        "kafka-python", description="what sends a node's rows; librdkafka, the faster one, needs the extra `fast`"
     )
     metrics_port: int | None = Field(None, ge=1, le=65535, description="where `up` serves metrics; unset: nowhere")
     log_format: Literal["text", "json"] = Field("text", description="the log, for people or one JSON object a line")

@@ -125,9 +125,9 @@ class _Sender:
                     if time.monotonic() >= self.deadline:
                         raise UnavailableError(
                             f"Another process is sending {self.outbox.path} without getting on. "
-                            f"{left} rows wait; they are kept. End it, or run `suibus flush` later.",
+                            f"{left} rows wait; they are kept. End it, or run `{self.flush}` later.",
                             f"另一个进程正在发送 {self.outbox.path}，但没有进展。"
-                            f"有 {left} 行等待发送，均已保留。请结束该进程，或稍后执行 `suibus flush`。",
+                            f"有 {left} 行等待发送，均已保留。请结束该进程，或稍后执行 `{self.flush}`。",
                         ) from None
                     time.sleep(0.1)
             yield True
@@ -197,6 +197,11 @@ class _Sender:
         """Where an outbox of before has its position."""
         return f"suibus.outbox.{self.outbox.uuid}"
 
+    @property
+    def flush(self) -> str:
+        """The command that sends what waits."""
+        return f"suibus flush --district {self.outbox.district}"
+
     def _done(self, position: int, rows: int) -> None:
         self.outbox.sent(position)
         self.sent += rows
@@ -213,27 +218,27 @@ class _Sender:
         if isinstance(error, kafka_errors.AuthorizationError):
             return UnavailableError(
                 f"The broker at {self.servers} does not let this node write {topic} ({why}). "
-                f"{kept}. Ask the city for the right, then run `suibus flush`.",
+                f"{kept}. Ask the city for the right, then run `{self.flush}`.",
                 f"{self.servers} 的消息总线不允许本节点写入 {topic}（{why}）。{kept_zh}。请向市级申请权限，"
-                "然后执行 `suibus flush`。",
+                f"然后执行 `{self.flush}`。",
             )
         if refused := why_refused({**self.client, "bootstrap_servers": self.servers.split(",")}):
             return UnavailableError(
-                f"The broker at {self.servers}: {refused[0]}. {kept}; run `suibus flush` afterwards.",
-                f"{self.servers} 的消息总线：{refused[1]}。{kept_zh}；之后请执行 `suibus flush`。",
+                f"The broker at {self.servers}: {refused[0]}. {kept}; run `{self.flush}` afterwards.",
+                f"{self.servers} 的消息总线：{refused[1]}。{kept_zh}；之后请执行 `{self.flush}`。",
             )
         if isinstance(error, MissingTopicError):
             return UnavailableError(
                 f"Topic {topic} is not on the broker at {self.servers} after {self.timeout:g} s. "
-                f"{kept}. Check that the city's bus knows this contract, then run `suibus flush`.",
+                f"{kept}. Check that the city's bus knows this contract, then run `{self.flush}`.",
                 f"等待 {self.timeout:g} 秒后，{self.servers} 上仍没有主题 {topic}。{kept_zh}。"
-                "请确认市级总线已载入该契约，然后执行 `suibus flush`。",
+                f"请确认市级总线已载入该契约，然后执行 `{self.flush}`。",
             )
         return UnavailableError(
             f"The broker at {self.servers} did not take anything for {self.timeout:g} s ({why}). "
-            f"{kept}. Check the network and that the bus is up, then run `suibus flush`.",
+            f"{kept}. Check the network and that the bus is up, then run `{self.flush}`.",
             f"{self.servers} 的消息总线在 {self.timeout:g} 秒内没有接收任何数据（{why}）。{kept_zh}。"
-            "请检查网络和总线是否运行，然后执行 `suibus flush`。",
+            f"请检查网络和总线是否运行，然后执行 `{self.flush}`。",
         )
 
 

@@ -391,8 +391,8 @@ def _open_parquet(path: Path, encoding: str, want: _Wanted) -> Source:
         import pyarrow.parquet as pq
     except ImportError:
         raise InputError(
-            f"{path}: reading Parquet needs pyarrow. Install it with: pip install 'suibus[parquet]'",
-            f"{path}：读取 Parquet 需要 pyarrow。请安装：pip install 'suibus[parquet]'",
+            f"{path}: reading Parquet needs pyarrow. In the project's folder: pip install '.[parquet]'",
+            f"{path}：读取 Parquet 需要 pyarrow。请在项目文件夹执行：pip install '.[parquet]'",
         ) from None
     try:
         file = pq.ParquetFile(path)
@@ -536,9 +536,9 @@ def open_query(sql: str, database: str, dataset: Dataset, *, delete: bool = Fals
         ) from None
     except (ImportError, NoSuchModuleError) as error:
         raise InputError(
-            f"The driver for this database is not installed ({error}). For PostgreSQL: pip install "
-            "'suibus[postgres]' and a URL beginning postgresql+psycopg://.",
-            f"未安装该数据库的驱动（{error}）。PostgreSQL 请执行 pip install 'suibus[postgres]'，"
+            f"The driver for this database is not installed ({error}). For PostgreSQL, in the project's "
+            "folder: pip install '.[postgres]', and a URL beginning postgresql+psycopg://.",
+            f"未安装该数据库的驱动（{error}）。PostgreSQL 请在项目文件夹执行 pip install '.[postgres]'，"
             "URL 以 postgresql+psycopg:// 开头。",
         ) from None
     name = url.set(query={}).render_as_string(hide_password=True)

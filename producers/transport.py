@@ -1,6 +1,6 @@
 """How rows get onto the bus: one connection that sends them in Kafka transactions, by kafka-python or by librdkafka.
 
-kafka-python is the default and needs nothing but Python. librdkafka (`pip install 'suibus[fast]'`) spends a tenth of its time on
+kafka-python is the default and needs nothing but Python. librdkafka (the extra `fast`) spends a tenth of its time on
 a record. Both write the same records to the same partitions, under the same transactional id and with the same position
 committed, so an outbox may be sent by the one today and by the other tomorrow.
 """
@@ -73,8 +73,8 @@ def _librdkafka() -> Any:
         import confluent_kafka
     except ImportError:
         raise InputError(
-            "SUIBUS_TRANSPORT is librdkafka, which is not installed. Install it with: pip install 'suibus[fast]'",
-            "SUIBUS_TRANSPORT 设为 librdkafka，但尚未安装。请执行：pip install 'suibus[fast]'",
+            "SUIBUS_TRANSPORT is librdkafka, which is not installed. In the project's folder: pip install '.[fast]'",
+            "SUIBUS_TRANSPORT 设为 librdkafka，但尚未安装。请在项目文件夹执行：pip install '.[fast]'",
         ) from None
     return confluent_kafka
 

@@ -202,7 +202,7 @@ def test_parquet_nanoseconds_are_exact_or_refused(tmp_path: Path) -> None:
 
 def test_parquet_without_pyarrow_names_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pyarrow", None)
-    assert "pip install 'suibus[parquet]'" in refused(write(tmp_path, "a.parquet", b"PAR1")).en
+    assert "pip install '.[parquet]'" in refused(write(tmp_path, "a.parquet", b"PAR1")).en
 
 
 def avro_file(path: Path, count: int) -> Path:
