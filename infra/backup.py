@@ -29,8 +29,8 @@ from schemas.errors import InputError, StateError, UnavailableError, first_line
 
 if TYPE_CHECKING:
     from infra.bus import Bus
+from schemas.context import Tell, quiet
 
-Tell = Callable[[str, str], None]
 FORMAT = 1
 BLOCK = 1 << 20
 MARK = "suibus.part"  # in a draft: it is ours to clear
@@ -48,7 +48,7 @@ class BackupInfo:
     left_out: tuple[tuple[str, str], ...]
 
 
-def back_up(bus: Bus, destination: Path, without_broker: bool = False, tell: Tell = lambda en, zh: None) -> BackupInfo:
+def back_up(bus: Bus, destination: Path, without_broker: bool = False, tell: Tell = quiet) -> BackupInfo:
     """Copy the whole state of a bus to a folder that is not there yet, which only its owner can read.
 
     It is taken between two passes, so the tables agree with each other. Killed anywhere it leaves no DEST, at most a
@@ -111,7 +111,7 @@ def back_up(bus: Bus, destination: Path, without_broker: bool = False, tell: Tel
     return info
 
 
-def restore(bus: Bus, source: Path, lake_only: bool = False, tell: Tell = lambda en, zh: None) -> BackupInfo:
+def restore(bus: Bus, source: Path, lake_only: bool = False, tell: Tell = quiet) -> BackupInfo:
     """Put a backup back into a state folder that is empty or absent; with `lake_only`, the tables into an empty lake.
 
     Every file is checked before anything is written. Killed anywhere, it can be run again. StateError where the backup

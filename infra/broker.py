@@ -29,8 +29,9 @@ from typing import Any
 from kafka import KafkaAdminClient
 from kafka.errors import KafkaError
 
-from infra.jars import Say, find_java, jars, jvm_env, quiet
+from infra.jars import find_java, jars, jvm_env
 from infra.settings import node_text, read_node_file, write_secret
+from schemas.context import Tell, quiet
 from schemas.errors import StateError, UnavailableError
 
 MAX_MESSAGE_BYTES = 8 * 1024 * 1024
@@ -197,13 +198,13 @@ class Broker:
         state = self._read()
         return state is not None and _alive(state)
 
-    def start(self, say: Say = quiet, *, secure: bool = False, meanwhile: Callable[[], object] = lambda: None) -> str:
+    def start(self, tell: Tell = quiet, *, secure: bool = False, meanwhile: Callable[[], object] = lambda: None) -> str:
         """Start the broker unless it runs, wait until it answers, and return its address.
 
         Topics and records of earlier runs are there again, at the same address unless a foreign process has
-        taken it, which `say` is told. With `secure` it lets nobody in without credentials, from now on. Then and
-        whenever SUIBUS_ADVERTISED_HOST changed, one that runs otherwise is started anew. UnavailableError carries
-        the end of the broker's log. `meanwhile` is called once its process is there, before it answers.
+        taken it, which is told. With `secure` it lets nobody in without credentials, from now on; one that runs otherwise is
+        started anew. UnavailableError carries the end of the broker's log. `meanwhile` is called once the broker's process
+        is there, before it answers.
         """
         with self._lock():
             state = self._read()
@@ -220,7 +221,7 @@ class Broker:
                 self._kill(state)
                 state = self._read()
             if state is None or not _alive(state):
-                state = self._launch(self._choose_ports(state, say, secure), say, secure)
+                state = self._launch(self._choose_ports(state, tell, secure), tell, secure)
             meanwhile()
             try:
                 self._wait(state)
@@ -245,7 +246,7 @@ class Broker:
                     time.sleep(0.05)
         self._write(replace(state, pid=None, born=None))
 
-    def _choose_ports(self, state: _State | None, say: Say, secure: bool = False) -> _State:
+    def _choose_ports(self, state: _State | None, tell: Tell, secure: bool = False) -> _State:
         """Each port as it was, unless another program has taken it."""
         names = ["port", "controller_port", *(["password_port", "certificate_port"] if secure else [])]
         known = {name: port for name in names if state is not None and (port := getattr(state, name))}
@@ -260,7 +261,7 @@ class Broker:
         if taken := [known[name] for name in known if name not in kept]:
             listed = ", ".join(map(str, taken))
             nodes = {"password_port", "certificate_port"} & (known.keys() - kept.keys())
-            say(
+            tell(
                 f"Port {listed} is taken by another program; the broker moves to 127.0.0.1:{chosen.port}."
                 + (" The nodes' files name the old port: correct `servers` in them." if nodes else ""),
                 f"端口 {listed} 已被其他程序占用，消息代理改用 127.0.0.1:{chosen.port}。"
@@ -268,9 +269,9 @@ class Broker:
             )
         return chosen
 
-    def _launch(self, state: _State, say: Say, secure: bool) -> _State:
+    def _launch(self, state: _State, tell: Tell, secure: bool) -> _State:
         java = str(find_java().program)
-        class_path = os.pathsep.join(str(path) for path in jars("broker", say))
+        class_path = os.pathsep.join(str(path) for path in jars("broker", tell))
         self.folder.mkdir(parents=True, exist_ok=True)
         where = {"host": self._host or "127.0.0.1", "bind": "0.0.0.0" if self._host else "127.0.0.1"}  # noqa: S104 as asked
         text = _PROPERTIES + (_SECURE if secure else _OPEN)

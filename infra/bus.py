@@ -7,11 +7,12 @@ import json
 import logging
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
@@ -24,7 +25,7 @@ from infra.topics import Kafka
 from producers.publisher import Publisher
 from producers.sender import flush
 from schemas.avro import avro_schema
-from schemas.context import log_context
+from schemas.context import Tell, log_context, quiet
 from schemas.contract import SHIPPED, contract_files, find_dataset, load_contracts
 from schemas.dataset import Dataset, check_district, districts, parse_topic, receipts_topic
 from schemas.errors import ContractError, InputError, StateError, SuibusError, UnavailableError, first_line
@@ -37,7 +38,6 @@ if TYPE_CHECKING:
     from pipelines.tables import Lake
 
 log = logging.getLogger(__name__)
-Tell = Callable[[str, str], None]
 RETRY_AFTER = 10.0  # seconds before a pass or dataset that failed is tried again
 RETENTION_ALARM = 0.5  # of its topic's retention: what has waited longer is in danger
 LOOK_EVERY = 1.0  # seconds between two looks at the topics, the contract folders and the outboxes
@@ -122,10 +122,10 @@ class Bus:
             from infra.spark import spark_session
             from pipelines.tables import Lake
 
-            self._lake = Lake(spark_session(self.settings, "suibus"), self.settings.lake_path)
+            self._lake = Lake(spark_session(self.settings), self.settings.lake_path)
         return self._lake
 
-    def adopt_contracts(self, tell: Tell = lambda en, zh: None) -> list[Dataset]:
+    def adopt_contracts(self, tell: Tell = quiet) -> list[Dataset]:
         """Make the topics of every contract of the folders and put it in force; the newly registered ones.
 
         In this order, since another process subscribes to the topics of all that is in force. What cannot be served is
@@ -135,7 +135,7 @@ class Bus:
         found, self.refused = load_contracts(self.folders)
         self.refused += self.store.broken()
         served = {**self.store.datasets(), **found}
-        topics = [d.topic(code) for d in served.values() for code in districts()]
+        topics = [t for d in served.values() for t in d.topics]
         topics += [receipts_topic(code) for code in districts()]
         made = self.kafka.ensure(topics, self.settings.partitions, self.settings.replication)
         fresh: list[Dataset] = []
@@ -155,10 +155,14 @@ class Bus:
         self._write("contracts.json", {"refused": [{"en": e.en, "zh": e.zh} for e in self.refused]})
         return fresh
 
-    def sync(self, only: set[str] | None = None, tell: Tell = lambda en, zh: None) -> SyncInfo:
-        """One pass over the whole road; waits for another process that is in the middle of one."""
+    def sync(self, only: set[str] | None = None, tell: Tell = quiet) -> SyncInfo:
+        """One pass over the whole road; waits for another process that is in the middle of one.
+
+        `only` limits it as `pipelines.sync.sync` says, unless a pass before was cut off or failed, or another program wrote to
+        a table: then every dataset is looked at, for what was left undone.
+        """
         from pipelines.offsets import dump_position, parse_position
-        from pipelines.passes import SyncInfo, as_left, tables, topics
+        from pipelines.passes import SyncInfo, as_left, tables
 
         def refresh() -> None:
             if self._adopted not in (None, self._signature()):
@@ -166,7 +170,7 @@ class Bus:
 
         with self._exclusive("pipeline.lock", tell):
             before = self._read("pipeline.json")
-            states = self.kafka.states(t for d in self.store.datasets().values() for t in topics(d))
+            states = self.kafka.states(t for d in self.store.datasets().values() for t in d.topics)
             refresh()
             if self._nothing_new(before, states):
                 self._write("pipeline.json", {**before, "ended_at": _now()})
@@ -179,8 +183,8 @@ class Bus:
             lake = self.lake()
             # Taken before the pass: one put in force while it runs is told by its hash to need another.
             hashes = self._hashes()
-            # Else a dataset that was left out may have a hop to make up for.
-            whole = only is None or as_left(lake.root, before.get("tables", {}))
+            if not as_left(lake.root, before.get("tables", {})):
+                only = None
             taken = parse_position(before.get("taken", {}))
             info = sync(lake, self.store, self.kafka, self.registry, only, tell, refresh, states, taken)
             self._write("metrics.json", count_pass(self._read("metrics.json"), info, lake))
@@ -189,7 +193,7 @@ class Bus:
                 "failures": info.failures,
                 "taken": dump_position(info.taken),
                 "contracts": hashes,
-                "tables": lake.marks(tables(self.store.datasets())) if whole and not info.failures else {},
+                "tables": {} if info.failures else lake.marks(tables(self.store.datasets())),
                 "ended_at": _now(),
             }
             self._write("pipeline.json", found)
@@ -212,27 +216,25 @@ class Bus:
     def _hashes(self) -> dict[str, str]:
         return {name: dataset.hash for name, dataset in self.store.datasets().items()}
 
-    def rebuild(self, dataset: Dataset, from_topics: bool, tell: Tell = lambda en, zh: None) -> SyncInfo:
+    def rebuild(self, dataset: Dataset, from_topics: bool, tell: Tell = quiet) -> SyncInfo:
         """Make silver again from bronze, or bronze from the topics, bring it up to date and judge it."""
-        from pipelines.passes import topics
         from pipelines.rebuild import rebuild_bronze, rebuild_silver
 
         with self._exclusive("pipeline.lock", tell):
             (rebuild_bronze if from_topics else rebuild_silver)(dataset, self.lake())
             if from_topics and (left := self._read("pipeline.json")):
-                taken = {topic: at for topic, at in left.get("taken", {}).items() if topic not in topics(dataset)}
+                taken = {topic: at for topic, at in left.get("taken", {}).items() if topic not in dataset.topics}
                 self._write("pipeline.json", {**left, "taken": taken})
         tell(f"{dataset.id}: made again; a pass follows", f"{dataset.id}：已重建，随后同步一次")
         return self.sync({dataset.id}, tell)
 
-    def resume(self, dataset: Dataset, yes: bool, tell: Tell = lambda en, zh: None) -> list[tuple[str, str]]:
+    def resume(self, dataset: Dataset, yes: bool, tell: Tell = quiet) -> list[tuple[str, str]]:
         """What became of the dataset's topics; with `yes` the dataset goes on, from the first offsets they still have."""
         from pipelines.ingest import read_position, resume
         from pipelines.offsets import changes
-        from pipelines.passes import topics
 
         with self._exclusive("pipeline.lock", tell):
-            states = self.kafka.states(topics(dataset))
+            states = self.kafka.states(dataset.topics)
             found = list(changes(dataset, read_position(dataset, self.lake(), states), states))
             if found and yes:
                 resume(dataset, self.lake(), states)
@@ -247,8 +249,8 @@ class Bus:
                     info = flush(
                         path, self.bootstrap, timeout=10, client=self.security, transport=self.settings.transport
                     )
-                except SuibusError as error:
-                    log.warning("outbox %s: %s", path, error.en)
+                except (SuibusError, sqlite3.Error) as error:  # one outbox must not stop another
+                    log.warning("outbox %s: %s", path, error.en if isinstance(error, SuibusError) else error)
                     continue
                 if info.sent:
                     about = {"hop": "send", "seconds": round(info.seconds, 3)}
@@ -311,7 +313,7 @@ class Bus:
         """What waits on the topics, None if Kafka is away."""
         try:
             kafka = self.kafka
-            states = kafka.states(d.topic(c) for d in datasets for c in districts())
+            states = kafka.states(t for d in datasets for t in d.topics)
             behind: dict[tuple[str, int], tuple[int, int]] = {}
             for topic, state in states.items():
                 known = taken.get(topic, {}).get("next", {})
@@ -351,11 +353,8 @@ class Bus:
             )
         stop = threading.Event()
 
-        def listen() -> None:
-            for name in (signal.SIGTERM, signal.SIGINT):
-                signal.signal(name, lambda *_: stop.set())
-
-        listen()
+        for name in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(name, lambda *_: stop.set())
         with self._only_one():
             if self.settings.metrics_port:
                 from infra.metrics import serve_metrics
@@ -372,12 +371,11 @@ class Bus:
                 if self.settings.servers:
                     start_spark()
                 else:
-                    address = self.broker.start(secure=secure, meanwhile=start_spark)
+                    address = self.broker.start(tell, secure=secure, meanwhile=start_spark)
                     tell(f"Kafka answers at {address}", f"Kafka 已就绪：{address}")
                 fresh = {d.id for d in self.adopt_contracts(tell)}
                 for started in spark:
                     started.result()
-                    listen()  # PySpark may have put its own handler in place
                     tell("Spark is ready; the pipeline runs", "Spark 已就绪，流水线运行中")
                 self._write("up.json", {"pid": os.getpid(), "pipeline": not services_only, "since": _now()})
                 tell("ready", "就绪")
@@ -404,12 +402,12 @@ class Bus:
         while not stop.is_set():
             try:
                 if not self.settings.servers and not self.broker.running():
-                    tell(f"Kafka had stopped; it answers again at {self.broker.start()}", "Kafka 曾停止，现已恢复")
+                    tell(f"Kafka had stopped; it answers again at {self.broker.start(tell)}", "Kafka 曾停止，现已恢复")
                 if (signature := self._signature()) != contracts:
                     contracts = signature
                     fresh |= {d.id for d in self.adopt_contracts(tell)}
                 if not services_only:
-                    topics = [d.topic(c) for d in self.store.datasets().values() for c in districts()]
+                    topics = [t for d in self.store.datasets().values() for t in d.topics]
                     now = self.kafka.states(topics)
                     if now != seen or fresh or (due != set() and time.monotonic() >= retry_at):
                         info = self.sync(None if due is None else due | fresh, tell)

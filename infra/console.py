@@ -81,14 +81,19 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], empty: st
 as_json = click.option("--json", "as_json", is_flag=True, help="One JSON value on standard output and nothing else.")
 
 
-def dataset_in_force(bus: Bus, name: str) -> Dataset:
-    """The newest major of a dataset in force; InputError names those that are."""
+def datasets_in_force(bus: Bus, name: str | None) -> dict[str, Dataset]:
+    """The majors of a dataset in force, or of all, by id; InputError names those that are."""
     known = bus.store.datasets()
-    found = [d for d in known.values() if name in (d.name, d.id)]
-    if not found:
+    found = {k: d for k, d in known.items() if name is None or name in (d.name, d.id)}
+    if name is not None and not found:
         names = ", ".join(sorted({d.name for d in known.values()})) or "none / 无"
         raise InputError(
             f"Dataset {name!r} is not in force here. In force: {names}.",
             f"数据集 {name!r} 未生效。已生效：{names}。",
         )
-    return max(found, key=lambda d: d.major)
+    return found
+
+
+def dataset_in_force(bus: Bus, name: str) -> Dataset:
+    """The newest major of a dataset in force; InputError names those that are."""
+    return max(datasets_in_force(bus, name).values(), key=lambda d: d.major)

@@ -14,7 +14,7 @@ import shutil
 import subprocess
 import sys
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,9 +22,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 
+from schemas.context import Tell, quiet
 from schemas.errors import UnavailableError
 
-Say = Callable[[str, str], None]  # tells a person what is going on: (English, Chinese)
 SetName = Literal["spark", "broker"]
 
 COORDINATES: dict[SetName, tuple[str, ...]] = {
@@ -41,12 +41,8 @@ COORDINATES: dict[SetName, tuple[str, ...]] = {
 }
 
 
-def quiet(_en: str, _zh: str) -> None:
-    """Say nothing."""
-
-
 def print_line(en: str, _zh: str) -> None:
-    """Say it as a line on standard output, where a setup shows its progress."""
+    """Print it as a line on standard output, where a setup shows its progress."""
     sys.stdout.write(en + "\n")
     sys.stdout.flush()
 
@@ -107,7 +103,7 @@ def resolved(name: SetName) -> list[Path] | None:
     return found if found and all(path.is_file() for path in found) else None
 
 
-def jars(name: SetName, say: Say = quiet) -> list[Path]:
+def jars(name: SetName, tell: Tell = quiet) -> list[Path]:
     """The jars of a set; the first use fetches them, later ones cost milliseconds and no JVM.
 
     The list is written last and at once, so a killed run leaves none and the next one goes on where it was.
@@ -117,7 +113,7 @@ def jars(name: SetName, say: Say = quiet) -> list[Path]:
         return found
     folder = jars_folder()
     with _lock(folder / f"{name}.lock"):
-        return resolved(name) or _resolve(name, folder, say)
+        return resolved(name) or _resolve(name, folder, tell)
 
 
 def _list_file(folder: Path, name: SetName) -> Path:
@@ -167,7 +163,7 @@ def _ivy_xml(name: SetName, carried: Path) -> str:
     )
 
 
-def _resolve(name: SetName, folder: Path, say: Say) -> list[Path]:
+def _resolve(name: SetName, folder: Path, tell: Tell) -> list[Path]:
     java, carried = find_java(), _pyspark_jars()
     cache = folder / name  # one cache a set: the two sets can be resolved side by side
     cache.mkdir(parents=True, exist_ok=True)
@@ -181,7 +177,7 @@ def _resolve(name: SetName, folder: Path, say: Say) -> list[Path]:
 
     tail: deque[str] = deque(maxlen=12)
     modules = fetched = 0
-    say(f"{name} jars: looking up {' '.join(COORDINATES[name])}", f"{name} 组件:查询依赖")
+    tell(f"{name} jars: looking up {' '.join(COORDINATES[name])}", f"{name} 组件:查询依赖")
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace", env=jvm_env()
     ) as ivy:
@@ -191,9 +187,9 @@ def _resolve(name: SetName, folder: Path, say: Say) -> list[Path]:
             modules += line.startswith("\tfound ")
             fetched += line.lstrip().startswith("[SUCCESSFUL ]")
             if line.startswith("\tfound ") and modules % 10 == 0:
-                say(f"{name} jars: {modules} modules looked up", f"{name} 组件:已查询 {modules} 个模块")
+                tell(f"{name} jars: {modules} modules looked up", f"{name} 组件:已查询 {modules} 个模块")
             if line.lstrip().startswith("[SUCCESSFUL ]") and fetched % 10 == 0:
-                say(f"{name} jars: {fetched} fetched", f"{name} 组件:已下载 {fetched} 个")
+                tell(f"{name} jars: {fetched} fetched", f"{name} 组件:已下载 {fetched} 个")
     if ivy.returncode or not class_path.is_file():
         shown = "\n  ".join(tail)
         raise UnavailableError(
@@ -210,13 +206,13 @@ def _resolve(name: SetName, folder: Path, say: Say) -> list[Path]:
     draft = written.with_suffix(".draft")
     draft.write_text("\n".join(str(path.relative_to(folder)) for path in found) + "\n", "utf-8")
     draft.replace(written)
-    say(f"{name} jars: {len(found)} ready", f"{name} 组件:{len(found)} 个已就绪")
+    tell(f"{name} jars: {len(found)} ready", f"{name} 组件:{len(found)} 个已就绪")
     return found
 
 
-def jvm_env(**more: str) -> dict[str, str]:
+def jvm_env() -> dict[str, str]:
     """The environment for a JVM: in the C locale Java turns the Chinese in a path into question marks."""
-    return {**os.environ, "LC_ALL": "C.UTF-8", **more}
+    return {**os.environ, "LC_ALL": "C.UTF-8"}
 
 
 def main() -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import logging
+import sqlite3
 import time
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
@@ -18,6 +19,7 @@ from prometheus_client import CollectorRegistry, generate_latest, start_http_ser
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric, SummaryMetricFamily
 from prometheus_client.registry import Collector
 
+from pipelines.passes import FATES
 from producers.outbox import Outbox
 from schemas.dataset import districts, parse_topic
 from schemas.errors import InputError, SuibusError, first_line
@@ -28,7 +30,6 @@ if TYPE_CHECKING:
     from pipelines.tables import Lake
 
 log = logging.getLogger(__name__)
-FATES = ("inserted", "updated", "deleted", "unchanged", "superseded", "duplicate", "quarantined")
 DATASET, DISTRICT = ("dataset",), ("dataset", "district")
 
 
@@ -56,8 +57,12 @@ class Metrics(Collector):
             try:
                 with Outbox(path) as outbox:
                     found.add_metric([path.parent.name], outbox.waiting())
-            except SuibusError as error:
-                log.warning("outbox: %s", error.en, extra={"about": {"district": path.parent.name}})
+            except (SuibusError, sqlite3.Error) as error:
+                log.warning(
+                    "outbox: %s",
+                    error.en if isinstance(error, SuibusError) else error,
+                    extra={"about": {"district": path.parent.name}},
+                )
         return found
 
 

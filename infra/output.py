@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from infra.bus import Bus
+from infra.console import datasets_in_force
 from schemas.dataset import Dataset
 from schemas.errors import InputError, first_line
 
@@ -133,7 +134,7 @@ def release_records(bus: Bus, name: str | None) -> list[dict[str, Any]]:
     frame = lake.read(lake.releases()).orderBy("decided_at", ascending=False)
     found = [plain(row.asDict(recursive=True)) for row in frame.collect()]
     names = {d.id: d.name for d in bus.store.datasets().values()}
-    wanted = _wanted(bus, name)
+    wanted = datasets_in_force(bus, name)
     listed = []
     for record in found:
         if record["dataset"] in wanted or name is None:
@@ -159,7 +160,7 @@ def each_quarantined(bus: Bus, name: str | None) -> Iterator[dict[str, Any]]:
     They come from the lake a partition at a time: there may be more than memory holds.
     """
     lake = bus.lake()
-    for dataset in _wanted(bus, name).values():
+    for dataset in datasets_in_force(bus, name).values():
         rows = lake.read(lake.bronze(dataset)).where("_quarantined").orderBy("_timestamp", "_topic", "_offset")
         for row in rows.toLocalIterator():
             yield _quarantined(row.asDict(recursive=True), dataset)
@@ -190,22 +191,10 @@ def account_records(bus: Bus, name: str | None) -> list[dict[str, Any]]:
 
     lake = bus.lake()
     names = {d.id: d.name for d in bus.store.datasets().values()}
-    wanted = _wanted(bus, name)
+    wanted = datasets_in_force(bus, name)
     rows = [row.asDict() for row in account_totals(lake.read(lake.account())).collect()]
     return [
         {**row, "dataset": names.get(row["dataset"], row["dataset"])}
         for row in rows
         if name is None or row["dataset"] in wanted
     ]
-
-
-def _wanted(bus: Bus, name: str | None) -> dict[str, Dataset]:
-    datasets = bus.store.datasets()
-    found = {k: d for k, d in datasets.items() if name is None or name in (d.name, d.id)}
-    if name is not None and not found:
-        known = ", ".join(sorted({d.name for d in datasets.values()})) or "none / 无"
-        raise InputError(
-            f"Dataset {name!r} is not in force here. In force: {known}.",
-            f"数据集 {name!r} 未生效。已生效：{known}。",
-        )
-    return found

@@ -20,9 +20,10 @@ from pyspark.sql import SparkSession
 from pyspark.sql.avro.functions import from_avro, to_avro
 
 from infra.broker import tail
-from infra.jars import Say, find_java, jars, jars_folder, print_line, quiet
+from infra.jars import find_java, jars, jars_folder, print_line
 from infra.settings import Settings
 from schemas.avro import LARGEST
+from schemas.context import Tell
 from schemas.errors import UnavailableError
 
 _ARCHIVE = "spark.jsa"
@@ -71,7 +72,7 @@ _LOCAL_FILES = (
 _starting = Lock()
 
 
-def spark_session(settings: Settings, app_name: str, say: Say = quiet) -> SparkSession:
+def spark_session(settings: Settings) -> SparkSession:
     """Start Spark, or return the session that this process has.
 
     What the JVM says goes to <home>/spark/spark.log; errors come back as Python exceptions. The JVM ends with
@@ -82,10 +83,10 @@ def spark_session(settings: Settings, app_name: str, say: Say = quiet) -> SparkS
             return SparkSession.builder.getOrCreate()
         archive = jars_folder() / _ARCHIVE
         java_options = [f'-XX:SharedArchiveFile="{archive}"'] if archive.is_file() else []
-        return _start(settings, app_name, say, java_options)
+        return _start(settings, java_options)
 
 
-def _start(settings: Settings, app_name: str, say: Say, java_options: list[str]) -> SparkSession:
+def _start(settings: Settings, java_options: list[str]) -> SparkSession:
     java = find_java()
     if not java.vector:
         raise UnavailableError(
@@ -94,7 +95,7 @@ def _start(settings: Settings, app_name: str, say: Say, java_options: list[str])
             f"{java.program} 缺少 Spark 所需的模块 jdk.incubator.vector。请将 JAVA_HOME 指向完整的 JDK 17 或 21。",
         )
     conf = SparkConf(loadDefaults=False)
-    conf.setAll(_options(settings, app_name, jars("spark", say), java_options))
+    conf.setAll(_options(settings, jars("spark"), java_options))
     folder = settings.home / "spark"
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "log4j2.properties").write_text(_LOG4J, "ascii")
@@ -114,9 +115,7 @@ def _start(settings: Settings, app_name: str, say: Say, java_options: list[str])
         ) from error
 
 
-def _options(
-    settings: Settings, app_name: str, spark_jars: list[Path], java_options: list[str]
-) -> list[tuple[str, str]]:
+def _options(settings: Settings, spark_jars: list[Path], java_options: list[str]) -> list[tuple[str, str]]:
     local = settings.spark_master.startswith("local")
     java_options = [
         "-Dlog4j2.configurationFile=log4j2.properties",  # the JVM's folder is <home>/spark
@@ -136,7 +135,7 @@ def _options(
         else ("spark.jars", ",".join(path.as_uri() for path in spark_jars))
     )
     return [
-        ("spark.app.name", app_name),
+        ("spark.app.name", "suibus"),
         ("spark.master", settings.spark_master),
         ("spark.driver.memory", settings.spark_memory),
         ("spark.driver.extraJavaOptions", " ".join(java_options)),
@@ -168,7 +167,7 @@ def _options(
     ]
 
 
-def make_class_archive(say: Say = quiet) -> Path | None:
+def make_class_archive(tell: Tell) -> Path | None:
     """Run Spark once and keep its loaded classes: later sessions start and first run in about half the time.
 
     None where this Java keeps no archive; sessions then start as they do without. Java itself checks that an
@@ -178,10 +177,10 @@ def make_class_archive(say: Say = quiet) -> Path | None:
     archive = jars_folder() / _ARCHIVE
     draft = archive.with_suffix(".draft")
     draft.unlink(missing_ok=True)
-    say("Spark classes: one trial run", "Spark 类库:试运行一次")
+    tell("Spark classes: one trial run", "Spark 类库:试运行一次")
     with TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         settings = Settings(home=Path(folder), spark_master="local[*]", lake=None)
-        spark = _start(settings, "suibus", say, [f'-XX:ArchiveClassesAtExit="{draft}"'])
+        spark = _start(settings, [f'-XX:ArchiveClassesAtExit="{draft}"'])
         path = settings.lake_path
         rows = spark.range(9).selectExpr("id", "string(id) s", "cast(id as decimal(18,2)) d", "now() t")
         rows.write.format("delta").save(path)
@@ -195,15 +194,15 @@ def make_class_archive(say: Say = quiet) -> Path | None:
         gateway.proc.stdin.close()
         gateway.proc.wait()
     if not draft.is_file():
-        say("Spark classes: this Java keeps no archive", "Spark 类库:当前 Java 不支持类归档")
+        tell("Spark classes: this Java keeps no archive", "Spark 类库:当前 Java 不支持类归档")
         return None
     draft.replace(archive)
-    say("Spark classes: ready", "Spark 类库:已就绪")
+    tell("Spark classes: ready", "Spark 类库:已就绪")
     return archive
 
 
 @contextmanager
-def _own_environment(java: Path, local: bool = True) -> Iterator[None]:
+def _own_environment(java: Path, local: bool) -> Iterator[None]:
     """Launch the JVM with our Java and none of another Spark's settings, then put the environment back."""
     before = dict(os.environ)
     for name in _FOREIGN:

@@ -14,7 +14,8 @@ from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
 from pipelines.merge import merged_version
-from pipelines.tables import ACCOUNT, COUNTED, FATES, Lake
+from pipelines.passes import FATES
+from pipelines.tables import ACCOUNT, COUNTED, Lake
 from schemas.dataset import Dataset
 
 

@@ -14,7 +14,8 @@ from typing import Any
 
 from pyspark.sql import functions as F
 
-from pipelines.tables import FATES, Lake
+from pipelines.passes import FATES
+from pipelines.tables import Lake
 from quality.rules import composing_rules, gate_rules, key_rule, rules_hash
 from schemas.dataset import Dataset
 

@@ -306,7 +306,7 @@ def _tried(broken: str) -> str:
 
 def _reasons(dataset: Dataset) -> list[_Reason]:
     """Every reason there is to quarantine a row."""
-    fits, known_writer = "_size IS NULL", "_known"
+    fits = "_size IS NULL"
     upsert = f"NOT _deleted AND {fits}"
     en, zh = (f"coalesce(_refusal.{n}, {text(t)})" for n, t in zip(("en", "zh"), _UNREGISTERED, strict=True))
     reasons = [
@@ -321,10 +321,10 @@ def _reasons(dataset: Dataset) -> list[_Reason]:
             "记录值既不是 Avro 单对象编码，也不是注册中心格式。",
         ),
         _Reason(
-            f"{upsert} AND _writer IS NOT NULL AND NOT ({known_writer})", _told("schema", None, "_writer", en, zh)
+            f"{upsert} AND _writer IS NOT NULL AND NOT _known", _told("schema", None, "_writer", en, zh)
         ),
         _reason(
-            f"{upsert} AND {known_writer} AND NOT ({_DECODED})", "malformed", None, "length(_value)",
+            f"{upsert} AND _known AND NOT ({_DECODED})", "malformed", None, "length(_value)",
             "The bytes do not hold a record of their schema.", "字节内容与其模式不符，无法解码。",
         ),
         _reason(

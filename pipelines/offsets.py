@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
-from schemas.dataset import Dataset, districts
+from schemas.dataset import Dataset
 from schemas.errors import StateError
 
 SHARE = 100_000  # records a district and dataset may have in one batch
@@ -82,7 +82,7 @@ def parse_position(found: Mapping[str, Any]) -> Position:
     return {t: Taken(v["id"], {int(p): int(o) for p, o in v["next"].items()}) for t, v in found.items()}
 
 
-def plan(dataset: Dataset, position: Position, states: Mapping[str, TopicState], share: int = SHARE) -> Plan:
+def plan(dataset: Dataset, position: Position, states: Mapping[str, TopicState]) -> Plan:
     """The next batch of a dataset: each district its share, so that one with a long backlog holds up no other.
 
     StateError names every topic that is not as it was left; then nothing is taken, so nothing can be skipped.
@@ -101,7 +101,7 @@ def plan(dataset: Dataset, position: Position, states: Mapping[str, TopicState],
         at = position[topic].next if topic in position else {p: first for p, (first, _) in state.partitions.items()}
         waiting[topic] = {p: (at[p], end) for p, (_, end) in state.partitions.items() if at[p] < end}
     backlog = {topic: sum(end - start for start, end in parts.values()) for topic, parts in waiting.items() if parts}
-    level = _fair_level(backlog.values(), share, BATCH)
+    level = _fair_level(backlog.values(), SHARE, BATCH)
     ranges: list[Range] = []
     after = dict(position)
     for topic in backlog:
@@ -126,8 +126,7 @@ def _fair_level(backlogs: Iterable[int], most: int, total: int) -> int:
 
 
 def _own(dataset: Dataset, states: Mapping[str, TopicState]) -> dict[str, TopicState]:
-    names = [dataset.topic(code) for code in districts()]
-    return {name: states[name] for name in names if name in states}
+    return {name: states[name] for name in dataset.topics if name in states}
 
 
 def changes(dataset: Dataset, position: Position, states: Mapping[str, TopicState]) -> Iterable[tuple[str, str]]:

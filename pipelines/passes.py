@@ -14,13 +14,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipelines.offsets import Position, TopicState, plan
-from schemas.dataset import Dataset, districts
+from schemas.dataset import Dataset
 
 if TYPE_CHECKING:
     from pipelines.merge import MergeInfo
     from pipelines.release import ReleaseInfo
 
 log = logging.getLogger(__name__)
+FATES = (
+    "inserted",
+    "updated",
+    "deleted",
+    "unchanged",
+    "superseded",
+    "duplicate",
+    "quarantined",
+)  # of a record received
 Mark = tuple[int, int, int]  # when the commit's file was written, its size, its inode
 ABSENT = -1  # the version of a table that there is none of
 
@@ -45,11 +54,6 @@ class SyncInfo:
         log.info(event, *values, extra={"about": about})
 
 
-def topics(dataset: Dataset) -> list[str]:
-    """The topics of a dataset, one a district."""
-    return [dataset.topic(code) for code in districts()]
-
-
 def tables(datasets: Iterable[str]) -> list[str]:
     """The names of all tables of a lake with these datasets."""
     return ["releases", "account", *(f"{layer}/{name}" for name in datasets for layer in ("bronze", "silver"))]
@@ -58,7 +62,7 @@ def tables(datasets: Iterable[str]) -> list[str]:
 def all_taken(datasets: Iterable[Dataset], taken: Position, states: Mapping[str, TopicState]) -> bool:
     """Whether no topic has more than was taken. StateError where one is not as it was left."""
     return not any(
-        plan(dataset, {t: taken[t] for t in topics(dataset) if t in taken}, states).ranges for dataset in datasets
+        plan(dataset, {t: taken[t] for t in dataset.topics if t in taken}, states).ranges for dataset in datasets
     )
 
 

@@ -127,7 +127,7 @@ def release_version(
             return None
     lake.check_own(silver)
     lake.spark.conf.set(*NOT_ANSI)
-    candidate = shared_rows(lake, dataset, version)
+    candidate, account = shared_rows(lake, dataset, version), lake.version(lake.account())
     if known := carry(dataset, lake, last, version):
         verdict = judge(candidate, dataset, version, known.counts, known.rows)
         verdict = _with_account(replace(verdict, counted_at=known.counted_at), known.unclosed)
@@ -136,7 +136,7 @@ def release_version(
         verdict = _with_account(verdict, open_sums(dataset, lake, verdict.rows))
     if not alone and (error := next((r.error for r in verdict.results if r.error), None)):
         raise RuntimeError(error)
-    verdict = replace(verdict, account_version=lake.version(lake.account()))
+    verdict = replace(verdict, account_version=account)
     number = (last["release"] if last else 0) + 1
     status = "released" if verdict.passed else "held"
     row = {

@@ -14,17 +14,17 @@ from pipelines.feedback import send_receipts
 from pipelines.ingest import Batch, ingest_batch
 from pipelines.merge import merge_pending, merged_version
 from pipelines.offsets import Position, Topics, TopicState
-from pipelines.passes import SyncInfo, topics
+from pipelines.passes import SyncInfo
+from pipelines.rebuild import rebuild_silver
 from pipelines.release import ReleaseInfo, last_records, release_version
 from pipelines.tables import Lake
-from schemas.context import log_context
+from schemas.context import Tell, log_context, quiet
 from schemas.dataset import Dataset
 from schemas.errors import SuibusError, first_line
 from schemas.registry import Registry
 from schemas.store import ContractStore
 
 log = logging.getLogger(__name__)
-Tell = Callable[[str, str], None]  # English, Chinese; called from several threads
 FEW = 100_000  # records: a dataset for which a pass finds more on its topics has the machine to itself
 
 
@@ -34,7 +34,7 @@ def sync(
     kafka: Topics,
     registry: Registry | None = None,
     only: Collection[str] | None = None,
-    tell: Tell = lambda en, zh: None,
+    tell: Tell = quiet,
     refresh: Callable[[], object] = lambda: None,
     states: dict[str, TopicState] | None = None,
     taken: Position | None = None,
@@ -56,10 +56,10 @@ def sync(
     large: set[str] = set()  # each of them alone, to the end of the pass
     while True:
         if goal is not None or states is None:
-            states = kafka.states(topic for dataset in store.datasets().values() for topic in topics(dataset))
+            states = kafka.states(topic for dataset in store.datasets().values() for topic in dataset.topics)
             refresh()
-        one = _Round(store, kafka, states, registry, only, tell, info, first=goal is None)
-        goal = goal or states
+        first, goal = goal is None, goal or states
+        one = _Round(store, kafka, states, goal, registry, only, tell, info, first)
         waiting = [(_backlog(d, states, info.taken), d) for d in store.datasets().values() if d.id not in info.failures]
         ordered = [dataset for _, dataset in sorted(waiting, key=lambda found: found[0])]
         large |= {dataset.id for backlog, dataset in waiting if backlog > FEW}
@@ -77,6 +77,7 @@ class _Round:
     store: ContractStore
     kafka: Topics
     states: dict[str, TopicState]
+    goal: dict[str, TopicState]
     registry: Registry | None
     only: Collection[str] | None
     tell: Tell
@@ -103,7 +104,8 @@ class _Round:
                 record = info.records.get(dataset.id)
                 changed = record is not None and record["contract_sha256"] != dataset.hash
                 asked = self.first and (self.only is None or dataset.id in self.only or changed)
-                if batch.drained if batch.records else asked or dataset.id in self.again:
+                due = batch.drained or not _behind(batch.after, self.goal)
+                if due if batch.records else asked or dataset.id in self.again:
                     self._bring_up(dataset, lake, alone)
                 return batch
             except Exception as error:  # one dataset must not stop another
@@ -134,6 +136,8 @@ class _Round:
 
     def _bring_up(self, dataset: Dataset, lake: Lake, alone: bool) -> None:
         info = self.info
+        if merged_version(dataset, lake) < accounted_version(dataset, lake):  # a rebuild was cut off, or silver is gone
+            rebuild_silver(dataset, lake)
         changed = self._account(dataset, lake)  # of a merge whose account a crash cut off
         began = time.monotonic()
         if merged := merge_pending(dataset, lake):
@@ -159,7 +163,7 @@ class _Round:
 def _backlog(dataset: Dataset, states: Mapping[str, TopicState], taken: Position) -> int:
     return sum(
         end - (taken[topic].next.get(p, first) if topic in taken else first)
-        for topic in topics(dataset)
+        for topic in dataset.topics
         if topic in states
         for p, (first, end) in states[topic].partitions.items()
     )

@@ -34,7 +34,7 @@ from pyspark.sql.pandas.types import to_arrow_schema
 from pyspark.util import inheritable_thread_target
 
 from pipelines.delta import Delta, Files, java
-from pipelines.passes import ABSENT, Mark, absent, commit_mark
+from pipelines.passes import ABSENT, FATES, Mark, absent, commit_mark
 from schemas.dataset import Dataset, Field
 from schemas.errors import StateError, UnavailableError, first_line
 
@@ -62,7 +62,6 @@ NOT_ANSI = ("spark.sql.ansi.enabled", "false")  # where rules run: a cast of a b
 EVENT = ("_topic", "_partition", "_offset")  # what identifies one record for ever
 ORDER = ("_sequence", "_offset", "_topic", "_partition")  # what decides between two versions of a key
 OWN = ("ingest", "merge", "account", "release", "rebuild")  # the applications under which Suibus writes
-FATES = ("inserted", "updated", "deleted", "unchanged", "superseded", "duplicate", "quarantined")
 COUNTED = ("received", *FATES, "lost_to_other_district", "took_from_other_district")  # by the account, of each district
 
 
@@ -344,9 +343,6 @@ class Lake:
                 f"无法将 {path} 移到 {aside}。请检查数据湖文件夹的权限后重新执行。",
             )
         self._ensured.pop(f"{self.root}/{name}", None)
-        self._newest.pop(f"{self.root}/{name}", None)
-        self.files.pop(f"{self.root}/{name}", None)
-        self._own.pop(f"{self.root}/{name}", None)
         java(spark, "org.apache.spark.sql.delta.DeltaLog").clearCache()
 
     def read(self, path: str, version: int | None = None) -> DataFrame:
@@ -420,8 +416,7 @@ class Lake:
                 continue
             newest = self.newest(path)
             if self._clean.get(path) is not newest:
-                commit = self.commit(path, newest.version)
-                if commit.changes_rows and not commit.own:
+                if self._foreign(path):
                     return {}
                 self._clean[path] = newest
             if newest.mark is None:
@@ -468,16 +463,22 @@ class Lake:
 
         Looked at are the commits after version `since`; without it, those after Suibus's last. Compaction changes no row.
         """
-        newest = self.version(path)
-        for version in range(newest, newest - 1 if since is None else since, -1):
+        if found := self._foreign(path, since):
+            raise StateError(
+                f"{path} version {found.version} was written by another program ({found.operation}, {found.engine}). It is "
+                "neither merged nor shared. Make the table again with: suibus rebuild (for bronze with --from-topics)",
+                f"{path} 的版本 {found.version} 由其他程序写入（{found.operation}，{found.engine}），不会被合并或共享。"
+                "请用 suibus rebuild 重建该表（bronze 表加 --from-topics）。",
+            )
+
+    def _foreign(self, path: str, since: int | None = None) -> Commit | None:
+        for version in range(self.version(path), -1 if since is None else since, -1):
             found = self.commit(path, version)
             if found.changes_rows and not found.own:
-                raise StateError(
-                    f"{path} version {version} was written by another program ({found.operation}, {found.engine}). It is "
-                    "neither merged nor shared. Make the table again with: suibus rebuild (for bronze with --from-topics)",
-                    f"{path} 的版本 {version} 由其他程序写入（{found.operation}，{found.engine}），不会被合并或共享。"
-                    "请用 suibus rebuild 重建该表（bronze 表加 --from-topics）。",
-                )
+                return found
+            if found.own and since is None:
+                return None
+        return None
 
 
 @dataclass(frozen=True)

@@ -63,12 +63,6 @@ class Inbox(StateFile):
     kind = ("inbox", "收件箱")
     steps = (_VERSION_1,)
 
-    def __enter__(self) -> Inbox:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
     @property
     def outbox_path(self) -> Path:
         """The outbox of the same node."""

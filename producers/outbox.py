@@ -23,7 +23,8 @@ from schemas.errors import InputError, StateError
 
 Mode = Literal["append", "delete", "snapshot"]
 CHUNK = 2_000  # rows a transaction
-STATEMENT = 50  # rows a statement: SQLite takes 999 values everywhere
+VALUES = 900  # a statement: SQLite takes 999 everywhere
+STATEMENT = 50  # rows a statement, of several values each
 AHEAD = 60_000  # milliseconds that an outbox's clock may be ahead of the machine's
 UNKNOWN = b""  # the digest of no row: the next snapshot sends the key's row, whatever it is
 _VERSION_1 = """
@@ -111,12 +112,6 @@ class Outbox(StateFile):
         super().__init__(path)
         self._order = order
         self.uuid = str(self._get("uuid"))
-
-    def __enter__(self) -> Outbox:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
     def _get(self, name: str) -> object:
         row = self._db.execute("SELECT value FROM meta WHERE name=?", (name,)).fetchone()
@@ -318,12 +313,15 @@ class Outbox(StateFile):
         return {key: sequence for key, (_, sequence) in known.items()}
 
     def _known(self, topic_id: int, entries: Sequence[Entry]) -> dict[bytes, tuple[bytes, bytes | None]]:
-        marks = ",".join("?" * len(entries))
-        rows = self._db.execute(
-            f"SELECT key, digest, sequence FROM state WHERE topic=? AND key IN ({marks})",
-            (topic_id, *(e.key for e in entries)),
-        )
-        return {key: (digest, sequence) for key, digest, sequence in rows}
+        known: dict[bytes, tuple[bytes, bytes | None]] = {}
+        for first in range(0, len(entries), VALUES):
+            keys = [entry.key for entry in entries[first : first + VALUES]]
+            rows = self._db.execute(
+                f"SELECT key, digest, sequence FROM state WHERE topic=? AND key IN ({','.join('?' * len(keys))})",
+                (topic_id, *keys),
+            )
+            known |= {key: (digest, sequence) for key, digest, sequence in rows}
+        return known
 
     def _changed(self, topic_id: int, entries: Sequence[Entry], generation: int) -> list[Entry]:
         """The entries that differ from what was last accepted; all of them are marked as seen."""

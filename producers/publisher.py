@@ -39,7 +39,6 @@ class Progress:
     """How far a publish has come: rows so far, and the part of the source, from 0 to 1, if known."""
 
     read: int
-    rejected: int
     sent: int
     fraction: float | None
 
@@ -122,9 +121,9 @@ class Publisher:
         """Keep what was taken so far: it survives a kill from here on."""
         if self._taken:
             self.outbox.accept(self.topic, self._taken)
-            if len(self._taken) >= CHUNK:  # there may be many more
+            many, self._taken = len(self._taken) >= CHUNK, []
+            if many:  # there may be many more
                 self.send_ahead()
-            self._taken = []
 
     def send_ahead(self) -> None:
         """From here on a process beside this one sends what is accepted, until `send` or `stop`."""
@@ -268,12 +267,16 @@ def publish_source(
     delivery = outbox.begin(publisher.topic, dataset.id, publisher.district, source.fingerprint(), mode)
     resumed = delivery.rows_read
 
+    went = 0
+
     def tell(sent: int = 0) -> None:
+        nonlocal went
+        went = sent
         if progress:
             done, whole = (source.position(), source.size) if source.size else (delivery.rows_read, source.total)
             if delivery.complete:
                 done = whole = 1
-            progress(Progress(delivery.rows_read, delivery.rejected, sent, min(done / whole, 1.0) if whole else None))
+            progress(Progress(delivery.rows_read, sent, min(done / whole, 1.0) if whole else None))
 
     if not delivery.complete:
         with _stopped_on_error(publisher):
@@ -303,9 +306,9 @@ def publish_source(
                     while (after := outbox.delete_gone(delivery, publisher.sequence_now())) is not delivery:
                         delivery = after
             delivery = outbox.complete(delivery)
-    sent, problem = 0, None
+    problem = None
     try:
-        sent = publisher.send(tell).sent
+        went = publisher.send(tell).sent
     except UnavailableError as error:
         problem = error
     return PublishInfo(
@@ -314,7 +317,7 @@ def publish_source(
         delivery.rejected,
         delivery.deleted,
         delivery.unchanged,
-        sent,
+        went,
         outbox.waiting(),
         resumed,
         path if delivery.rejected else None,

@@ -73,13 +73,13 @@ class OneScanEngine(SparkDFExecutionEngine):
             elif metric.metric_domain_kwargs.get("row_condition"):
                 counts.append(metric)
             else:
-                found[metric.id] = self._rows.result()
+                found[metric.id] = self._result(metric, self._rows)
         for metric in repeats:
             if metric.id not in self._repeats:
                 self._repeats[metric.id] = self._begin(partial(self._repeated, metric))
         if due := direct or counts or self._sound(aggregates, metrics):
             return found | super().resolve_metrics(due, metrics, runtime_configuration)
-        return found or {metric.id: self._result(metric) for metric in repeats}
+        return found or {metric.id: self._result(metric, self._repeats.pop(metric.id)) for metric in repeats}
 
     def resolve_metric_bundle(self, metric_fn_bundle: Iterable[Any]) -> Any:
         """Values, by metric id, of aggregates."""
@@ -107,9 +107,9 @@ class OneScanEngine(SparkDFExecutionEngine):
             rows = rows.where(F.col(names[0]).isNotNull())
         return rows.groupBy(*names).agg(F.count("*").alias("n")).where("n > 1").agg(F.sum("n")).collect()[0][0] or 0
 
-    def _result(self, metric: MetricConfiguration) -> int:
+    def _result(self, metric: MetricConfiguration, count: Future[int]) -> int:
         try:
-            return self._repeats.pop(metric.id).result()
+            return count.result()
         except Exception as error:
             raise MetricResolutionError(str(error), (metric,)) from error
 

@@ -208,10 +208,13 @@ def _validate(candidate: DataFrame, rules: Mapping[int, GateRule], rows: int | N
         index = item.expectation_config.meta["index"]
         found = item.result
         observed = found.get("observed_value", found.get("unexpected_count"))
+        failed = _exception(item.exception_info)
         if index == -1:
+            if failed:
+                raise RuntimeError(failed)
             rows = int(observed)
         else:
-            outcomes[index] = (bool(item.success), observed, _exception(item.exception_info))
+            outcomes[index] = (bool(item.success), observed, failed)
     return rows or 0, outcomes
 
 

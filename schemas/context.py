@@ -1,11 +1,20 @@
-"""What the work at hand is about (dataset, district, batch), for whoever writes a log line meanwhile."""
+"""Who is told of the work at hand, and what it is about (dataset, district, batch), for whoever writes a log line meanwhile."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from types import MappingProxyType
+
+Tell = Callable[
+    [str, str], None
+]  # tells a person what is going on, English and Chinese; may be called from several threads
+
+
+def quiet(_en: str, _zh: str) -> None:
+    """Tell nobody."""
+
 
 _about: ContextVar[Mapping[str, str]] = ContextVar("about", default=MappingProxyType({}))
 

@@ -143,6 +143,11 @@ class Dataset:
         """The one topic a district publishes this dataset on."""
         return f"{UP_PREFIX}{district}.{self.id}"
 
+    @cached_property
+    def topics(self) -> tuple[str, ...]:
+        """All its topics, one a district."""
+        return tuple(self.topic(code) for code in districts())
+
     def field(self, name: str) -> Field:
         """The column of that name; KeyError if there is none."""
         return self._by_name[name]

@@ -44,7 +44,7 @@ def spark(settings: Settings) -> Iterator[object]:
     with pytest.MonkeyPatch.context() as patch:
         if os.environ["JDK_JAVA_OPTIONS"] == _SHORT_LIVED:  # this JVM lives long: a pass costs it 10 s instead of 17
             patch.delenv("JDK_JAVA_OPTIONS")
-        session = spark_session(settings, "suibus-tests")
+        session = spark_session(settings)
     session.conf.set("spark.sql.shuffle.partitions", "2")
     yield session
     session.stop()

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING
 
 import click
 
+from infra.console import as_json, open_bus, print_json, tell
+from schemas.context import quiet
+
 if TYPE_CHECKING:
     from infra.backup import BackupInfo
-
-as_json = click.option("--json", "as_json", is_flag=True, help="One JSON value on standard output and nothing else.")
 
 
 @click.command()
@@ -30,9 +31,8 @@ def backup(destination: Path, without_broker: bool, as_json: bool) -> None:
     secrets: only its owner can read it, and it should lie on another disk. A lake behind a URL is left out.
     """
     from infra.backup import back_up
-    from infra.console import open_bus, print_json, tell
 
-    info = back_up(open_bus(), destination, without_broker, (lambda en, zh: None) if as_json else tell)
+    info = back_up(open_bus(), destination, without_broker, quiet if as_json else tell)
     if as_json:
         print_json(asdict(info))
         return
@@ -54,10 +54,9 @@ def restore(source: Path, lake_only: bool, as_json: bool) -> None:
     the lake goes back to what it was, and the next pass takes again from the topics what came later.
     """
     from infra.backup import restore as put_back
-    from infra.console import open_bus, print_json, tell
 
     bus = open_bus()
-    info = put_back(bus, source, lake_only, (lambda en, zh: None) if as_json else tell)
+    info = put_back(bus, source, lake_only, quiet if as_json else tell)
     if as_json:
         print_json(asdict(info))
         return

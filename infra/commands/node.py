@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from infra.console import as_json, open_bus
+
 if TYPE_CHECKING:
     from infra.nodes import Node, Nodes
 
@@ -67,7 +69,7 @@ def remove(code: str) -> None:
 
 
 @node.command("list")
-@click.option("--json", "as_json", is_flag=True, help="One JSON value on standard output and nothing else.")
+@as_json
 def list_(as_json: bool) -> None:
     """Which nodes may publish, as whom and how much; no secrets. 节点列表。"""
     from schemas.dataset import districts
@@ -86,11 +88,9 @@ def list_(as_json: bool) -> None:
 
 
 def _nodes(topics: bool = False) -> Nodes:
-    from infra.bus import Bus
     from infra.nodes import Nodes
-    from infra.settings import read_settings
 
-    bus = Bus(read_settings())
+    bus = open_bus()
     nodes = Nodes(bus)
     if topics:
         bus.adopt_contracts()

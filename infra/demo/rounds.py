@@ -15,11 +15,13 @@ from pathlib import Path
 
 import click
 
-from infra.bus import Bus, Tell
+from infra.bus import Bus
 from infra.output import account_records, quarantined_records, release_records, write_rows
 from infra.settings import Settings, read_settings
+from pipelines.passes import FATES
 from producers.publisher import PublishInfo, publish_source
 from producers.sources import open_source
+from schemas.context import Tell
 from schemas.dataset import Dataset, districts
 from schemas.errors import StateError
 
@@ -42,7 +44,7 @@ def run(tell: Tell) -> None:
     make_anew(settings, ours=not named)
     bus = Bus(settings)
     try:
-        tell(f"Kafka answers at {bus.broker.start()}", "Kafka 已就绪")
+        tell(f"Kafka answers at {bus.broker.start(tell)}", "Kafka 已就绪")
         bus.adopt_contracts(tell)
         dataset = bus.store.datasets()["grassroots_division.v1"]
         _first_round(bus, dataset, tell)
@@ -139,11 +141,7 @@ def _show_records(bus: Bus, dataset: Dataset) -> None:
             f"{record['silver_version']}, verdict {record['verdict_sha256'][:12]}: {failed}"
         )
     for sums in account_records(bus, dataset.name):
-        fates = " + ".join(
-            f"{sums[fate]} {fate}"
-            for fate in ("inserted", "updated", "deleted", "unchanged", "superseded", "duplicate", "quarantined")
-            if sums[fate]
-        )
+        fates = " + ".join(f"{sums[fate]} {fate}" for fate in FATES if sums[fate])
         click.echo(
             f"  {sums['district']}  {sums['received']} received = {fates}  {'✓' if sums['closes'] else '✗ does not close'}"
         )

@@ -37,7 +37,7 @@ def these(names: Sequence[str], quick: bool) -> bool:
     passed = True
     with TemporaryDirectory(ignore_cleanup_errors=True) as home:
         if quick:
-            spark_session(Settings(home=Path(home)), "suibus-bench")  # each benchmark finds it there, and leaves it
+            spark_session(Settings(home=Path(home)))  # each benchmark finds it there, and leaves it
         for name in names:
             print(f"{name}: load {os.getloadavg()[0]:.1f} of {os.cpu_count()} cores", flush=True)
             began = time.monotonic()

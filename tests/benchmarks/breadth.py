@@ -17,7 +17,6 @@ from confluent_kafka import Producer
 
 from infra.bus import Bus
 from infra.settings import Settings
-from pipelines.passes import topics
 from schemas.avro import Encoder
 from schemas.dataset import Dataset, districts, receipts_topic
 from tests.benchmarks.data import contract, rows
@@ -39,7 +38,7 @@ class City:
         made = [contract(f"register{len(self.datasets) + i}", COLUMNS) for i in range(count)]
         for dataset in made:
             self.bus.store.register(dataset)
-        self.bus.kafka.ensure([*(t for d in made for t in topics(d)), *map(receipts_topic, districts())])
+        self.bus.kafka.ensure([*(t for d in made for t in d.topics), *map(receipts_topic, districts())])
         self.datasets += made
 
     def change(self, datasets: Iterable[Dataset]) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, cast
 
 from pyspark.sql import DataFrame
@@ -96,11 +95,6 @@ def live(lake: Lake, path: str) -> tuple[int, int]:
     """Files and bytes of a table's newest version."""
     (found,) = lake.spark.sql(f"DESCRIBE DETAIL delta.`{path}`").select("numFiles", "sizeInBytes").collect()
     return int(found[0]), int(found[1])
-
-
-def size(folder: str) -> int:
-    """Bytes on disk below a folder."""
-    return sum(f.stat().st_size for f in Path(folder).rglob("*") if f.is_file())
 
 
 def say(line: str) -> None:

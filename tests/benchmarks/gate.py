@@ -127,7 +127,7 @@ def run(quick: bool) -> Iterator[Row]:
     rows, runs = (QUICK_ROWS, 2) if quick else (ROWS, 5)
     dataset = contract()
     with TemporaryDirectory() as folder:
-        spark = spark_session(Settings(home=Path(folder)), "suibus-bench")
+        spark = spark_session(Settings(home=Path(folder)))
         spark.conf.set(*NOT_ANSI)  # as a release judges
         frame = make_table(spark, f"{folder}/economy", rows)
 

@@ -24,7 +24,6 @@ from pyspark.sql.avro.functions import from_avro
 from infra.bus import Bus
 from infra.settings import Settings
 from pipelines.ingest import FETCH, ingest_batch
-from pipelines.passes import topics
 from pipelines.tables import Lake
 from schemas.avro import FRAME, MAGIC, Encoder, avro_schema, schema_fingerprint
 from schemas.contract import parse_contract
@@ -81,7 +80,7 @@ class Side:
 
     def __init__(self, bus: Bus, dataset: Dataset, records: int) -> None:
         self.bus, self.dataset, self.records = bus, dataset, records
-        self.states = bus.kafka.states(topics(dataset))
+        self.states = bus.kafka.states(dataset.topics)
         self.numbers = count()
         self.spark = bus.lake().spark
 
@@ -203,7 +202,7 @@ def run(quick: bool) -> Iterator[Row]:
 def _dataset(bus: Bus, name: str, columns: int) -> Dataset:
     dataset = ruled(name, columns)
     bus.store.register(dataset)
-    bus.kafka.ensure(topics(dataset))
+    bus.kafka.ensure(dataset.topics)
     return dataset
 
 
@@ -241,7 +240,7 @@ def _tiny(bus: Bus, runs: int) -> Iterator[Row]:
     for turn in range(runs + 3):
         publish(bus, dataset, DISTRICTS[0], TINY, turn * TINY)
         bronze = lake.bronze(dataset)
-        states, before = bus.kafka.states(topics(dataset)), lake.version(bronze)
+        states, before = bus.kafka.states(dataset.topics), lake.version(bronze)
 
         def take(now: Any = states) -> None:
             assert ingest_batch(dataset, lake, bus.store, bus.kafka, now).records == TINY

@@ -127,7 +127,7 @@ def run(quick: bool) -> Iterator[Row]:
     """Random changes beside the peers, a backlog, and recent changes at two sizes."""
     rows, backlog = (QUICK_ROWS, QUICK_BACKLOG) if quick else (ROWS, BACKLOG)
     with TemporaryDirectory(ignore_cleanup_errors=True) as folder:
-        spark = spark_session(Settings(home=Path(folder)), "suibus-bench")
+        spark = spark_session(Settings(home=Path(folder)))
         lake = Lake(spark, f"{folder}/random")
         bulk = Bulk(contract("random", COLUMNS), lake)
         bulk.fill(rows, AT_ONCE)

@@ -13,7 +13,6 @@ from typing import Any
 
 from infra.bus import Bus
 from infra.settings import Settings
-from pipelines.passes import topics
 from pipelines.release import released_versions
 from pipelines.share import query
 from schemas.dataset import districts, receipts_topic
@@ -61,7 +60,7 @@ def fill(bus: Bus, records: int) -> None:
     """So many rows of four districts, released."""
     dataset = contract(NAME, COLUMNS)
     bus.store.register(dataset)
-    bus.kafka.ensure([*topics(dataset), *map(receipts_topic, districts())])
+    bus.kafka.ensure([*dataset.topics, *map(receipts_topic, districts())])
     for district in DISTRICTS:
         produce(bus, dataset, district, records // len(DISTRICTS))
     info = bus.sync()

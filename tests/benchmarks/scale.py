@@ -29,7 +29,6 @@ from pipelines.ingest import ingest_batch, read_position
 from pipelines.offsets import dump_position
 from pipelines.release import last_records, release_version, shared_rows
 from pipelines.share import query
-from pipelines.sync import topics
 from producers.publisher import Publisher, publish_source
 from producers.sources import Record, Source
 from producers.transport import TransportName
@@ -92,7 +91,7 @@ class Growing:
         self.bus, self.dataset, self.lake = bus, dataset, bus.lake()
         self.bulk = Bulk(dataset, self.lake)
         bus.store.register(dataset)
-        bus.kafka.ensure(topics(dataset))
+        bus.kafka.ensure(dataset.topics)
         self.loads: list[Load] = []
         self._rows = 0  # by bulk
 
@@ -100,7 +99,7 @@ class Growing:
         """Up to a mark."""
         while self._rows < mark:
             count, before = min(at_once, mark - self._rows), self.bulk.keys
-            states = self.bus.kafka.states(topics(self.dataset))
+            states = self.bus.kafka.states(self.dataset.topics)
             position = dump_position(read_position(self.dataset, self.lake, states))  # bulk rows leave it as it is
             append = timed(lambda n=count, p=position: self.bulk.append(new=n, metadata={"position": p}))
             self.loads.append(Load(before, count, append, self.bulk.merge()))
@@ -175,7 +174,7 @@ class Growing:
             return timed(publish)
 
     def _ingest(self, changes: int) -> None:
-        states, taken = self.bus.kafka.states(topics(self.dataset)), 0
+        states, taken = self.bus.kafka.states(self.dataset.topics), 0
         while batch := ingest_batch(self.dataset, self.lake, self.bus.store, self.bus.kafka, states).records:
             taken += batch
         assert taken == changes, taken

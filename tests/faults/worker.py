@@ -143,7 +143,7 @@ def read_lake() -> dict[str, Any]:
     from tests.faults.model import DISTRICTS, ORDERED, UNORDERED
 
     settings = read_settings()
-    spark = spark_session(settings, "suibus")
+    spark = spark_session(settings)
 
     def table(path: str, condition: str = "true") -> list[dict[str, Any]]:
         frame = spark.read.format("delta").load(f"{settings.lake_path}/{path}").where(condition)
@@ -205,7 +205,7 @@ def prepare(side: str) -> None:
         from infra.spark import spark_session
 
         settings = read_settings()
-        spark = spark_session(settings, "suibus")
+        spark = spark_session(settings)
         for name in ("releases", "account"):
             if (path := Path(settings.lake_path) / name).exists():
                 spark.read.format("delta").load(str(path)).count()

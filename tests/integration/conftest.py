@@ -15,7 +15,7 @@ from infra.settings import Settings
 from pipelines.account import account_pending
 from pipelines.ingest import ingest_batch
 from pipelines.merge import merge_pending
-from pipelines.passes import SyncInfo, topics
+from pipelines.passes import SyncInfo
 from pipelines.tables import Lake
 from producers.publisher import Publisher
 from schemas.contract import parse_contract
@@ -96,7 +96,7 @@ class Road:
     def batch(self) -> int:
         """One batch to bronze; how many records."""
         kafka = self.bus.kafka
-        states = kafka.states(topics(self.dataset))
+        states = kafka.states(self.dataset.topics)
         return ingest_batch(self.dataset, self.lake, self.bus.store, kafka, states, self.bus.registry).records
 
     def merge(self) -> int:

@@ -48,7 +48,7 @@ import os, signal, sys
 from pathlib import Path
 from infra.settings import Settings
 from infra.spark import spark_session
-spark = spark_session(Settings(home=Path(sys.argv[1]), spark_memory="1g"), "killed")
+spark = spark_session(Settings(home=Path(sys.argv[1]), spark_memory="1g"))
 spark.range(3).write.format("delta").save(Settings(home=Path(sys.argv[1])).lake_path + "/t")
 print(spark.sparkContext._gateway.proc.pid, flush=True)
 os.kill(os.getpid(), signal.SIGKILL)

@@ -7,6 +7,8 @@ import sys
 from functools import partial
 from typing import Any
 
+import pytest
+
 from quality.gate import judge
 from schemas.contract import parse_contract
 from schemas.dataset import Dataset
@@ -98,6 +100,12 @@ def test_a_rule_that_cannot_be_judged_fails_alone_and_says_why(spark: Any) -> No
     assert set(failures) == {"no_such_column", "at_run_time"}
     assert "nothing" in failures["no_such_column"]
     assert "USER_RAISED_EXCEPTION" in failures["at_run_time"]
+
+
+def test_a_candidate_whose_rows_cannot_be_counted_is_told_with_sparks_reason(spark: Any) -> None:
+    candidate = frame(spark, 1).where("raise_error('no such file') IS NULL")
+    with pytest.raises(RuntimeError, match="no such file"):
+        judge(candidate, contract(1), 1)
 
 
 def _clean(spark: Any, columns: int) -> Any:

@@ -241,11 +241,12 @@ def program(bus: Bus, *words: str, code: str | None = None, **settings: str) -> 
 # ── tried on a real bus ──────────────────────────────────────────────────────────────────────────────────────
 
 
-def accept(road: Road, row: dict[str, Any]) -> None:
-    """A row into the outbox of 440106, while no broker can be reached."""
-    outbox = road.bus.outbox("440106")
-    with pytest.raises(UnavailableError), Publisher(road.dataset, "440106", outbox, "127.0.0.1:1", timeout=0.1) as node:
-        node.publish({"district_code": "440106", "amount": 0, **row})
+def accept(road: Road, row: dict[str, Any], district: str = "440106") -> Path:
+    """A row into the outbox of a district, while no broker can be reached."""
+    outbox = road.bus.outbox(district)
+    with pytest.raises(UnavailableError), Publisher(road.dataset, district, outbox, "127.0.0.1:1", timeout=0.1) as node:
+        node.publish({"district_code": district, "amount": 0, **row})
+    return outbox
 
 
 def forget_tables(road: Road) -> None:
@@ -297,6 +298,23 @@ def test_bus_restored_after_its_state_was_destroyed_goes_on_with_nothing_lost_or
         assert road.query("SELECT count(*) AS n FROM t") == [{"n": 5}]
     finally:
         Broker(settings.home).stop()
+
+
+def test_a_damaged_outbox_holds_up_no_other(road: Road) -> None:
+    accept(road, {"id": "a", "seq": 1})
+    damaged = accept(road, {"id": "b", "seq": 1}, "440103")
+    with sqlite3.connect(damaged) as db:
+        db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        ((root,),) = db.execute("SELECT rootpage FROM sqlite_master WHERE name = 'outbox'").fetchall()
+        ((size,),) = db.execute("PRAGMA page_size").fetchall()
+    db.close()
+    with damaged.open("r+b") as file:
+        file.seek((root - 1) * size)
+        file.write(b"\xff" * size)
+    assert road.bus.flush_outboxes() == 1
+    assert 'suibus_outbox_rows_waiting{district="440106"} 0.0' in metrics_text(road.bus)
+    road.sync()
+    assert [row[0] for row in road.silver()] == ["a"]
 
 
 def test_lake_of_an_older_moment_takes_again_what_came_later_and_old_outboxes_lose_nothing(

@@ -14,9 +14,10 @@ from kafka import KafkaAdminClient, KafkaProducer, TopicPartition
 from kafka.admin import ConfigResource, NewPartitions
 
 from infra.output import quarantined_records
+from pipelines import offsets
 from pipelines.ingest import read_position
 from pipelines.offsets import BATCH, SHARE, Range, Taken, TopicState, plan
-from pipelines.passes import topics
+from pipelines.sync import sync
 from schemas.avro import Encoder
 from schemas.errors import StateError
 from tests.integration.conftest import Road
@@ -133,7 +134,7 @@ def test_what_waits_too_near_the_end_of_its_retention_is_an_alarm_in_the_status(
 
 
 def test_every_district_has_its_share_however_long_anothers_backlog(road: Road) -> None:
-    names = topics(road.dataset)
+    names = road.dataset.topics
     states = {name: TopicState("i", {0: (0, 5_000_000 if n == 0 else 300)}) for n, name in enumerate(names)}
     first = plan(road.dataset, {}, states)
     assert {r.topic: r.end for r in first.ranges} == {n: SHARE if n == names[0] else 300 for n in names}
@@ -190,6 +191,20 @@ def test_a_table_someone_else_wrote_to_is_neither_merged_nor_shared_until_it_is_
     assert (sums["inserted"], sums["duplicate"]) == (4, 3), "what came again is counted as what it is"
 
 
+def test_what_another_program_changed_is_found_behind_a_compaction_too(road: Road, spark: Any) -> None:
+    for n in range(3):
+        road.publish({"id": f"{n}", "seq": 1, "amount": 1})
+        road.sync()
+    silver = road.lake.silver(road.dataset)
+    spark.sql(f"UPDATE delta.`{silver}` SET amount = 9 WHERE id = '1'")
+    spark.sql(f"OPTIMIZE delta.`{silver}`")
+    road.publish({"id": "later", "seq": 1, "amount": 1})
+    for _ in range(2):
+        assert "another program" in road.bus.sync().failures[road.dataset.id]
+    assert not road.bus.rebuild(road.dataset, from_topics=False).failures
+    assert {row["amount"] for row in road.query("SELECT id, amount FROM t")} == {1}
+
+
 def test_compaction_by_an_engineer_is_no_foreign_change(road: Road, spark: Any) -> None:
     for n in range(3):
         road.publish({"id": f"{n}", "seq": 1})
@@ -198,6 +213,19 @@ def test_compaction_by_an_engineer_is_no_foreign_change(road: Road, spark: Any) 
     road.publish({"id": "later", "seq": 1})
     road.sync()
     assert len(road.query("SELECT id FROM t")) == 4
+
+
+def test_what_a_pass_ends_with_is_merged_also_where_more_came_than_it_takes(
+    road: Road, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(offsets, "SHARE", 5)
+    road.publish(*({"id": f"{n}", "seq": 1} for n in range(7)))
+    later = iter([*({"id": f"later {n}", "seq": 1} for n in range(20))])
+    # Once the pass knows where it ends, there is more than two batches hold.
+    info = sync(road.lake, road.bus.store, road.bus.kafka, refresh=lambda: road.publish(*later))
+    assert info.ingested[road.dataset.id] >= 7
+    assert [release.status for release in info.releases] == ["released"]
+    assert len(road.silver()) == info.ingested[road.dataset.id]
 
 
 def forget(road: Road) -> None:
@@ -232,6 +260,17 @@ def test_a_damaged_silver_is_told_and_made_again_from_bronze(road: Road, broken:
     road.account()
 
 
+def test_a_rebuild_that_was_cut_off_is_done_again_by_the_next_pass(road: Road) -> None:
+    road.publish({"id": "a", "seq": 1, "amount": 1}, {"id": "b", "seq": 1, "amount": 2})
+    road.sync()
+    road.lake.set_aside(f"silver/{road.dataset.id}")  # and no further
+    road.publish({"id": "b", "seq": 2, "amount": 3})
+    road.sync()
+    assert road.query("SELECT id, amount FROM t ORDER BY id") == [{"id": "a", "amount": 1}, {"id": "b", "amount": 3}]
+    sums = road.account()[DISTRICT]
+    assert (sums["received"], sums["inserted"], sums["updated"]) == (3, 2, 1)
+
+
 def test_a_damaged_bronze_is_made_again_from_the_topics_and_silver_keeps_what_they_no_longer_hold(road: Road) -> None:
     road.publish({"id": "old", "seq": 1, "amount": 1})
     road.sync()
@@ -260,7 +299,7 @@ def test_a_lake_whose_batches_carry_no_position_goes_on_from_its_rows(road: Road
     old = kept.write.format("delta").mode("append").option("txnAppId", "ingest:0b1c").option("txnVersion", 0)
     old.save(road.lake.bronze(road.dataset))
     topic = road.dataset.topic(DISTRICT)
-    states = road.bus.kafka.states(topics(road.dataset))
+    states = road.bus.kafka.states(road.dataset.topics)
     assert read_position(road.dataset, road.lake, states) == {topic: Taken(states[topic].id, {0: 2})}
     road.publish({"id": "c", "seq": 1})
     assert road.merge() == 1

@@ -20,7 +20,6 @@ from infra.bus import Bus
 from infra.logs import JsonLines, TextLines, logged, set_up_logging
 from infra.metrics import FATES, metrics_text
 from infra.settings import Settings
-from pipelines import tables
 from producers.outbox import Entry, Outbox
 from schemas.context import log_context
 from schemas.contract import SHIPPED, load_contract
@@ -89,10 +88,6 @@ def test_labels_are_names_that_the_bus_knows_and_nothing_that_a_record_holds(bus
     for family in families(bus):
         for sample in family.samples:
             assert all(value in known[name] for name, value in sample.labels.items()), sample
-
-
-def test_fates_are_those_of_the_account() -> None:
-    assert FATES == tables.FATES
 
 
 @pytest.mark.parametrize("page", ["docs/engineer.md", "docs/engineer.zh-CN.md"])

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from producers.inbox import Inbox
-from producers.outbox import Delivery, Entry, Mode, Outbox
+from producers.outbox import CHUNK, Delivery, Entry, Mode, Outbox
 from producers.publisher import Publisher, PublishInfo, publish_source
 from producers.sender import FlushInfo
 from producers.sources import Record, Source, open_source
@@ -332,6 +332,16 @@ def test_snapshot_sends_the_difference_alone(path: Path, tmp_path: Path) -> None
     assert (same.unchanged, same.accepted, same.deleted, same.exit_status) == (3, 0, 0, 0)
 
 
+def test_snapshot_asks_sqlite_for_no_more_values_than_any_takes(path: Path, tmp_path: Path) -> None:
+    for name in "ab":
+        node = publisher(path)
+        node.outbox._db.setlimit(sqlite3.SQLITE_LIMIT_VARIABLE_NUMBER, 999)
+        file = table(tmp_path, {f"{n}": name if n == 1_500 else "x" for n in range(2_500)})
+        info = publish_source(node, open_source(file, DATASET), "snapshot")
+        node.outbox.close()
+    assert (info.accepted, info.unchanged, info.deleted) == (1, 2_499, 0)
+
+
 def test_snapshot_with_a_rejected_row_deletes_nothing(path: Path, tmp_path: Path) -> None:
     publish(path, table(tmp_path, {"1": "a", "2": "b"}), "snapshot")
     deliver(path)
@@ -537,6 +547,16 @@ def test_rows_taken_before_an_exception_are_kept(path: Path) -> None:
     with pytest.raises(CutError):
         fail()
     assert waiting(path) == [("1", "a")]
+
+
+def test_rows_accepted_before_the_sender_could_not_start_are_accepted_once(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Publisher, "send_ahead", lambda _: (_ for _ in ()).throw(CutError))
+    with pytest.raises(CutError), publisher(path) as node:
+        for n in range(CHUNK):
+            node.publish({"code": f"{n}", "name": "a", "d": "440106"})
+    assert len(waiting(path)) == CHUNK
 
 
 def test_leaving_the_block_with_the_bus_away_says_what_waits(path: Path) -> None:
