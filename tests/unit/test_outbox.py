@@ -553,9 +553,14 @@ def test_rows_accepted_before_the_sender_could_not_start_are_accepted_once(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Publisher, "send_ahead", lambda _: (_ for _ in ()).throw(CutError))
-    with pytest.raises(CutError), publisher(path) as node:
-        for n in range(CHUNK):
-            node.publish({"code": f"{n}", "name": "a", "d": "440106"})
+
+    def fill() -> None:
+        with publisher(path) as node:
+            for n in range(CHUNK):
+                node.publish({"code": f"{n}", "name": "a", "d": "440106"})
+
+    with pytest.raises(CutError):
+        fill()
     assert len(waiting(path)) == CHUNK
 
 
