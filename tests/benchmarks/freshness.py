@@ -25,6 +25,7 @@ from pipelines.release import shared_rows
 from pipelines.share import query
 from producers.publisher import Publisher
 from producers.sender import flush
+from schemas.context import quiet
 from tests.benchmarks.data import contract, contract_text, rows
 from tests.benchmarks.rows import Curve, Row
 
@@ -48,6 +49,7 @@ class Node:
     def _send(self) -> None:
         while not self._done.wait(0.01):
             flush(self.publisher.outbox.path, self._bus.bootstrap)
+        flush(self.publisher.outbox.path, self._bus.bootstrap)
 
     def accept(self, count: int) -> None:
         """So many records more; they are accepted together, each from now on safe from a kill."""
@@ -73,12 +75,13 @@ class Node:
 
 
 def released(bus: Bus, until: int, timeout: float = 300) -> None:
-    """Wait until the last decision holds so many sequences' worth: nothing waits and nothing is under way."""
+    """Wait until so many records are in the last decision: nothing waits, and it has a row for each of their keys."""
     deadline = time.monotonic() + timeout
     while time.monotonic() < deadline:
         found = bus.status()["datasets"]
         mine = next((d for d in found if d["dataset"] == NAME), None)
-        if mine and not mine["offsets_waiting"] and mine["last_decision"]:
+        last = mine["last_decision"] if mine and not mine["offsets_waiting"] else None
+        if last and last["rows"] >= min(KEYS, until):
             return
         time.sleep(0.5)
     raise AssertionError(f"{until} records were not released in {timeout} s: {bus.status()['datasets']}")
@@ -108,7 +111,7 @@ def run(quick: bool) -> Iterator[Row | Curve]:
         (Path(folder) / "contracts" / f"{NAME}.yaml").write_text(contract_text(NAME, COLUMNS), "utf-8")
         bus = Bus(Settings(home=home, contracts=f"{folder}/contracts"))
         with patch.dict(os.environ, {"SUIBUS_CONTRACTS": f"{folder}/contracts"}):
-            bus.start_detached(False, lambda en, zh: None)
+            bus.start_detached(False, quiet)
         try:
             node = Node(bus, Path(folder) / "outbox.sqlite")
             for _ in range(QUICK_WARM if quick else WARM):

@@ -19,7 +19,7 @@ from producers.outbox import Entry, Outbox
 from producers.sender import flush
 from schemas.avro import Encoder
 from schemas.contract import parse_contract
-from schemas.dataset import Dataset, districts
+from schemas.dataset import Dataset
 from tests.integration.conftest import CONTRACT
 
 ROWS = 1_000_000
@@ -55,7 +55,6 @@ def run(backlog: int) -> None:
                 datasets[name] = parse_contract(text, f"{name}.yaml")
                 bus.store.register(datasets[name])
             bus.adopt_contracts()
-            bus.kafka.ensure([d.topic(c) for d in datasets.values() for c in districts()])
             began = [time.monotonic()]
 
             def told(en: str, _: str) -> None:

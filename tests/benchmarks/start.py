@@ -64,7 +64,7 @@ class Prompt:
         (folder / "contracts" / f"{NAME}.yaml").write_text(contract_text(NAME, COLUMNS), "utf-8")
         self.environment = {k: v for k, v in os.environ.items() if k in ("SUIBUS_JARS",) or not k.startswith("SUIBUS_")}
         self.environment |= {"SUIBUS_HOME": str(self.home), "SUIBUS_CONTRACTS": str(folder / "contracts")}
-        self.classes = os.pathsep.join(map(str, jars("spark", lambda en, zh: None)))
+        self.classes = os.pathsep.join(map(str, jars("spark")))
         self.dataset, self.published = contract(NAME, COLUMNS), 0
 
     def python(self, *words: str, given: str | None = None) -> str:
