@@ -161,6 +161,8 @@ def _options(settings: Settings, spark_jars: list[Path], java_options: list[str]
         ("spark.databricks.delta.snapshotPartitions", "1"),  # a small table's state in 50 parts costs seconds
         # Kafka left out: its newer reader hands rows over without making Java objects of them first.
         ("spark.sql.sources.useV1SourceList", "avro,csv,json,orc,parquet,text"),
+        # By default 64 MB here, and each small table that is broadcast or sorted takes one: 100 datasets filled the driver's 2 GB.
+        ("spark.buffer.pageSize", "1m"),
         ("spark.log.level", "ERROR"),
         ("spark.ui.enabled", "false"),
         ("spark.ui.showConsoleProgress", "false"),

@@ -402,7 +402,8 @@ class Lake:
         log = java(spark, "org.apache.spark.sql.delta.DeltaLog")
         snapshot = log.forTableWithSnapshot(spark._jsparkSession, path)._2()
         version = int(snapshot.version())
-        known = Newest(version, str(snapshot.metadata().id()), snapshot, commit_mark(path, version))
+        # The snapshot itself is not kept: the plans that made its state are megabytes, and its next one is another.
+        known = Newest(version, str(snapshot.metadata().id()), _set_transactions(snapshot), commit_mark(path, version))
         self._newest[path] = known
         return known
 
@@ -487,17 +488,21 @@ class Newest:
 
     version: int
     table_id: str
-    _snapshot: Any  # Delta's own
+    _set: Any  # Delta's own
     mark: Mark | None  # of its commit, None where that cannot be told
 
     @cached_property
     def transactions(self) -> dict[str, int]:
-        """Of each application the last version it committed: from the version's checksum, else out of the whole log."""
-        checksum = self._snapshot.checksumOpt()
-        listed = checksum.get().setTransactions() if checksum.isDefined() else None
-        found = listed.get() if listed is not None and listed.isDefined() else self._snapshot.setTransactions()
-        each = [found.apply(i) for i in range(found.size())]
+        """Of each application the last version it committed."""
+        each = [self._set.apply(i) for i in range(self._set.size())]
         return {str(one.appId()): int(one.version()) for one in each}
+
+
+def _set_transactions(snapshot: Any) -> Any:
+    """What applications committed to it: from the version's checksum, else out of the whole log."""
+    checksum = snapshot.checksumOpt()
+    listed = checksum.get().setTransactions() if checksum.isDefined() else None
+    return listed.get() if listed is not None and listed.isDefined() else snapshot.setTransactions()
 
 
 @dataclass(frozen=True)
