@@ -82,6 +82,16 @@ def test_a_pass_starts_no_process(road: Road, spark: Any) -> None:
     assert faults_of_children(spark) - before < 300  # a chmod has 100; Spark may remove a session's folder meanwhile
 
 
+def test_what_a_merge_leaves_in_sparks_memory_is_as_small_as_its_rows(road: Road, spark: Any) -> None:
+    memory = spark._jvm.org.apache.spark.SparkEnv.get().memoryManager()
+    filled(road)
+    road.publish({"id": "k10003", "seq": 2, "amount": 7})
+    road.ingest()
+    before = memory.storageMemoryUsed()
+    merge_pending(road.dataset, road.lake)
+    assert memory.storageMemoryUsed() - before < 16 << 20  # of three broadcasts; 64 MB each by Spark's default
+
+
 def faults_of_children(spark: Any) -> int:
     """Minor page faults of all processes that Spark's JVM has started and that ended: every one has some."""
     text = Path(f"/proc/{spark.sparkContext._gateway.proc.pid}/stat").read_text()
