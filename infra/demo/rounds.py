@@ -56,7 +56,8 @@ def run(tell: Tell) -> None:
         bus.broker.stop()
     seconds = time.monotonic() - started
     tell(f"done in {seconds:.0f} s; nothing is left running", f"完成，用时 {seconds:.0f} 秒；没有遗留进程")
-    tell(f"look at it again: SUIBUS_HOME={settings.home} .venv/bin/suibus releases", f"状态文件夹：{settings.home}")
+    again = f"SUIBUS_HOME={settings.home} .venv/bin/suibus releases"
+    tell(f"look at it again: {again}", f"再次查看：{again}")
 
 
 def make_anew(settings: Settings, ours: bool = False) -> None:
