@@ -25,11 +25,11 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from schemas.context import Tell, quiet
 from schemas.errors import InputError, StateError, UnavailableError, first_line
 
 if TYPE_CHECKING:
     from infra.bus import Bus
-from schemas.context import Tell, quiet
 
 FORMAT = 1
 BLOCK = 1 << 20

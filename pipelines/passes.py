@@ -21,15 +21,8 @@ if TYPE_CHECKING:
     from pipelines.release import ReleaseInfo
 
 log = logging.getLogger(__name__)
-FATES = (
-    "inserted",
-    "updated",
-    "deleted",
-    "unchanged",
-    "superseded",
-    "duplicate",
-    "quarantined",
-)  # of a record received
+# What may become of a record that was received.
+FATES = ("inserted", "updated", "deleted", "unchanged", "superseded", "duplicate", "quarantined")
 Mark = tuple[int, int, int]  # when the commit's file was written, its size, its inode
 ABSENT = -1  # the version of a table that there is none of
 

@@ -488,13 +488,13 @@ class Newest:
 
     version: int
     table_id: str
-    _set: Any  # Delta's own
+    _listed: Any  # the transactions, as Delta has them
     mark: Mark | None  # of its commit, None where that cannot be told
 
     @cached_property
     def transactions(self) -> dict[str, int]:
         """Of each application the last version it committed."""
-        each = [self._set.apply(i) for i in range(self._set.size())]
+        each = [self._listed.apply(i) for i in range(self._listed.size())]
         return {str(one.appId()): int(one.version()) for one in each}
 
 

@@ -33,7 +33,7 @@ from infra.settings import Settings
 from pipelines.decode import change_log
 from schemas.avro import FRAME, LARGEST, MAGIC, Encoder, avro_schema, decode, schema_fingerprint, sequence_text
 from schemas.contract import load_contract, parse_contract
-from schemas.dataset import Dataset, Field, districts
+from schemas.dataset import Dataset, Field
 from schemas.errors import InputError
 from schemas.store import ContractStore
 from tests.integration.conftest import Road
@@ -715,7 +715,7 @@ def test_records_on_a_real_broker_end_in_bronze_and_in_the_account_as_the_reader
     road = Road(Bus(Settings(home=tmp_path / "home", bootstrap_servers=broker.bootstrap)), "hostile")
     world = replace(worlds[1], store=road.bus.store)
     road.dataset, road.name = world.dataset, world.dataset.name
-    road.bus.kafka.ensure([world.dataset.topic(code) for code in districts()])
+    road.bus.kafka.ensure(world.dataset.topics)
     mutator = Mutator(world, f"{SEED}:broker")
     made = iter(mutator.case, None)
     # This client sends no header without a value, and nothing without both key and value; other clients do.

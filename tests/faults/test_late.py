@@ -23,7 +23,7 @@ from pipelines.release import last_records
 from producers.publisher import Publisher, publish_source
 from producers.sources import open_source
 from schemas.contract import parse_contract
-from schemas.dataset import Dataset, districts
+from schemas.dataset import Dataset
 from tests.integration.conftest import CONTRACT, Road, write_csv
 
 _NUMBERS = count()
@@ -84,7 +84,7 @@ def test_without_a_sequence_an_older_update_that_comes_after_a_newer_delete_stay
     text = text.replace("  - {property: suibus.sequence, value: seq}\n", "")
     by_time = parse_contract(text, "by_time.yaml")
     road.bus.store.register(by_time)
-    Kafka(road.bus.bootstrap).ensure([by_time.topic(code) for code in districts()])
+    Kafka(road.bus.bootstrap).ensure(by_time.topics)
     with monkeypatch.context() as patched:
         patched.setattr(time, "time_ns", _ago(days=3))
         offline = node(road, by_time, HERE)

@@ -60,7 +60,6 @@ def test_members_added_inside_records_and_arrays_widen_the_tables(road: Road) ->
 def test_a_key_may_be_called_as_anything_inside(road: Road, key: str) -> None:
     from infra.topics import Kafka
     from producers.publisher import Publisher
-    from schemas.dataset import districts
 
     others = "".join(f"      - {{name: {n}, logicalType: string}}\n" for n in ("c", "count", "value", "lost", "events"))
     dataset = parse_contract(
@@ -68,7 +67,7 @@ def test_a_key_may_be_called_as_anything_inside(road: Road, key: str) -> None:
         f"    properties:\n      - {{name: {key}, logicalType: string, primaryKey: true, required: true}}\n{others}"
     )
     road.bus.store.register(dataset)
-    Kafka(road.bus.bootstrap).ensure([dataset.topic(code) for code in districts()])
+    Kafka(road.bus.bootstrap).ensure(dataset.topics)
     with Publisher(dataset, "440106", road.bus.outbox("440106"), road.bus.bootstrap) as publisher:
         for value in ("a", "b", "b"):
             publisher.publish({key: value, "count": value})

@@ -53,7 +53,7 @@ from producers.outbox import Entry, Outbox
 from producers.publisher import Publisher
 from producers.sender import flush
 from producers.transport import TransportName
-from schemas.dataset import Dataset, Field, districts, receipts_topic
+from schemas.dataset import Dataset, Field, receipts_topic
 from schemas.errors import InputError, StateError, UnavailableError
 from tests.integration.conftest import Road
 
@@ -82,7 +82,7 @@ def city(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bus]:
     """A bus that held a record before it was made secure."""
     bus = Bus(Settings(home=tmp_path_factory.mktemp("安全, 总线"), spark_master="local[2]"))
     bus.broker.start()
-    bus.kafka.ensure([DATASET.topic(OWN), *FOREIGN, *(DATASET.topic(c) for c in districts())])
+    bus.kafka.ensure([DATASET.topic(OWN), *FOREIGN, *DATASET.topics])
     with closing(KafkaProducer(bootstrap_servers=bus.bootstrap)) as producer:
         producer.send(DATASET.topic(THIRD), b"before").get(10)
     bus.broker.start(secure=True)
