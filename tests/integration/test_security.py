@@ -31,6 +31,7 @@ from kafka.admin import (
 from kafka.errors import (
     ClusterAuthorizationFailedError,
     GroupAuthorizationFailedError,
+    InvalidReceiveError,
     KafkaConnectionError,
     KafkaError,
     NoError,
@@ -371,8 +372,9 @@ def asked_of_controller(city: Bus, security: dict[str, Any]) -> Any:
 
 def test_controller_obeys_nobody_without_the_citys_certificate(city: Bus, files: dict[str, Path]) -> None:
     trust = {"security_protocol": "SSL", "ssl_cafile": city.broker.client["ssl_cafile"]}
+    # To one who speaks plain text the controller's TLS alert looks like a frame too long, where it comes before the end.
     for security in ({}, trust):
-        with pytest.raises(KafkaConnectionError):
+        with pytest.raises((KafkaConnectionError, InvalidReceiveError)):
             asked_of_controller(city, security)
     node = asked_of_controller(city, dict(read_node_file(files[OTHER]).client))
     assert for_code(node.results[0].error_code) is ClusterAuthorizationFailedError
