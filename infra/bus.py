@@ -7,7 +7,6 @@ import json
 import logging
 import os
 import signal
-import sqlite3
 import subprocess
 import sys
 import threading
@@ -158,8 +157,8 @@ class Bus:
     def sync(self, only: set[str] | None = None, tell: Tell = quiet) -> SyncInfo:
         """One pass over the whole road; waits for another process that is in the middle of one.
 
-        `only` limits it as `pipelines.sync.sync` says, unless a pass before was cut off or failed, or another program wrote to
-        a table: then every dataset is looked at, for what was left undone.
+        `only` limits it as `pipelines.sync.sync` says, and to what failed before. Where a pass was cut off, or another program
+        wrote to a table, every dataset is looked at, for what was left undone.
         """
         from pipelines.offsets import dump_position, parse_position
         from pipelines.passes import SyncInfo, as_left, tables
@@ -185,6 +184,8 @@ class Bus:
             hashes = self._hashes()
             if not as_left(lake.root, before.get("tables", {})):
                 only = None
+            elif only is not None:
+                only = only | before["failures"].keys()
             taken = parse_position(before.get("taken", {}))
             info = sync(lake, self.store, self.kafka, self.registry, only, tell, refresh, states, taken)
             self._write("metrics.json", count_pass(self._read("metrics.json"), info, lake))
@@ -193,7 +194,7 @@ class Bus:
                 "failures": info.failures,
                 "taken": dump_position(info.taken),
                 "contracts": hashes,
-                "tables": {} if info.failures else lake.marks(tables(self.store.datasets())),
+                "tables": lake.marks(tables(self.store.datasets().keys() - info.failures.keys())),
                 "ended_at": _now(),
             }
             self._write("pipeline.json", found)
@@ -204,7 +205,7 @@ class Bus:
         from pipelines.offsets import parse_position
         from pipelines.passes import all_taken, as_left
 
-        if not left.get("tables") or self._hashes() != left["contracts"]:
+        if not left.get("tables") or left["failures"] or self._hashes() != left["contracts"]:
             return False
         if not as_left(self.settings.lake_path.rstrip("/"), left["tables"]):
             return False
@@ -249,8 +250,9 @@ class Bus:
                     info = flush(
                         path, self.bootstrap, timeout=10, client=self.security, transport=self.settings.transport
                     )
-                except (SuibusError, sqlite3.Error) as error:  # one outbox must not stop another
-                    log.warning("outbox %s: %s", path, error.en if isinstance(error, SuibusError) else error)
+                except Exception as error:  # one outbox must not stop another
+                    told = error.en if isinstance(error, SuibusError) else first_line(error)
+                    log.warning("outbox %s: %s", path, told)
                     continue
                 if info.sent:
                     about = {"hop": "send", "seconds": round(info.seconds, 3)}

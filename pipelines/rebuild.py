@@ -20,7 +20,7 @@ def rebuild_silver(dataset: Dataset, lake: Lake) -> None:
     """
     done = accounted_version(dataset, lake)
     try:
-        whole = merged_version(dataset, lake) == done
+        whole = merged_version(dataset, lake) in (-1, done)  # -1: nothing was ever merged into it
     except (PySparkException, Py4JJavaError):
         whole = False
     if not whole:  # a merge that is not accounted for must be done again, which its table would not let

@@ -54,19 +54,20 @@ def sync(
     info = SyncInfo(records=last_records(lake), taken=dict(taken or {}))
     goal: dict[str, TopicState] | None = None
     large: set[str] = set()  # each of them alone, to the end of the pass
+    unmerged: set[str] = set()
     while True:
         if goal is not None or states is None:
             states = kafka.states(topic for dataset in store.datasets().values() for topic in dataset.topics)
             refresh()
         first, goal = goal is None, goal or states
-        one = _Round(store, kafka, states, goal, registry, only, tell, info, first)
+        one = _Round(store, kafka, states, goal, registry, only, tell, info, first, unmerged)
         waiting = [(_backlog(d, states, info.taken), d) for d in store.datasets().values() if d.id not in info.failures]
         ordered = [dataset for _, dataset in sorted(waiting, key=lambda found: found[0])]
         large |= {dataset.id for backlog, dataset in waiting if backlog > FEW}
         small = [dataset for dataset in ordered if dataset.id not in large]
         batches = lake.side_by_side(partial(one.take, alone=len(small) < 2), small)
         batches += [one.take(dataset, lake) for dataset in ordered if dataset.id in large | one.again]
-        if not any(_behind(batch.after, goal) for batch in batches if batch and batch.records):
+        if not any(_behind(batch.after, goal) for batch in batches if batch):
             return info
 
 
@@ -83,6 +84,7 @@ class _Round:
     tell: Tell
     info: SyncInfo
     first: bool
+    unmerged: set[str]  # taken in this pass and not brought up since
     again: set[str] = field(default_factory=set)  # failed beside others
 
     def take(self, dataset: Dataset, lake: Lake, alone: bool = True) -> Batch | None:
@@ -104,9 +106,12 @@ class _Round:
                 record = info.records.get(dataset.id)
                 changed = record is not None and record["contract_sha256"] != dataset.hash
                 asked = self.first and (self.only is None or dataset.id in self.only or changed)
+                if batch.records:
+                    self.unmerged.add(dataset.id)
                 due = batch.drained or not _behind(batch.after, self.goal)
-                if due if batch.records else asked or dataset.id in self.again:
+                if (due if dataset.id in self.unmerged else asked) or dataset.id in self.again:
                     self._bring_up(dataset, lake, alone)
+                    self.unmerged.discard(dataset.id)
                 return batch
             except Exception as error:  # one dataset must not stop another
                 en, zh = _reason(error)

@@ -147,7 +147,8 @@ class _Sender:
             while rows := self._next():
                 name = self.outbox.begin_attempt()
                 # A transaction that a restarted broker has forgotten is never answered: better a new connection.
-                limit = min(self._remaining(), max(self.timeout / 3, 5.0))
+                # A second more than the transport waits by itself, whose error says more.
+                limit = min(self._remaining(), max(self.timeout / 3, 5.0)) + 1.0
                 _within(limit, partial(_transact, transport, rows, name))
                 self._done(rows[-1].seq + 1, len(rows))
             transport.close()

@@ -100,6 +100,7 @@ def jobs(spark: Any, call: Callable[[], object]) -> int:
     context.setJobGroup(group, "counted")
     try:
         call()
+        context._jsc.sc().listenerBus().waitUntilEmpty(60_000)
         return len(context.statusTracker().getJobIdsForGroup(group))
     finally:
         context.setLocalProperty("spark.jobGroup.id", None)

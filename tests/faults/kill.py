@@ -347,10 +347,10 @@ class Harness:
             if answer and answer["status"] == 0:
                 break
         self.tally.add("wrong", int(answer is None or answer["status"] != 0), f"the last pass: {answer}")
-        until = time.monotonic() + 30
+        until = time.monotonic() + 120
         while (left := [g for g in self.groups if _alive(g)]) and time.monotonic() < until:
             time.sleep(0.2)
-        self.tally.add("wrong", len(left), f"JVMs that outlived their process by 30 s: {left}")
+        self.tally.add("wrong", len(left), f"JVMs that outlived their process by 120 s: {left}")
         dump = self.home / "lake.json"
         answer = self.ready["city"][-1].order(dump=str(dump))
         assert answer, "the lake could not be read"

@@ -25,8 +25,6 @@ from tests.faults.cluster import Cluster
 from tests.faults.node import DISTRICT, Node, check_delivered
 
 _ROWS = os.environ.get("FAULTS_ROWS", "100000")  # not SUIBUS_…: tests begin without a developer's settings
-# What kafka-python leaves to the garbage collector when a connection was cut.
-pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore::ResourceWarning")
 
 # The peak of this process alone: what getrusage tells counts its parent's, from before exec, too.
 MEASURED = """

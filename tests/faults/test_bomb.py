@@ -6,10 +6,14 @@ import json
 import uuid
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 from kafka import KafkaProducer
 
 from infra.broker import Broker
+from infra.bus import Bus
+from infra.output import account_records
+from infra.settings import Settings
 from infra.topics import Kafka
 from schemas.dataset import districts, receipts_topic
 from tests.faults.node import DISTRICT, Node
@@ -18,7 +22,7 @@ _MIB = 320  # of a heap of 512: Spark holds a value more than once
 
 
 def test_a_decompression_bomb_is_quarantined_and_every_record_before_behind_and_beside_it_is_shared(
-    broker: Broker, tmp_path: Path
+    broker: Broker, spark: Any, tmp_path: Path
 ) -> None:
     name = f"bomb_{uuid.uuid4().hex[:8]}"
     settings = {"SUIBUS_BOOTSTRAP_SERVERS": broker.bootstrap, "SUIBUS_SPARK_MEMORY": "512m"}
@@ -37,7 +41,8 @@ def test_a_decompression_bomb_is_quarantined_and_every_record_before_behind_and_
     assert any(
         f"dataset={node.dataset.id}]" in line for line in failed
     )  # the other may have failed too, for its memory
-    (sums,) = [row for row in json.loads(node.run("account", name, "--json")) if row["district"] == DISTRICT]
+    bus = Bus(Settings(home=tmp_path / "home", bootstrap_servers=broker.bootstrap))
+    (sums,) = [row for row in account_records(bus, name) if row["district"] == DISTRICT]
     assert sums["closes"]
     assert sums["inserted"] == 8
     receipts = json.loads(node.run("receipts", "--district", DISTRICT, "--json"))
@@ -46,9 +51,7 @@ def test_a_decompression_bomb_is_quarantined_and_every_record_before_behind_and_
     assert {reason["rule"] for receipt in receipts for reason in receipt["reasons"]} == {"unread"}
     assert sums["quarantined"] == 2
     # Another dataset goes through the pass at the same time, in the same memory.
-    (sums,) = [
-        row for row in json.loads(node.run("account", beside.dataset.name, "--json")) if row["district"] == DISTRICT
-    ]
+    (sums,) = [row for row in account_records(bus, beside.dataset.name) if row["district"] == DISTRICT]
     assert (sums["inserted"], sums["quarantined"], sums["closes"]) == (8, 0, True)
 
 

@@ -20,9 +20,6 @@ from infra.topics import Kafka
 from tests.faults.node import DISTRICT, Node, check_delivered
 from tests.integration.conftest import Road
 
-# What kafka-python leaves to the garbage collector when a connection was cut.
-pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore::ResourceWarning")
-
 
 class Disk:
     """A small file system of its own, in memory."""

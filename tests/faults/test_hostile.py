@@ -25,6 +25,7 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
+from fastavro import parse_schema
 from kafka import KafkaProducer
 
 from infra.broker import Broker
@@ -122,15 +123,24 @@ class World:
     store: ContractStore
     breaks: Callable[[Mapping[str, Any]], bool] = lambda _: False
     writers: dict[bytes, Dataset] = field(default_factory=dict)
+    encoders: dict[str, Encoder] = field(default_factory=dict)  # by version
+    schemas: dict[bytes, dict[str, Any]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for version in self.versions:
             self.store.register(version)
-            self.writers[schema_fingerprint(avro_schema(version))] = version
+            schema = avro_schema(version)
+            print_ = schema_fingerprint(schema)
+            self.writers[print_], self.schemas[print_] = version, parse_schema(schema)
+            self.encoders[version.version] = Encoder(version)
 
     @property
     def dataset(self) -> Dataset:
         return self.versions[-1]
+
+    @property
+    def encoder(self) -> Encoder:
+        return self.encoders[self.dataset.version]
 
 
 @dataclass
@@ -178,7 +188,7 @@ def judge(case: Case, world: World) -> dict[str, Any] | None:
         row = _deleted(case, dataset) if case.value is None else _record(case.value, world)
     except (RefusedError, ValueError, OverflowError, RecursionError):
         return None
-    if case.key != Encoder(dataset).key(row):
+    if case.key != world.encoder.key(row):
         return None
     if case.value is None:
         return {name: row.get(name) for name in (f.name for f in dataset.fields)} | {
@@ -441,7 +451,7 @@ class Mutator:
     def good(self) -> Case:
         version = self.dice.choice(self.world.versions)
         row = good_row(version, self.dice)
-        encoder = Encoder(version)
+        encoder = self.world.encoders[version.version]
         made = Case("good", encoder.key(row), encoder.value(row), self.dice.choice([None, [], [("trace", b"\xff")]]))
         self.earlier.append(made)
         return made
@@ -451,7 +461,7 @@ class Mutator:
         if sequence is None and dataset.sequence:
             sequence = sequence_text(row[dataset.sequence])
         headers: list[tuple[str, bytes | None]] = [("sequence", sequence)] if sequence is not None else []
-        return Case("", Encoder(dataset).key(row), None, headers)
+        return Case("", self.world.encoder.key(row), None, headers)
 
     def do_nothing(self, case: Case) -> Case:
         return case
@@ -508,7 +518,7 @@ class Mutator:
         """A row with one column of bytes that its type has no value for, or that no rule lets pass."""
         dataset = self.world.dataset
         row = good_row(dataset, self.dice)
-        encoder, column = Encoder(dataset), self.dice.choice(dataset.fields)
+        encoder, column = self.world.encoder, self.dice.choice(dataset.fields)
         body, head = BytesIO(encoder.value(row)[FRAME:]), BytesIO()
         for f in dataset.fields:
             start = body.tell()
@@ -603,7 +613,7 @@ class Mutator:
             [{"amount": -5}, {"amount": 2**31 - 1}, {"amount": 2**30}, {"amount": -(2**31)}, {"share": 100.5}, {"share": math.nan},
              {"name": "1234567"}, {"amount": 4}, {"share": -math.inf}, {"name": "𠮷" * 7}]
         )  # fmt: skip
-        encoder = Encoder(self.world.dataset)
+        encoder = self.world.encoder
         return Case("", encoder.key(row), encoder.value(row))
 
     def do_large(self, case: Case) -> Case:
@@ -657,9 +667,8 @@ def wrong(case: Case, found: dict[str, Any], world: World) -> str | None:
             return f"{name} is {found[name]!r}, not {value!r}"
     if case.value is None:
         return None
-    schemas = {print_: avro_schema(version) for print_, version in world.writers.items()}
     try:
-        by_fastavro = decode(case.value, schemas, avro_schema(world.dataset))
+        by_fastavro = decode(case.value, world.schemas, [*world.schemas.values()][-1])
     except InputError as error:
         known = (b"\x80\x80\x80\x80", b"\xff" * 9)  # a branch of 2³¹ is 0, a block of -2⁶³ empty
         return None if any(k in case.value for k in known) else f"fastavro refuses it: {error}"

@@ -26,7 +26,7 @@ def harness(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Model, dict[
     home = tmp_path_factory.mktemp("kill") / "bus"
     done = subprocess.run(
         [sys.executable, "-m", "tests.faults.kill", "--kills", str(KILLS), "--seed", str(SEED), "--home", str(home)],
-        cwd=ROOT, capture_output=True, text=True, timeout=540, check=False,
+        cwd=ROOT, capture_output=True, text=True, timeout=1500, check=False,
     )  # fmt: skip
     print(done.stdout)
     assert done.returncode in (0, 1), done.stderr

@@ -12,10 +12,18 @@ from infra.topics import Kafka
 from schemas.errors import InputError, UnavailableError
 
 
+@pytest.fixture(scope="module")
+def embedded(tmp_path_factory):
+    """A broker of these tests alone, running or not, its home named with a space, a comma and Chinese."""
+    made = Broker(tmp_path_factory.mktemp("broker") / "穗 数, 通")
+    yield made
+    made.stop()
+
+
 @pytest.fixture
-def embedded(tmp_path):
-    """A broker of this test alone, its home named with a space, a comma and Chinese."""
-    made = Broker(tmp_path / "穗 数, 通")
+def new(tmp_path):
+    """A broker that was never started."""
+    made = Broker(tmp_path)
     yield made
     made.stop()
 
@@ -48,16 +56,14 @@ def test_started_broker_answers_and_starting_again_changes_nothing(embedded):
     assert _pid(embedded) == pid
 
 
-def test_two_starts_at_once_make_one_broker(embedded):
+def test_two_starts_at_once_make_one_broker(new):
     addresses = []
-    threads = [
-        threading.Thread(target=lambda: addresses.append(Broker(embedded.folder.parent).start())) for _ in range(2)
-    ]
+    threads = [threading.Thread(target=lambda: addresses.append(Broker(new.folder.parent).start())) for _ in range(2)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert addresses == [embedded.bootstrap] * 2
+    assert addresses == [new.bootstrap] * 2
 
 
 def test_restarted_broker_has_its_topics_and_records_on_the_same_port(embedded):
@@ -121,13 +127,13 @@ def test_stopped_broker_has_no_address_and_stopping_again_is_allowed(embedded):
         _ = embedded.bootstrap
 
 
-def test_broker_that_ends_while_starting_shows_the_end_of_its_log(embedded):
-    embedded.start()
-    embedded.stop()
-    (embedded.folder / "data" / "meta.properties").write_text("cluster.id=other\nnode.id=7\nversion=1\n")
+def test_broker_that_ends_while_starting_shows_the_end_of_its_log(new):
+    new.start()
+    new.stop()
+    (new.folder / "data" / "meta.properties").write_text("cluster.id=other\nnode.id=7\nversion=1\n")
     with pytest.raises(UnavailableError, match="node id 7"):
-        embedded.start()
-    assert not embedded.running()
+        new.start()
+    assert not new.running()
 
 
 def test_topics_are_made_once_with_the_partitions_asked_for(broker):

@@ -25,7 +25,7 @@ def cost(spark: Any, call: Callable[[], object]) -> tuple[int, int]:
     store = context.statusStore()
 
     def jobs() -> dict[int, Any]:
-        context.listenerBus().waitUntilEmpty(10_000)
+        context.listenerBus().waitUntilEmpty(60_000)
         listed = store.jobsList(None)
         return {job.jobId(): job for job in (listed.apply(i) for i in range(listed.size()))}
 

@@ -367,7 +367,10 @@ def samples(text: str) -> dict[tuple[str, ...], float]:
     }
 
 
-def test_metrics_and_log_tell_each_hop_and_the_counters_outlive_a_restart_and_a_kill(road: Road) -> None:
+def test_metrics_and_log_tell_each_hop_and_the_counters_outlive_a_restart_and_a_kill(
+    road: Road, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("infra.topics.FETCH_SECONDS", 60.0)
     dataset, code = road.dataset.id, "440106"
     road.publish({"id": "a", "seq": 1}, {"id": "b", "seq": 1}, {"id": "key-c", "seq": 1, "amount": -98765})
     before = samples(metrics_text(road.bus))

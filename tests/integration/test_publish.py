@@ -31,8 +31,6 @@ from schemas.errors import InputError, UnavailableError
 
 DISTRICT = "440106"
 ROOT = Path(__file__).parents[2]
-# What kafka-python leaves to the garbage collector when a connection was cut.
-pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore::ResourceWarning")
 
 
 @pytest.fixture(params=["kafka-python", "librdkafka"])
@@ -134,12 +132,11 @@ sender.flush(sys.argv[1], sys.argv[2], timeout=60, transport=sys.argv[3])
 """
 
 
-@pytest.mark.parametrize("seed", range(3))
-def test_killed_sender_leaves_no_duplicates_and_no_gaps(broker: Any, tmp_path: Path, seed: int, transport: Any) -> None:
+def test_killed_sender_leaves_no_duplicates_and_no_gaps(broker: Any, tmp_path: Path, transport: Any) -> None:
     names = topics(broker.bootstrap, 3)
     path = tmp_path / "o"
     expected = fill(path, names, 4_000)
-    dice = random.Random(seed)
+    dice = random.Random(0)
     for _ in range(6):
         sender = subprocess.Popen([sys.executable, "-c", SENDING, str(path), broker.bootstrap, transport], cwd=ROOT)
         with Outbox(path) as outbox:
@@ -262,7 +259,7 @@ def test_topic_that_comes_late_is_waited_for(broker: Any, tmp_path: Path, transp
     path = tmp_path / "o"
     expected = fill(path, [name], 1_000)
     with pytest.raises(UnavailableError, match="is not on the broker"):
-        flush(path, broker.bootstrap, timeout=1.0, transport=transport)
+        flush(path, broker.bootstrap, timeout=5.0, transport=transport)
     late = threading.Timer(1.5, Kafka(broker.bootstrap).ensure, ([name], 2, 1))
     late.start()
     assert flush(path, broker.bootstrap, timeout=20, transport=transport).sent == 1_000
@@ -429,7 +426,7 @@ def test_killed_publish_run_again_publishes_each_row_once(broker: Any, tmp_path:
     while not done.exists():
         node = subprocess.Popen([sys.executable, "-c", PUBLISHING, *arguments], cwd=ROOT)
         try:
-            node.wait(dice.uniform(0.8, 2.5) + kills / 10)
+            node.wait(dice.uniform(0.8, 2.5) * 1.15**kills)
         except subprocess.TimeoutExpired:
             node.send_signal(signal.SIGKILL)
             node.wait()

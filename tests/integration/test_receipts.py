@@ -29,11 +29,10 @@ from schemas.dataset import districts, receipts_topic
 from schemas.errors import UnavailableError
 from schemas.receipt import LARGEST, Receipt
 from tests.integration.conftest import CONTRACT, Road
+from tests.integration.test_topics import recreate
 from tests.integration.test_types import PATH, PLAIN, ROWS
 from tests.unit.test_receipt import RECEIPT
 
-# What kafka-python leaves to the garbage collector when a connection was cut.
-pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore::ResourceWarning")
 NOWHERE = "127.0.0.1:1"
 
 
@@ -250,8 +249,7 @@ def test_return_topic_made_anew_or_cut_is_noticed_and_read_from_its_start(road: 
     topic = receipts_topic("440118")
     admin = KafkaAdminClient(bootstrap_servers=road.bus.bootstrap)
     try:
-        admin.delete_topics([topic])
-        Kafka(road.bus.bootstrap).ensure([topic])
+        recreate(road, topic)
         node.send(1, 1)
         road.publish({"id": "r3", "seq": 1, "amount": -1}, district="440118")
         node.city()  # as many as were read, and one more: the offsets alone would not tell

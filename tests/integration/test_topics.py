@@ -17,7 +17,7 @@ from infra.output import quarantined_records
 from pipelines import offsets
 from pipelines.ingest import read_position
 from pipelines.offsets import BATCH, SHARE, Range, Taken, TopicState, plan
-from pipelines.sync import sync
+from pipelines.sync import _Round, sync
 from schemas.avro import Encoder
 from schemas.errors import StateError
 from tests.integration.conftest import Road
@@ -110,7 +110,10 @@ def test_however_a_topic_changed_nothing_is_skipped_in_silence(
     assert [row["id"] for row in rows] == kept
 
 
-def test_what_waits_too_near_the_end_of_its_retention_is_an_alarm_in_the_status(road: Road) -> None:
+def test_what_waits_too_near_the_end_of_its_retention_is_an_alarm_in_the_status(
+    road: Road, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("infra.topics.FETCH_SECONDS", 60.0)
     topic, now = road.dataset.topic(DISTRICT), time.time_ns() // 1_000_000
     client = admin(road)
     client.alter_configs([ConfigResource("TOPIC", topic, {"retention.ms": str(10 * 86_400_000)})])
@@ -215,6 +218,37 @@ def test_compaction_by_an_engineer_is_no_foreign_change(road: Road, spark: Any) 
     assert len(road.query("SELECT id FROM t")) == 4
 
 
+def test_what_a_pass_ends_with_is_merged_also_where_its_last_batch_is_a_transactions_mark(
+    road: Road, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(offsets, "SHARE", 3)
+    road.publish(*({"id": f"{n}", "seq": 1} for n in range(3)))
+    states = road.bus.kafka.states([road.dataset.topic(DISTRICT)])
+    assert [end for _, end in states[road.dataset.topic(DISTRICT)].partitions.values()] == [4]
+    info = road.sync()
+    assert [release.status for release in info.releases] == ["released"]
+    assert len(road.silver()) == 3
+
+
+def test_a_dataset_that_failed_is_tried_again_by_whatever_pass_comes_and_others_are_left_alone(
+    road: Road, names: Callable[[], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = Road(road.bus, names())
+    for each in (road, other):
+        each.publish({"id": "a", "seq": 1})
+    road.sync()
+    foreign(road, road.lake.silver(road.dataset))
+    road.publish({"id": "b", "seq": 1})
+    looked: list[str] = []
+    bring_up = _Round._bring_up
+    monkeypatch.setattr(_Round, "_bring_up", lambda self, d, *a: looked.append(d.id) or bring_up(self, d, *a))
+    for _ in range(2):
+        assert "another program" in road.bus.sync(set()).failures[road.dataset.id]
+    assert set(looked) == {road.dataset.id}
+    assert not road.bus.rebuild(road.dataset, from_topics=False).failures
+    assert len(road.query("SELECT id FROM t")) == 2
+
+
 def test_what_a_pass_ends_with_is_merged_also_where_more_came_than_it_takes(
     road: Road, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -269,6 +303,19 @@ def test_a_rebuild_that_was_cut_off_is_done_again_by_the_next_pass(road: Road) -
     assert road.query("SELECT id, amount FROM t ORDER BY id") == [{"id": "a", "amount": 1}, {"id": "b", "amount": 3}]
     sums = road.account()[DISTRICT]
     assert (sums["received"], sums["inserted"], sums["updated"]) == (3, 2, 1)
+
+
+def test_a_rebuild_that_fails_sets_no_table_aside_at_each_try(road: Road, monkeypatch: pytest.MonkeyPatch) -> None:
+    road.publish({"id": "a", "seq": 1})
+    road.sync()
+    with monkeypatch.context() as patch:
+        patch.setattr("pipelines.tables.Lake.overwrite", lambda *_: (_ for _ in ()).throw(OSError("the disk is full")))
+        road.lake.set_aside(f"silver/{road.dataset.id}")
+        for _ in range(2):
+            assert "the disk is full" in road.bus.sync().failures[road.dataset.id]
+    assert len(list(Path(road.lake.silver(road.dataset)).parent.glob("*set-aside*"))) == 1
+    road.sync()
+    assert len(road.query("SELECT id FROM t")) == 1
 
 
 def test_a_damaged_bronze_is_made_again_from_the_topics_and_silver_keeps_what_they_no_longer_hold(road: Road) -> None:
