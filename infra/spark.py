@@ -165,6 +165,8 @@ def _options(settings: Settings, spark_jars: list[Path], java_options: list[str]
         ("spark.buffer.pageSize", "1m"),
         ("spark.log.level", "ERROR"),
         ("spark.ui.enabled", "false"),
+        # Kept for the pages that nobody can open: a thousand by default, each 55 KB where there are 68 columns.
+        ("spark.sql.ui.retainedExecutions", "20"),
         ("spark.ui.showConsoleProgress", "false"),
     ]
 

@@ -242,7 +242,8 @@ def test_a_dataset_that_failed_is_tried_again_by_whatever_pass_comes_and_others_
     looked: list[str] = []
     bring_up = _Round._bring_up
     monkeypatch.setattr(_Round, "_bring_up", lambda self, d, *a: looked.append(d.id) or bring_up(self, d, *a))
-    for _ in range(2):
+    for _ in range(3):  # the first looks at everything, for another program had written something
+        looked.clear()
         assert "another program" in road.bus.sync(set()).failures[road.dataset.id]
     assert set(looked) == {road.dataset.id}
     assert not road.bus.rebuild(road.dataset, from_topics=False).failures
