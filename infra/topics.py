@@ -30,7 +30,7 @@ from schemas.errors import InputError, UnavailableError, first_line
 
 log = logging.getLogger(__name__)
 ANSWER_MS = 8_000
-_AT_ONCE = 100  # topics of one request: each by its own took 30 ms
+_AT_ONCE = 100  # topics of one request: 220 take 0.9 s, each by its own 8 s
 FETCH_SECONDS = 3.0  # spent at most on asking Kafka for the oldest waiting records
 
 _CONFIGS = {
