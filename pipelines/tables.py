@@ -28,6 +28,7 @@ from uuid import uuid4
 import pyarrow
 from delta.tables import DeltaTable
 from py4j.protocol import Py4JJavaError
+from pyspark.errors import PySparkException
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import types as T
 from pyspark.sql.pandas.types import to_arrow_schema
@@ -415,11 +416,14 @@ class Lake:
             if absent(path):
                 found[name] = [ABSENT]
                 continue
-            newest = self.newest(path)
-            if self._clean.get(path) is not newest:
-                if self._foreign(path):
-                    return {}
-                self._clean[path] = newest
+            try:
+                newest = self.newest(path)
+                foreign = self._clean.get(path) is not newest and self._foreign(path)
+            except (PySparkException, Py4JJavaError, StateError):  # a damaged table, of which the pass has told
+                return {}
+            if foreign:
+                return {}
+            self._clean[path] = newest
             if newest.mark is None:
                 return {}
             found[name] = [newest.version, *newest.mark]
