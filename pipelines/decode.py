@@ -8,18 +8,18 @@ from collections import defaultdict
 from secrets import token_bytes
 from typing import NamedTuple
 
-from py4j.protocol import Py4JJavaError
 from pyspark.errors import AnalysisException
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from pipelines.avro import END, MARK, can_be_unreadable, either, narrowed, outside_of_years, strict_avro, text, tree
+from pipelines.delta import cause
 from pipelines.offsets import Range
 from pipelines.tables import ENVELOPE, NOT_ANSI, REASON, bronze_schema, sequence_type
 from quality.rules import row_rules
 from schemas.avro import FRAME, LARGEST, MAGIC, avro_schema
 from schemas.dataset import UP_PREFIX, Dataset
-from schemas.errors import InputError, first_line
+from schemas.errors import InputError
 from schemas.registry import Registry, agreed_schema
 from schemas.store import ContractStore
 
@@ -419,13 +419,3 @@ def _all_quarantined(records: DataFrame, rule: str, en: str, zh: str) -> DataFra
     return records.selectExpr(*_ENVELOPE, *(f"{c} AS {n}" for n, c in columns.items())).selectExpr(
         *(f"CAST({f.name} AS {f.dataType.simpleString()}) AS {f.name}" for f in ENVELOPE)
     )
-
-
-def cause(error: Exception) -> str:
-    """What Spark's or Java's error says first of all, on one line."""
-    if isinstance(error, Py4JJavaError):
-        cause = error.java_exception
-        while (deeper := cause.getCause()) is not None:
-            cause = deeper
-        return str(cause.toString()).splitlines()[0]
-    return first_line(error)

@@ -14,10 +14,11 @@ from typing import Any, NamedTuple, cast
 
 import pyarrow
 from py4j.java_gateway import JavaClass
+from py4j.protocol import Py4JJavaError
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from schemas.errors import StateError
+from schemas.errors import StateError, first_line
 
 _VECTORS = pyarrow.schema([("filePath", pyarrow.string()), ("deletionVectorId", pyarrow.string())])
 PLACE = ("_file", "_row")  # of a row: the hash of its file's address, its position in it
@@ -43,6 +44,16 @@ class Files(NamedTuple):
 def java(spark: Any, name: str) -> Any:
     """A class of the JVM by its full name. As `jvm.org.apache…` each part of the name would be looked for in every jar: 1 ms and more."""
     return JavaClass(name, spark.sparkContext._gateway._gateway_client)
+
+
+def cause(error: Exception) -> str:
+    """What Spark's or Java's error says first of all, on one line."""
+    if isinstance(error, Py4JJavaError):
+        cause = error.java_exception
+        while (deeper := cause.getCause()) is not None:
+            cause = deeper
+        return str(cause.toString()).splitlines()[0]
+    return first_line(error)
 
 
 class Delta:

@@ -10,6 +10,7 @@ from pipelines.account import accounted_version
 from pipelines.merge import bronze_files, bronze_rows, latest, merge_application, merged_version
 from pipelines.tables import Lake, silver_schema
 from schemas.dataset import Dataset
+from schemas.errors import StateError
 
 
 def rebuild_silver(dataset: Dataset, lake: Lake) -> None:
@@ -21,7 +22,7 @@ def rebuild_silver(dataset: Dataset, lake: Lake) -> None:
     done = accounted_version(dataset, lake)
     try:
         whole = merged_version(dataset, lake) in (-1, done)  # -1: nothing was ever merged into it
-    except (PySparkException, Py4JJavaError):
+    except (PySparkException, Py4JJavaError, StateError):
         whole = False
     if not whole:  # a merge that is not accounted for must be done again, which its table would not let
         lake.set_aside(f"silver/{dataset.id}")

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from pipelines.account import account_pending, accounted_version
-from pipelines.decode import cause
+from pipelines.delta import cause
 from pipelines.feedback import send_receipts
 from pipelines.ingest import Batch, ingest_batch
 from pipelines.merge import merge_pending, merged_version

@@ -34,10 +34,10 @@ from pyspark.sql import types as T
 from pyspark.sql.pandas.types import to_arrow_schema
 from pyspark.util import inheritable_thread_target
 
-from pipelines.delta import Delta, Files, java
+from pipelines.delta import Delta, Files, cause, java
 from pipelines.passes import ABSENT, FATES, Mark, absent, commit_mark
 from schemas.dataset import Dataset, Field
-from schemas.errors import StateError, UnavailableError, first_line
+from schemas.errors import StateError, UnavailableError
 
 if TYPE_CHECKING:
     from pipelines.offsets import Position
@@ -311,7 +311,11 @@ class Lake:
         return path
 
     def _make(self, path: str, schema: T.StructType, properties: dict[str, str], partitions: tuple[str, ...]) -> None:
-        if not DeltaTable.isDeltaTable(self.spark, path):
+        try:
+            made = DeltaTable.isDeltaTable(self.spark, path)
+        except (PySparkException, Py4JJavaError) as error:
+            raise _unreadable(path, error) from error
+        if not made:
             builder = DeltaTable.createIfNotExists(self.spark).location(path).addColumns(schema)
             for key, value in properties.items():
                 builder = builder.property(key, value)
@@ -401,7 +405,10 @@ class Lake:
             return known
         spark: Any = self.spark
         log = java(spark, "org.apache.spark.sql.delta.DeltaLog")
-        snapshot = log.forTableWithSnapshot(spark._jsparkSession, path)._2()
+        try:
+            snapshot = log.forTableWithSnapshot(spark._jsparkSession, path)._2()
+        except (PySparkException, Py4JJavaError) as error:
+            raise _unreadable(path, error) from error
         version = int(snapshot.version())
         # The snapshot itself is not kept: the plans that made its state are megabytes, and its next one is another.
         known = Newest(version, str(snapshot.metadata().id()), _set_transactions(snapshot), commit_mark(path, version))
@@ -419,7 +426,7 @@ class Lake:
             try:
                 newest = self.newest(path)
                 foreign = self._clean.get(path) is not newest and self._foreign(path)
-            except (PySparkException, Py4JJavaError, StateError):  # a damaged table, of which the pass has told
+            except StateError:  # a damaged table, of which the pass has told
                 return {}
             if foreign:
                 return {}
@@ -435,11 +442,7 @@ class Lake:
         try:
             return _commit(version, self._text(file) if "://" in path else Path(file).read_text("utf-8"))
         except (Py4JJavaError, OSError, ValueError) as error:
-            raise StateError(
-                f"The log of {path} cannot be read at version {version}: {first_line(error)}. Put the file back from a "
-                "backup, or make the table again with: suibus rebuild",
-                f"{path} 的日志在版本 {version} 处无法读取：{first_line(error)}。请从备份恢复该文件，或用 suibus rebuild 重建该表。",
-            ) from None
+            raise _unreadable(path, error, version) from None
 
     def _text(self, file: str) -> str:
         spark: Any = self.spark
@@ -544,4 +547,13 @@ def _commit(version: int, text: str) -> Commit:
         changes,
         metadata if isinstance(metadata, dict) else {},
         [a["add"] for a in actions if "add" in a and a["add"].get("dataChange", True)],
+    )
+
+
+def _unreadable(path: str, error: Exception, version: int | None = None) -> StateError:
+    at, zh_at = ("", "") if version is None else (f" at version {version}", f"在版本 {version} 处")
+    return StateError(
+        f"The log of {path} cannot be read{at}: {cause(error)}. Put it back from a backup, or, where it is a dataset's, make the "
+        "table again with: suibus rebuild",
+        f"{path} 的日志{zh_at}无法读取：{cause(error)}。请从备份恢复；若属于某个数据集，也可用 suibus rebuild 重建该表。",
     )
