@@ -36,8 +36,9 @@ check: setup
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+# Two at a time, each with a broker and a Spark of its own; a file's tests stay together, the long ones come first.
 test: check
-	$(BIN)/pytest
+	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 # Kill the bus at work so many times, and look for what was lost, doubled or altered.
 KILLS ?= 200

@@ -311,10 +311,8 @@ class Lake:
         return path
 
     def _make(self, path: str, schema: T.StructType, properties: dict[str, str], partitions: tuple[str, ...]) -> None:
-        try:
+        with _reading(path):
             made = DeltaTable.isDeltaTable(self.spark, path)
-        except (PySparkException, Py4JJavaError) as error:
-            raise _unreadable(path, error) from error
         if not made:
             builder = DeltaTable.createIfNotExists(self.spark).location(path).addColumns(schema)
             for key, value in properties.items():
@@ -405,10 +403,8 @@ class Lake:
             return known
         spark: Any = self.spark
         log = java(spark, "org.apache.spark.sql.delta.DeltaLog")
-        try:
+        with _reading(path):
             snapshot = log.forTableWithSnapshot(spark._jsparkSession, path)._2()
-        except (PySparkException, Py4JJavaError) as error:
-            raise _unreadable(path, error) from error
         version = int(snapshot.version())
         # The snapshot itself is not kept: the plans that made its state are megabytes, and its next one is another.
         known = Newest(version, str(snapshot.metadata().id()), _set_transactions(snapshot), commit_mark(path, version))
@@ -548,6 +544,20 @@ def _commit(version: int, text: str) -> Commit:
         metadata if isinstance(metadata, dict) else {},
         [a["add"] for a in actions if "add" in a and a["add"].get("dataChange", True)],
     )
+
+
+_NOT_ITS_OWN = ("OutOfMemoryError", "No space left on device", "Interrupted")  # causes that say nothing about a table
+
+
+@contextmanager
+def _reading(path: str) -> Iterator[None]:
+    """Read a table's log; where that fails for what lies in it, StateError says so. Behind a URL the store may be away instead."""
+    try:
+        yield
+    except (PySparkException, Py4JJavaError) as error:
+        if "://" in path or any(name in cause(error) for name in _NOT_ITS_OWN):
+            raise
+        raise _unreadable(path, error) from error
 
 
 def _unreadable(path: str, error: Exception, version: int | None = None) -> StateError:

@@ -10,12 +10,11 @@ from infra.bus import _late
 from schemas.contract import SHIPPED, load_contract
 
 DATASET = load_contract(SHIPPED / "flights.yaml")  # fresh for a day
-OLD = (datetime.now(UTC) - timedelta(days=2)).isoformat()
-NEW = datetime.now(UTC).isoformat()
+OLD, NEW = timedelta(days=2), timedelta()  # ago
 
 
 @pytest.mark.parametrize(
-    ("status", "released_at", "waiting", "late"),
+    ("status", "released", "waiting", "late"),
     [
         ("released", OLD, 0, False),  # old, but nothing waits
         ("released", OLD, 3, True),
@@ -27,9 +26,11 @@ NEW = datetime.now(UTC).isoformat()
     ],
 )
 def test_a_release_is_late_when_changes_wait_longer_than_its_freshness(
-    status: str, released_at: str | None, waiting: int | None, late: bool
+    status: str, released: timedelta | None, waiting: int | None, late: bool
 ) -> None:
-    record = {"status": status, "released_at": released_at, "decided_at": NEW}
+    now = datetime.now(UTC)
+    released_at = None if released is None else (now - released).isoformat()
+    record = {"status": status, "released_at": released_at, "decided_at": now.isoformat()}
     assert _late(DATASET, record, waiting) is late
 
 
