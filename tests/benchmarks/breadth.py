@@ -119,7 +119,7 @@ def run(quick: bool) -> Iterator[Row]:
             among = [] if quick else [city.run(city.datasets[:1]) for _ in range(runs + 1)][1:]
             idle = [(a - b) / (count - 1) for a, b in zip(sorted(among), sorted(alone), strict=True)]
             nothing = [timed(lambda: bus.sync(set())) for _ in range(runs)]
-            whole = [city.run(city.datasets)]
+            whole = [city.run(city.datasets) for _ in range(runs)]
             most = memory.end() if memory else 0.0
         finally:
             bus.broker.stop()
