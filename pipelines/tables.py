@@ -422,7 +422,7 @@ class Lake:
             try:
                 newest = self.newest(path)
                 foreign = self._clean.get(path) is not newest and self._foreign(path)
-            except StateError:  # a damaged table, of which the pass has told
+            except (PySparkException, Py4JJavaError, StateError):  # as the pass has told: a damaged table, a lake that is away
                 return {}
             if foreign:
                 return {}
