@@ -422,11 +422,7 @@ class Lake:
             try:
                 newest = self.newest(path)
                 foreign = self._clean.get(path) is not newest and self._foreign(path)
-            except (
-                PySparkException,
-                Py4JJavaError,
-                StateError,
-            ):  # as the pass has told: a damaged table, a lake that is away
+            except (PySparkException, Py4JJavaError, StateError):  # the pass has told of it
                 return {}
             if foreign:
                 return {}
