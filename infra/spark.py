@@ -164,7 +164,7 @@ def _options(settings: Settings, spark_jars: list[Path], java_options: list[str]
         # By default 64 MB here, and each small table that is broadcast or sorted takes one: 100 datasets filled the driver's 2 GB.
         # A MB with the 16 bytes before each array: of a whole MB and them three, not four, lie in a region of 4 MB.
         ("spark.buffer.pageSize", str((1 << 20) - 16)),
-        # Generated classes, kept for the next plan alike: a pass needs two hundred, and of a hundred none is left for the next.
+        # Generated classes, kept for the next plan alike: passes come to two hundred a shape of table, and by default a hundred are kept.
         ("spark.sql.codegen.cache.maxEntries", "1000"),
         ("spark.log.level", "ERROR"),
         ("spark.ui.enabled", "false"),

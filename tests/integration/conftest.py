@@ -118,6 +118,12 @@ class Road:
         rows = query(sql.replace(" t", f" {self.name}"), self.lake, self.bus.store, department).collect()
         return [row.asDict() for row in rows]
 
+    def forget(self) -> None:
+        """Know no more of the lake than a process that has just started: else Delta keeps what it read of a table."""
+        spark: Any = self.lake.spark
+        spark._jvm.org.apache.spark.sql.delta.DeltaLog.clearCache()
+        self.lake._ensured.clear()
+
     def silver(self) -> list[tuple[Any, ...]]:
         """Silver as it is: key, deletion, sequence, district, amount."""
         frame = self.lake.read(self.lake.silver(self.dataset))

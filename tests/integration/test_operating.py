@@ -249,12 +249,6 @@ def accept(road: Road, row: dict[str, Any], district: str = "440106") -> Path:
     return outbox
 
 
-def forget_tables(road: Road) -> None:
-    """As another process would be: Delta keeps what it knows of a table."""
-    jvm: Any = road.lake.spark._jvm
-    jvm.org.apache.spark.sql.delta.DeltaLog.clearCache()
-
-
 def arrived(road: Road) -> list[tuple[str, int, int]]:
     """Every record in bronze, by topic, partition and offset."""
     rows = road.lake.read(road.lake.bronze(road.dataset)).select("_topic", "_partition", "_offset").collect()
@@ -279,7 +273,7 @@ def test_bus_restored_after_its_state_was_destroyed_goes_on_with_nothing_lost_or
         back_up(road.bus, tmp_path / "backup")
         shutil.rmtree(settings.home)
         restore(Bus(settings), tmp_path / "backup")
-        forget_tables(road)
+        road.forget()
 
         road.bus = Bus(settings)
         road.bus.broker.start()
@@ -345,7 +339,7 @@ def test_lake_of_an_older_moment_takes_again_what_came_later_and_old_outboxes_lo
 
     shutil.rmtree(road.bus.home / "lake")
     restore(road.bus, tmp_path / "backup", lake_only=True)
-    forget_tables(road)
+    road.forget()
     road.bus = Bus(road.bus.settings)
     road.sync()
     assert road.silver() == silver

@@ -263,13 +263,6 @@ def test_what_a_pass_ends_with_is_merged_also_where_more_came_than_it_takes(
     assert len(road.silver()) == info.ingested[road.dataset.id]
 
 
-def forget(road: Road) -> None:
-    """What a process that has just started knows of the lake: nothing."""
-    spark: Any = road.lake.spark
-    spark._jvm.org.apache.spark.sql.delta.DeltaLog.clearCache()
-    road.lake._ensured.clear()
-
-
 @pytest.mark.parametrize("broken", ["data", "log"])
 def test_a_damaged_silver_is_told_and_made_again_from_bronze(road: Road, broken: str) -> None:
     road.publish({"id": "a", "seq": 1, "amount": 1}, {"id": "b", "seq": 2, "amount": 2})
@@ -284,7 +277,7 @@ def test_a_damaged_silver_is_told_and_made_again_from_bronze(road: Road, broken:
                 file.write_bytes(file.read_bytes()[:100] + b"\0" * 100)
     else:
         shutil.rmtree(silver / "_delta_log")
-    forget(road)
+    road.forget()
     road.publish({"id": "a", "seq": 5, "amount": 5})
     info = road.bus.sync()
     assert road.dataset.id in info.failures
@@ -327,7 +320,7 @@ def test_a_damaged_bronze_is_made_again_from_the_topics_and_silver_keeps_what_th
     road.sync()
     bronze = Path(road.lake.bronze(road.dataset))
     shutil.rmtree(bronze / "_delta_log")
-    forget(road)
+    road.forget()
     road.publish({"id": "newest", "seq": 1, "amount": 1})
     assert road.dataset.id in road.bus.sync().failures
     road.bus.rebuild(road.dataset, from_topics=True)
