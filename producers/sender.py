@@ -151,7 +151,7 @@ class _Sender:
                 limit = min(self._remaining(), max(self.timeout / 3, 5.0)) + 1.0
                 _within(limit, partial(_transact, transport, rows, name))
                 self._done(rows[-1].seq + 1, len(rows))
-            transport.close()
+            _within(seconds + 1.0, transport.close)
         except BaseException:
             transport.abandon()
             raise

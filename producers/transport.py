@@ -21,6 +21,7 @@ from schemas.errors import InputError
 TransportName = Literal["kafka-python", "librdkafka"]
 BATCH = 1 << 18  # bytes of a batch, before it is compressed
 LARGEST_REQUEST = 1 << 20
+RETRY_MS = 20  # kafka-python waits so long four times before its first row, for each thing it does not know yet: 100 by default
 COMPRESSION = "zstd"  # of librdkafka; kafka-python has gzip without a further library
 
 
@@ -47,7 +48,11 @@ class Transport(Protocol):
         """All of it is on the bus; or an error, and then none of it, or the answer was lost."""
 
     def close(self) -> None:
-        """Leave in good order."""
+        """Leave in good order: who reads the bus from here on finds what was committed.
+
+        Kafka answers a commit before it has marked the topics, and a reader stops at what is not marked; it begins a
+        name's next transaction only after that, so one more is begun, with nothing new in it, and given up.
+        """
 
     def abandon(self) -> None:
         """Leave at once, a transaction open."""
@@ -92,11 +97,12 @@ class _KafkaPython:
     ) -> None:
         self._group = group
         self._futures: list[Any] = []
+        self._position: dict[TopicPartition, OffsetAndMetadata] = {}
         wait_ms = int(seconds * 1000)
         self._producer = KafkaProducer(
             **client, bootstrap_servers=servers.split(","), bootstrap_timeout_ms=wait_ms, max_block_ms=wait_ms,
             transactional_id=transactional_id, acks="all", compression_type="gzip", batch_size=BATCH, linger_ms=5,
-            allow_auto_create_topics=False, metrics_enabled=False,
+            allow_auto_create_topics=False, metrics_enabled=False, retry_backoff_ms=RETRY_MS,
         )  # fmt: skip
 
     def open(self) -> None:
@@ -120,8 +126,8 @@ class _KafkaPython:
             raise MissingTopicError(str(error)) from None
 
     def position(self, rows: Sequence[Waiting], name: str) -> None:
-        place = TopicPartition(rows[0].topic, 0)
-        self._producer.send_offsets_to_transaction({place: OffsetAndMetadata(rows[-1].seq + 1, name, -1)}, self._group)
+        self._position = {TopicPartition(rows[0].topic, 0): OffsetAndMetadata(rows[-1].seq + 1, name, -1)}
+        self._producer.send_offsets_to_transaction(self._position, self._group)
 
     def commit(self) -> None:
         self._producer.flush()
@@ -131,6 +137,10 @@ class _KafkaPython:
         self._producer.commit_transaction()
 
     def close(self) -> None:
+        if self._position:
+            self.begin()
+            self._producer.send_offsets_to_transaction(self._position, self._group)
+            self._producer.abort_transaction()
         self._producer.close(timeout=5)
 
     def abandon(self) -> None:
@@ -177,6 +187,7 @@ class _Librdkafka:
         self, client: Mapping[str, Any], servers: str, transactional_id: str, group: str, seconds: float
     ) -> None:
         self._kafka, self._seconds, self._known = _librdkafka(), seconds, set[str]()
+        self._position: list[Any] = []
         common = {**librdkafka_settings(client), "bootstrap.servers": servers, "log_level": 0}
         self._refused: kafka_errors.KafkaError | None = None
         # Java's partitioner, which is kafka-python's too: else a key's rows would change their partition.
@@ -228,15 +239,20 @@ class _Librdkafka:
                     produce(row.topic, row.value, row.key, timestamp=row.timestamp_ms, headers=_headers(row) or [])
 
     def position(self, rows: Sequence[Waiting], name: str) -> None:
-        place = self._kafka.TopicPartition(rows[0].topic, 0, rows[-1].seq + 1, metadata=name)
+        self._position = [self._kafka.TopicPartition(rows[0].topic, 0, rows[-1].seq + 1, metadata=name)]
         with self._as_kafka_python():
-            self._producer.send_offsets_to_transaction([place], self._group, self._seconds)
+            self._producer.send_offsets_to_transaction(self._position, self._group, self._seconds)
 
     def commit(self) -> None:
         with self._as_kafka_python():
             self._producer.commit_transaction(self._seconds)  # first flushes; a row that failed fails it
 
     def close(self) -> None:
+        if self._position:
+            self.begin()
+            with self._as_kafka_python():
+                self._producer.send_offsets_to_transaction(self._position, self._group, self._seconds)
+                self._producer.abort_transaction(self._seconds)
         self._producer.close()
 
     def abandon(self) -> None:

@@ -277,6 +277,25 @@ def test_both_transports_put_a_key_into_the_same_partition(broker: Any, tmp_path
     assert placed == {key: (murmur2(key) & 0x7FFFFFFF) % 5 for key in keys}
 
 
+def test_what_a_flush_has_sent_a_reader_of_committed_records_finds_at_once(
+    broker: Any, tmp_path: Path, transport: Any
+) -> None:
+    """In as many topics as take the broker a while to mark as committed."""
+    names = topics(broker.bootstrap, 100)
+    with Outbox(tmp_path / "o") as outbox:
+        for name in names:
+            outbox.accept(name, [Entry(b"%d" % i, b"v") for i in range(10)])
+    places = [TopicPartition(name, partition) for name in names for partition in range(2)]
+    reader = KafkaConsumer(bootstrap_servers=broker.bootstrap, isolation_level="read_committed")
+    assert set(reader.end_offsets(places).values()) == {0}  # and it is connected
+    assert flush(tmp_path / "o", broker.bootstrap, transport=transport).sent == 1_000
+    found = reader.end_offsets(places)
+    anyone = KafkaConsumer(bootstrap_servers=broker.bootstrap)
+    assert found == anyone.end_offsets(places)
+    reader.close()
+    anyone.close()
+
+
 def test_what_librdkafka_compresses_by_itself_is_read_again(broker: Any, tmp_path: Path) -> None:
     (name,) = topics(broker.bootstrap, partitions=1)
     expected = fill(tmp_path / "o", [name], 1_000)
