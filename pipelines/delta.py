@@ -8,13 +8,17 @@ not a public interface: all that depends on them is in this file, and tests/inte
 from __future__ import annotations
 
 import json
+import time
 from bisect import bisect_left
 from collections.abc import Iterable, Sequence
+from io import BytesIO
 from typing import Any, NamedTuple, cast
+from uuid import uuid4
 
 import pyarrow
 from py4j.java_gateway import JavaClass
 from py4j.protocol import Py4JJavaError
+from pyarrow import parquet
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 
@@ -74,20 +78,45 @@ class Delta:
         """A file of the table, from the `add` of a commit."""
         return self._delta("actions.Action").fromJson(json.dumps({"add": action}))
 
-    def append(self, rows: DataFrame, application: str, version: int, metadata: dict[str, Any], on: int) -> int:
+    def append(
+        self, rows: DataFrame | pyarrow.Table, application: str, version: int, metadata: dict[str, Any], on: int
+    ) -> int:
         """Append rows in one commit on the table's version `on`, under an application's version; the new version.
 
-        What Delta's own writer does for `txnAppId`, without putting the table's whole state together first.
+        What Delta's own writer does for `txnAppId`, without putting the table's whole state together first. A few rows come as
+        Arrow has them, and become a file here: for Spark that would be a job and its plan.
         """
         txn = self._log.startTransaction()
         txn.readWholeTable()
         if int(txn.snapshot().version()) != on:
             raise written_by_another(self._log.dataPath())
+        added = [self._write(rows)] if isinstance(rows, pyarrow.Table) else _items(txn.writeFiles(rows._jdf))
         none = [self._none()] * 8
         operation = self._delta("DeltaOperations$Write")(
             java(self._spark, "org.apache.spark.sql.SaveMode").Append, *none
         )
-        return self._commit(txn, _items(txn.writeFiles(rows._jdf)), operation, application, version, metadata)
+        return self._commit(txn, added, operation, application, version, metadata)
+
+    def _write(self, rows: pyarrow.Table) -> Any:
+        """A file of these rows, not yet of the table, and the action that will add it."""
+        out = BytesIO()
+        parquet.write_table(rows, out)
+        name, data = f"part-00000-{uuid4()}-c000.snappy.parquet", out.getvalue()
+        path = java(self._spark, "org.apache.hadoop.fs.Path")(self._log.dataPath(), name)
+        stream = path.getFileSystem(self._log.newDeltaHadoopConf()).create(path, False)
+        try:
+            stream.write(data)
+        finally:
+            stream.close()
+        known = {n: [v for v in values if v is not None] for n, values in rows.to_pydict().items()}
+        short = {n: v for n, v in known.items() if v and all(isinstance(x, int | str) and len(f"{x}") <= 32 for x in v)}
+        stats = {
+            "numRecords": len(rows),
+            "minValues": {n: min(v) for n, v in short.items()},
+            "maxValues": {n: max(v) for n, v in short.items()},
+        }
+        about = {"partitionValues": {}, "modificationTime": time.time_ns() // 1_000_000, "dataChange": True}
+        return self.file({"path": name, "size": len(data), "stats": json.dumps(stats), **about})
 
     def change(self, known: Files | None = None) -> Change:
         """Begin a commit on the newest version; that fails if another comes between. `known`: the files after an earlier one."""

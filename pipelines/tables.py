@@ -362,12 +362,8 @@ class Lake:
         version: int,
         metadata: dict[str, Any] | None = None,
     ) -> None:
-        """Append a few records in one commit; nothing if the application has committed that version before.
-
-        They go over Arrow: a list of tuples would start a Python worker for each partition.
-        """
-        table = pyarrow.Table.from_pylist(rows, schema=to_arrow_schema(schema, timezone="UTC"))
-        made = self.spark.createDataFrame(table, schema).coalesce(1)
+        """Append a few records in one commit; nothing if the application has committed that version before."""
+        made = pyarrow.Table.from_pylist(rows, schema=to_arrow_schema(schema, timezone="UTC"))
         with self.shared:
             newest = self.newest(path)
             if newest.transactions.get(application, -1) < version:
