@@ -31,6 +31,7 @@ from schemas.store import ContractStore
 APPLICATION = "ingest"  # the Delta transaction application id of a batch, in bronze
 # Bytes of a partition that are asked for at a time: at Kafka's one megabyte a third of reading is waiting.
 FETCH = 8 << 20
+_TASK = 10_000  # records that are sooner read by one task than shared out
 PROBES = 60  # reads spent on finding the records that cannot be read or held against the rules
 
 
@@ -101,7 +102,8 @@ def ingest_batch(
                     if readable
                     else unread(lake.spark, place, dataset, cause(error))
                 )
-            taken = _append(lake, bronze, reduce(DataFrame.unionByName, parts), planned.after, number)
+            found = reduce(DataFrame.unionByName, parts).coalesce(_cores(lake))
+            taken = _append(lake, bronze, found, planned.after, number)
     finally:
         records.unpersist()
     return Batch(taken, planned.after, sum(planned.waiting.values()), planned.drained)
@@ -173,16 +175,21 @@ def _read(lake: Lake, kafka: Topics, ranges: tuple[Range, ...], alone: bool = Fa
         "failOnDataLoss": "true",
         "includeHeaders": "true",
     }
-    return lake.spark.read.format("kafka").options(**options).load()
+    # Shared out before anything is computed of them: Spark would else prepare that anew for each partition of each topic.
+    tasks = min(_cores(lake), -(-sum(place.end - place.start for place in ranges) // _TASK))
+    return lake.spark.read.format("kafka").options(**options).load().coalesce(tasks)
+
+
+def _cores(lake: Lake) -> int:
+    spark: Any = lake.spark
+    return int(spark.sparkContext.defaultParallelism)
 
 
 def _append(lake: Lake, bronze: str, rows: DataFrame, position: Position, number: int) -> int:
     """One commit, the batch of that number: the rows and the position behind them; how many rows it was."""
-    spark: Any = lake.spark
     newest, metadata = lake.newest(bronze), {"position": dump_position(position)}
     if newest.transactions.get(APPLICATION, -1) >= number:
         raise written_by_another(bronze)
-    rows = rows.coalesce(spark.sparkContext.defaultParallelism)
     version = Delta(lake.spark, bronze).append(rows, APPLICATION, number, metadata, newest.version)
     return count_rows(lake.commit(bronze, version).added)
 
