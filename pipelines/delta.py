@@ -90,7 +90,11 @@ class Delta:
         txn.readWholeTable()
         if int(txn.snapshot().version()) != on:
             raise written_by_another(self._log.dataPath())
-        added = [self._write(rows)] if isinstance(rows, pyarrow.Table) else _items(txn.writeFiles(rows._jdf))
+        if isinstance(rows, pyarrow.Table):
+            added = [self._write(rows)]
+            txn.registerPostCommitHook(getattr(self._delta("hooks.AutoCompact$"), "MODULE$"))  # as `writeFiles` does
+        else:
+            added = _items(txn.writeFiles(rows._jdf))
         none = [self._none()] * 8
         operation = self._delta("DeltaOperations$Write")(
             java(self._spark, "org.apache.spark.sql.SaveMode").Append, *none

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import time
+from datetime import UTC, datetime
 from pathlib import Path
 from threading import Barrier
 from typing import Any
@@ -55,6 +57,31 @@ def test_rows_are_replaced_by_place_in_one_commit_that_says_so(spark: Any, table
     words = {row["id"]: row["word"] for row in lake.read(table).collect()}
     assert words == dict.fromkeys(range(100), "old") | {3: "new", 60: "new", 4: "newer", 5: "newer"}
     assert lake.read(table, before).where("word = 'old'").count() == 100  # an older version stays as it was
+
+
+def test_a_few_rows_are_appended_as_spark_would_and_cost_no_job(spark: Any, tmp_path: Path) -> None:
+    kinds = "word string, number long, at timestamp, many array<string>, long string"
+    lake, path, tracker = Lake(spark, ""), str(tmp_path / "名 称%20 a"), spark.sparkContext.statusTracker()
+    at = datetime(2026, 2, 28, 23, 59, 59, 999999, UTC)
+    rows: list[tuple[Any, ...]] = [("穗", 2**62, at, ["a", None], "x" * 99), ("a", -1, None, [], "b"), (None,) * 5]
+    empty = spark.createDataFrame([], kinds)
+    empty.write.format("delta").save(path)
+    named = [dict(zip(empty.columns, row, strict=True)) for row in rows]
+    spark.sparkContext.setJobGroup("few", "")
+    lake.append(path, named, empty.schema, "test", 7, {"said": "穗"})
+    lake.append(path, named, empty.schema, "test", 7)  # said before
+    assert not tracker.getJobIdsForGroup("few")
+    spark.createDataFrame(rows, kinds).coalesce(1).write.format("delta").mode("append").save(path)
+    assert tracker.getJobIdsForGroup("few")
+    spark.sparkContext.setLocalProperty("spark.jobGroup.id", None)
+    ours, sparks = (lake.read(path, version).collect() for version in (1, 2))
+    assert sorted(map(str, ours * 2)) == sorted(map(str, sparks))
+    commit, by_spark = lake.commit(path, 1), lake.commit(path, 2)
+    assert (lake.transaction(path, "test"), commit.metadata, commit.changes_rows) == (7, {"said": "穗"}, True)
+    said, says = (json.loads(c.added[0]["stats"]) for c in (commit, by_spark))
+    assert said["numRecords"] == says["numRecords"] == 3
+    for bound in ("minValues", "maxValues"):
+        assert said[bound] == {name: says[bound][name] for name in ("word", "number")}, "what reading may leave out files by"
 
 
 def test_a_file_whose_every_row_is_replaced_is_no_longer_in_the_table(spark: Any, table: str) -> None:

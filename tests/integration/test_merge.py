@@ -87,7 +87,7 @@ def test_a_pass_costs_one_commit_a_table(road: Road) -> None:
     assert [lake.version(t) - b for t, b in zip(tables, before, strict=True)] == [1, 1, 1, 1]
 
 
-def test_small_files_of_silver_are_put_together_and_nothing_else_changes(road: Road, spark: Any) -> None:
+def test_small_files_are_put_together_and_nothing_else_changes(road: Road, spark: Any) -> None:
     spark.conf.set("spark.databricks.delta.autoCompact.minNumFiles", "4")
     try:
         for i in range(5):
@@ -96,9 +96,10 @@ def test_small_files_of_silver_are_put_together_and_nothing_else_changes(road: R
     finally:
         spark.conf.unset("spark.databricks.delta.autoCompact.minNumFiles")
     lake = road.lake
-    silver = lake.silver(road.dataset)
-    assert "OPTIMIZE" in [lake.commit(silver, version).operation for version in range(lake.version(silver) + 1)]
-    assert len(Delta(spark, silver).change().files) < 5
+    for table in (lake.silver(road.dataset), lake.account(), lake.releases()):
+        assert "OPTIMIZE" in [lake.commit(table, version).operation for version in range(lake.version(table) + 1)]
+        assert len(Delta(spark, table).change().files.files) < 5
+    assert sum(row["received"] for row in road.account().values()) == 10
     assert [row[-1] for row in road.silver()] == [4, 1, 2, 3, 4]
     assert road.query("SELECT sum(amount) AS s FROM t") == [{"s": 14}]
     assert road.sync().releases == []
