@@ -81,7 +81,9 @@ def test_a_few_rows_are_appended_as_spark_would_and_cost_no_job(spark: Any, tmp_
     said, says = (json.loads(c.added[0]["stats"]) for c in (commit, by_spark))
     assert said["numRecords"] == says["numRecords"] == 3
     for bound in ("minValues", "maxValues"):
-        assert said[bound] == {name: says[bound][name] for name in ("word", "number")}, "what reading may leave out files by"
+        assert said[bound] == {name: says[bound][name] for name in ("word", "number")}, (
+            "what reading may leave out files by"
+        )
 
 
 def test_a_file_whose_every_row_is_replaced_is_no_longer_in_the_table(spark: Any, table: str) -> None:
