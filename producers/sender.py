@@ -144,6 +144,7 @@ class _Sender:
             transport.open()
             if self.outbox.attempt is not None:
                 self._settle(seconds)
+            last: tuple[list[Waiting], str] | None = None
             while rows := self._next():
                 name = self.outbox.begin_attempt()
                 # A transaction that a restarted broker has forgotten is never answered: better a new connection.
@@ -151,7 +152,10 @@ class _Sender:
                 limit = min(self._remaining(), max(self.timeout / 3, 5.0)) + 1.0
                 _within(limit, partial(_transact, transport, rows, name))
                 self._done(rows[-1].seq + 1, len(rows))
-            _within(seconds + 1.0, transport.close)
+                last = rows[-1:], name
+            if last:
+                _within(seconds + 1.0, partial(_wait_for_marks, transport, *last))
+            transport.close()
         except BaseException:
             transport.abandon()
             raise
@@ -249,6 +253,17 @@ def _transact(transport: Transport, rows: Sequence[Waiting], name: str) -> None:
     transport.produce(rows)
     transport.position(rows, name)
     transport.commit()
+
+
+def _wait_for_marks(transport: Transport, rows: Sequence[Waiting], name: str) -> None:
+    """Until who reads the bus finds what was committed with this position.
+
+    Kafka answers a commit before it has marked the topics, and a reader stops at what is not marked. It lets a name's next
+    transaction begin only after that, so one is begun, with nothing new in it, and given up.
+    """
+    transport.begin()
+    transport.position(rows, name)
+    transport.abort()
 
 
 def _within(seconds: float, call: Callable[[], None]) -> None:

@@ -47,12 +47,11 @@ class Transport(Protocol):
     def commit(self) -> None:
         """All of it is on the bus; or an error, and then none of it, or the answer was lost."""
 
-    def close(self) -> None:
-        """Leave in good order: who reads the bus from here on finds what was committed.
+    def abort(self) -> None:
+        """None of it is on the bus."""
 
-        Kafka answers a commit before it has marked the topics, and a reader stops at what is not marked; it begins a
-        name's next transaction only after that, so one more is begun, with nothing new in it, and given up.
-        """
+    def close(self) -> None:
+        """Leave in good order."""
 
     def abandon(self) -> None:
         """Leave at once, a transaction open."""
@@ -97,7 +96,6 @@ class _KafkaPython:
     ) -> None:
         self._group = group
         self._futures: list[Any] = []
-        self._position: dict[TopicPartition, OffsetAndMetadata] = {}
         wait_ms = int(seconds * 1000)
         self._producer = KafkaProducer(
             **client, bootstrap_servers=servers.split(","), bootstrap_timeout_ms=wait_ms, max_block_ms=wait_ms,
@@ -126,8 +124,8 @@ class _KafkaPython:
             raise MissingTopicError(str(error)) from None
 
     def position(self, rows: Sequence[Waiting], name: str) -> None:
-        self._position = {TopicPartition(rows[0].topic, 0): OffsetAndMetadata(rows[-1].seq + 1, name, -1)}
-        self._producer.send_offsets_to_transaction(self._position, self._group)
+        place = TopicPartition(rows[0].topic, 0)
+        self._producer.send_offsets_to_transaction({place: OffsetAndMetadata(rows[-1].seq + 1, name, -1)}, self._group)
 
     def commit(self) -> None:
         self._producer.flush()
@@ -136,11 +134,10 @@ class _KafkaPython:
                 raise future.exception
         self._producer.commit_transaction()
 
+    def abort(self) -> None:
+        self._producer.abort_transaction()
+
     def close(self) -> None:
-        if self._position:
-            self.begin()
-            self._producer.send_offsets_to_transaction(self._position, self._group)
-            self._producer.abort_transaction()
         self._producer.close(timeout=5)
 
     def abandon(self) -> None:
@@ -187,7 +184,6 @@ class _Librdkafka:
         self, client: Mapping[str, Any], servers: str, transactional_id: str, group: str, seconds: float
     ) -> None:
         self._kafka, self._seconds, self._known = _librdkafka(), seconds, set[str]()
-        self._position: list[Any] = []
         common = {**librdkafka_settings(client), "bootstrap.servers": servers, "log_level": 0}
         self._refused: kafka_errors.KafkaError | None = None
         # Java's partitioner, which is kafka-python's too: else a key's rows would change their partition.
@@ -239,20 +235,19 @@ class _Librdkafka:
                     produce(row.topic, row.value, row.key, timestamp=row.timestamp_ms, headers=_headers(row) or [])
 
     def position(self, rows: Sequence[Waiting], name: str) -> None:
-        self._position = [self._kafka.TopicPartition(rows[0].topic, 0, rows[-1].seq + 1, metadata=name)]
+        place = self._kafka.TopicPartition(rows[0].topic, 0, rows[-1].seq + 1, metadata=name)
         with self._as_kafka_python():
-            self._producer.send_offsets_to_transaction(self._position, self._group, self._seconds)
+            self._producer.send_offsets_to_transaction([place], self._group, self._seconds)
 
     def commit(self) -> None:
         with self._as_kafka_python():
             self._producer.commit_transaction(self._seconds)  # first flushes; a row that failed fails it
 
+    def abort(self) -> None:
+        with self._as_kafka_python():
+            self._producer.abort_transaction(self._seconds)
+
     def close(self) -> None:
-        if self._position:
-            self.begin()
-            with self._as_kafka_python():
-                self._producer.send_offsets_to_transaction(self._position, self._group, self._seconds)
-                self._producer.abort_transaction(self._seconds)
         self._producer.close()
 
     def abandon(self) -> None:
