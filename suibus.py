@@ -14,12 +14,12 @@ from producers.inbox import Inbox, fetch_receipts
 from producers.publisher import Publisher, PublishInfo, publish_source
 from producers.sender import FlushInfo, flush
 from producers.sources import open_query, open_source
-from schemas.coercion import RowError
+from schemas.row.coercer import RowError
 from schemas.compatibility import Change, compare
 from schemas.contract import SHIPPED, find_dataset, load_contract, load_contracts
 from schemas.dataset import Dataset, Field, Rule
 from schemas.errors import ContractError, InputError, StateError, SuibusError, UnavailableError
-from schemas.receipt import Receipt
+from schemas.wire.receipt import Receipt
 from schemas.store import ContractStore
 
 __all__ = [

@@ -25,7 +25,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from schemas.context import Tell, quiet
+from schemas.tell import Tell, quiet
 from schemas.errors import InputError, StateError, UnavailableError, first_line
 
 if TYPE_CHECKING:

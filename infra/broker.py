@@ -31,7 +31,7 @@ from kafka.errors import KafkaError
 
 from infra.jars import find_java, jars, jvm_env
 from infra.settings import node_text, read_node_file, write_secret
-from schemas.context import Tell, quiet
+from schemas.tell import Tell, quiet
 from schemas.errors import StateError, UnavailableError
 
 MAX_MESSAGE_BYTES = 8 * 1024 * 1024

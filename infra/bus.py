@@ -23,12 +23,12 @@ from infra.settings import Settings, read_node_file
 from infra.topics import Kafka
 from producers.publisher import Publisher
 from producers.sender import flush
-from schemas.avro import avro_schema
-from schemas.context import Tell, log_context, quiet
+from schemas.wire.avro import avro_schema
+from schemas.tell import Tell, log_context, quiet
 from schemas.contract import SHIPPED, contract_files, find_dataset, load_contracts
 from schemas.dataset import Dataset, check_district, districts, parse_topic, receipts_topic
 from schemas.errors import ContractError, InputError, StateError, SuibusError, UnavailableError, first_line
-from schemas.registry import Registry
+from schemas.wire.registry import Registry
 from schemas.store import ContractStore
 
 if TYPE_CHECKING:

@@ -22,7 +22,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 
-from schemas.context import Tell, quiet
+from schemas.tell import Tell, quiet
 from schemas.errors import UnavailableError
 
 SetName = Literal["spark", "broker"]

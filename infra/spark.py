@@ -22,8 +22,8 @@ from pyspark.sql.avro.functions import from_avro, to_avro
 from infra.broker import tail
 from infra.jars import find_java, jars, jars_folder, print_line
 from infra.settings import Settings
-from schemas.avro import LARGEST
-from schemas.context import Tell
+from schemas.wire.avro import LARGEST
+from schemas.tell import Tell
 from schemas.errors import UnavailableError
 
 _ARCHIVE = "spark.jsa"

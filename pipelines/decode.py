@@ -17,10 +17,10 @@ from pipelines.delta import cause
 from pipelines.offsets import Range
 from pipelines.tables import ENVELOPE, NOT_ANSI, REASON, bronze_schema, sequence_type
 from quality.rules import row_rules
-from schemas.avro import FRAME, LARGEST, MAGIC, avro_schema
+from schemas.wire.avro import FRAME, LARGEST, MAGIC, avro_schema
 from schemas.dataset import UP_PREFIX, Dataset
 from schemas.errors import InputError
-from schemas.registry import Registry, agreed_schema
+from schemas.wire.registry import Registry, agreed_schema
 from schemas.store import ContractStore
 
 log = logging.getLogger(__name__)
@@ -237,7 +237,7 @@ def _from_key(name: str, dataset: Dataset) -> str:
 
 
 def _canonical_key(dataset: Dataset) -> str:
-    """The one key that a node gives the record, as `schemas.avro.Encoder.key` writes it; null if a part is missing.
+    """The one key that a node gives the record, as `schemas.wire.avro.Encoder.key` writes it; null if a part is missing.
 
     Another spelling of it would lie in another partition, and the order of its changes would be lost.
     """

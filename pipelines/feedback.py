@@ -16,7 +16,7 @@ from pipelines.merge import bronze_files, bronze_rows
 from pipelines.tables import REASON, Lake
 from schemas.dataset import Dataset, Field, receipts_topic
 from schemas.errors import UnavailableError, first_line
-from schemas.receipt import LONGEST, Reason, Receipt
+from schemas.wire.receipt import LONGEST, Reason, Receipt
 
 ROWS, BYTES = 1_000, 16 << 20  # of receipts on their way, the limit that is reached first: bounds memory
 WAIT_MS = 10_000
@@ -59,7 +59,7 @@ def _short(text: Column) -> Column:
 
 
 def _text(field: Field, value: Column) -> Column:
-    """A value as the text of a CSV cell that `schemas.coercion` takes back, all its digits kept."""
+    """A value as the text of a CSV cell that `schemas.row.coercer` takes back, all its digits kept."""
     if field.kind == "bytes":
         return F.regexp_replace(F.base64(value), r"\s", "")
     if field.kind == "timestamp":

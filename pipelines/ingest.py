@@ -25,7 +25,7 @@ from pipelines.offsets import Position, Range, Taken, Topics, TopicState, accept
 from pipelines.tables import Lake, count_rows
 from schemas.dataset import Dataset
 from schemas.errors import UnavailableError
-from schemas.registry import Registry
+from schemas.wire.registry import Registry
 from schemas.store import ContractStore
 
 APPLICATION = "ingest"  # the Delta transaction application id of a batch, in bronze

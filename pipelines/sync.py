@@ -18,10 +18,10 @@ from pipelines.passes import SyncInfo
 from pipelines.rebuild import rebuild_silver
 from pipelines.release import ReleaseInfo, last_records, release_version
 from pipelines.tables import Lake
-from schemas.context import Tell, log_context, quiet
+from schemas.tell import Tell, log_context, quiet
 from schemas.dataset import Dataset
 from schemas.errors import SuibusError, first_line
-from schemas.registry import Registry
+from schemas.wire.registry import Registry
 from schemas.store import ContractStore
 
 log = logging.getLogger(__name__)

@@ -24,7 +24,7 @@ from producers.refusal import why_refused
 from producers.statefile import StateFile
 from schemas.dataset import UP_PREFIX, check_district, receipts_topic
 from schemas.errors import InputError, UnavailableError, first_line
-from schemas.receipt import Receipt
+from schemas.wire.receipt import Receipt
 
 log = logging.getLogger(__name__)
 State = Literal["new", "acknowledged", "answered"]

@@ -24,11 +24,11 @@ from producers.outbox import CHUNK, Delivery, Entry, Mode, Outbox, refuse_empty_
 from producers.sender import FlushInfo, flush
 from producers.sources import RECEIPT_COLUMNS, Record, Source
 from producers.transport import TransportName, check_transport
-from schemas.avro import LARGEST, Encoder, sequence_text
-from schemas.coercion import Defect, RowCoercer, RowError, clean, show
+from schemas.wire.avro import LARGEST, Encoder, sequence_text
+from schemas.row.coercer import Defect, RowCoercer, RowError, clean, show
 from schemas.dataset import Dataset, check_district
 from schemas.errors import InputError, UnavailableError
-from schemas.receipt import Receipt, receipt_place
+from schemas.wire.receipt import Receipt, receipt_place
 
 OLDEST = timedelta(days=360)  # a record of long ago would be removed from its topic, which keeps a year, unread
 _NUMBERS = ("int", "long", "float", "double", "decimal", "date", "timestamp")

@@ -16,7 +16,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
-from schemas.coercion import Defect, clean, did_you_mean, parse_json, show
+from schemas.row.coercer import Defect, clean, did_you_mean, parse_json, show
 from schemas.dataset import Dataset
 from schemas.errors import InputError, UnavailableError
 

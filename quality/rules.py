@@ -19,7 +19,7 @@ from decimal import Decimal
 from typing import Any, Literal, TypeVar
 
 from schemas.dataset import Dataset, Field, Rule, Severity
-from schemas.rules import OBJECT, PROPERTY
+from schemas.odcs.rules import OBJECT, PROPERTY
 
 SAMPLES = 20  # rows shown of each failed rule
 _COUNT_WHERE = re.compile(

@@ -1,6 +1,6 @@
 """From an Open Data Contract Standard v3 file to a `Dataset`, or a refusal with the line of every problem.
 
-`schemas.standard` says whether the file is a contract at all; what is added here is what Suibus can serve: one
+`schemas.odcs.standard` says whether the file is a contract at all; what is added here is what Suibus can serve: one
 schema object, plain names, types that survive fastavro, Kafka and Spark, and rules that can be executed.
 """
 
@@ -15,11 +15,11 @@ from typing import Any, cast, get_args
 
 from open_data_contract_standard.model import CustomProperty, OpenDataContractStandard, SchemaProperty
 
-from schemas.columns import check_name, columns
+from schemas.odcs.columns import check_name, columns
 from schemas.dataset import Dataset, Field, Kind, Sharing
 from schemas.errors import ContractError, InputError
-from schemas.rules import rules
-from schemas.standard import Place, Problems, read_standard
+from schemas.odcs.rules import rules
+from schemas.odcs.standard import Place, Problems, read_standard
 
 SHIPPED = Path(__file__).parent / "contracts"
 FACTS = ("suibus.sequence", "suibus.sharing", "suibus.freshness", "suibus.district")

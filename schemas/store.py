@@ -18,7 +18,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from schemas.avro import avro_schema, schema_fingerprint
+from schemas.wire.avro import avro_schema, schema_fingerprint
 from schemas.compatibility import compare
 from schemas.contract import parse_contract
 from schemas.dataset import Dataset

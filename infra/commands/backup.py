@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from infra.console import as_json, open_bus, print_json, tell
-from schemas.context import quiet
+from schemas.tell import quiet
 
 if TYPE_CHECKING:
     from infra.backup import BackupInfo

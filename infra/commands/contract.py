@@ -69,7 +69,7 @@ def contract_show(dataset: str, form: str | None) -> None:
 
     found = find_dataset(dataset, open_bus().folders)
     if form == "avro":
-        from schemas.avro import avro_schema
+        from schemas.wire.avro import avro_schema
 
         print_json(avro_schema(found))
     elif form == "ddl":
@@ -81,7 +81,7 @@ def contract_show(dataset: str, form: str | None) -> None:
 
         print_json(suite(found))
     else:
-        from schemas.page import page
+        from schemas.contract_page import page
 
         click.echo(page(found))
 

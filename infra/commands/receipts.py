@@ -93,7 +93,7 @@ def _fetch(bus: Bus, inbox: Inbox, district: str, timeout: float) -> int:
 
 def _acknowledge(inbox: Inbox, district: str, only: str | None, ids: Sequence[str]) -> int:
     from schemas.errors import InputError
-    from schemas.receipt import receipt_place
+    from schemas.wire.receipt import receipt_place
 
     if "all" in ids:
         held = [h.receipt for h in inbox.receipts("new", only)]

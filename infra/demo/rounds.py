@@ -21,7 +21,7 @@ from infra.settings import Settings, read_settings
 from pipelines.passes import FATES
 from producers.publisher import PublishInfo, publish_source
 from producers.sources import open_source
-from schemas.context import Tell
+from schemas.tell import Tell
 from schemas.dataset import Dataset, districts
 from schemas.errors import StateError
 

@@ -17,7 +17,7 @@ from confluent_kafka import Producer
 
 from infra.bus import Bus
 from infra.settings import Settings
-from schemas.avro import Encoder
+from schemas.wire.avro import Encoder
 from schemas.dataset import Dataset, districts, receipts_topic
 from tests.benchmarks.data import contract, rows
 from tests.benchmarks.rows import Row, timed

@@ -25,7 +25,7 @@ from pipelines.release import shared_rows
 from pipelines.share import query
 from producers.publisher import Publisher
 from producers.sender import flush
-from schemas.context import quiet
+from schemas.tell import quiet
 from tests.benchmarks.data import contract, contract_text, rows
 from tests.benchmarks.rows import Curve, Row
 

@@ -25,7 +25,7 @@ from infra.bus import Bus
 from infra.settings import Settings
 from pipelines.ingest import FETCH, ingest_batch
 from pipelines.tables import Lake
-from schemas.avro import FRAME, MAGIC, Encoder, avro_schema, schema_fingerprint
+from schemas.wire.avro import FRAME, MAGIC, Encoder, avro_schema, schema_fingerprint
 from schemas.contract import parse_contract
 from schemas.dataset import Dataset
 from tests.benchmarks.data import contract_text, rows

@@ -17,7 +17,7 @@ from infra.settings import Settings
 from pipelines.share import query
 from producers.outbox import Entry, Outbox
 from producers.sender import flush
-from schemas.avro import Encoder
+from schemas.wire.avro import Encoder
 from schemas.contract import parse_contract
 from schemas.dataset import Dataset
 from tests.integration.conftest import CONTRACT

@@ -25,8 +25,8 @@ from producers.publisher import Publisher, publish_source
 from producers.sender import flush
 from producers.sources import Record, Source
 from producers.transport import TransportName
-from schemas.avro import avro_schema
-from schemas.coercion import RowCoercer
+from schemas.wire.avro import avro_schema
+from schemas.row.coercer import RowCoercer
 from tests.benchmarks.data import contract, rows
 from tests.benchmarks.rows import Row, in_turns, timed
 

@@ -19,7 +19,7 @@ from infra.bus import Bus
 from infra.jars import jars
 from infra.settings import Settings
 from infra.topics import Kafka
-from schemas.avro import avro_schema
+from schemas.wire.avro import avro_schema
 from tests.benchmarks.data import contract, contract_text, rows
 from tests.benchmarks.rows import Row, in_turns, timed
 

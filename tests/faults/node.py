@@ -17,7 +17,7 @@ from typing import Any
 from fastavro import parse_schema, schemaless_reader
 from kafka import KafkaConsumer, TopicPartition
 
-from schemas.avro import FRAME, avro_schema, schema_fingerprint
+from schemas.wire.avro import FRAME, avro_schema, schema_fingerprint
 from schemas.contract import load_contract
 from schemas.dataset import Dataset
 

@@ -32,7 +32,7 @@ from infra.broker import Broker
 from infra.bus import Bus
 from infra.settings import Settings
 from pipelines.decode import change_log
-from schemas.avro import FRAME, LARGEST, MAGIC, Encoder, avro_schema, decode, schema_fingerprint, sequence_text
+from schemas.wire.avro import FRAME, LARGEST, MAGIC, Encoder, avro_schema, decode, schema_fingerprint, sequence_text
 from schemas.contract import load_contract, parse_contract
 from schemas.dataset import Dataset, Field
 from schemas.errors import InputError

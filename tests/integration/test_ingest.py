@@ -16,7 +16,7 @@ from infra.bus import Bus
 from infra.output import quarantined_records
 from infra.settings import Settings
 from pipelines.decode import change_log
-from schemas.avro import Encoder
+from schemas.wire.avro import Encoder
 from schemas.contract import parse_contract
 from schemas.store import ContractStore
 from tests.benchmarks.data import contract

@@ -12,7 +12,7 @@ from pipelines.account import account_pending
 from pipelines.delta import Delta
 from pipelines.merge import merge_pending
 from pipelines.tables import Lake
-from schemas.avro import Encoder, sequence_text
+from schemas.wire.avro import Encoder, sequence_text
 from tests.integration.conftest import Road
 
 

@@ -25,7 +25,7 @@ from producers.publisher import Publisher, publish_source
 from producers.sender import _Sender, flush
 from producers.sources import open_source
 from producers.transport import _KafkaPython, _Librdkafka, librdkafka_settings
-from schemas.avro import avro_schema, decode, schema_fingerprint
+from schemas.wire.avro import avro_schema, decode, schema_fingerprint
 from schemas.dataset import Dataset, Field
 from schemas.errors import InputError, UnavailableError
 

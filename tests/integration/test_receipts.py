@@ -22,12 +22,12 @@ from pipelines.feedback import send_receipts
 from pipelines.merge import merge_pending
 from producers.inbox import FetchInfo, Inbox, fetch_receipts
 from producers.sources import RECEIPT_COLUMNS
-from schemas.avro import Encoder
-from schemas.coercion import RowCoercer
+from schemas.wire.avro import Encoder
+from schemas.row.coercer import RowCoercer
 from schemas.contract import load_contract
 from schemas.dataset import districts, receipts_topic
 from schemas.errors import UnavailableError
-from schemas.receipt import LARGEST, Receipt
+from schemas.wire.receipt import LARGEST, Receipt
 from tests.integration.conftest import CONTRACT, Road
 from tests.integration.test_topics import recreate
 from tests.integration.test_types import PATH, PLAIN, ROWS

@@ -28,9 +28,9 @@ from infra.bus import Bus
 from infra.output import quarantined_records
 from infra.publish import publish_command
 from infra.settings import Settings
-from schemas.avro import MAGIC, avro_schema
+from schemas.wire.avro import MAGIC, avro_schema
 from schemas.errors import InputError, UnavailableError
-from schemas.registry import Registry
+from schemas.wire.registry import Registry
 from tests.integration.conftest import Road, write_csv
 
 DISTRICT = "440106"

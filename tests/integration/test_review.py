@@ -22,7 +22,7 @@ from pipelines.share import query
 from pipelines.sync import sync
 from producers.outbox import Entry, Outbox
 from producers.sender import _Sender
-from schemas.avro import MAGIC, Encoder, avro_schema, schema_fingerprint
+from schemas.wire.avro import MAGIC, Encoder, avro_schema, schema_fingerprint
 from schemas.contract import parse_contract
 from schemas.errors import InputError, StateError, UnavailableError
 from tests.integration.conftest import CONTRACT, Road

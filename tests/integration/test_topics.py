@@ -18,7 +18,7 @@ from pipelines import offsets
 from pipelines.ingest import read_position
 from pipelines.offsets import BATCH, SHARE, Range, Taken, TopicState, plan
 from pipelines.sync import _Round, sync
-from schemas.avro import Encoder
+from schemas.wire.avro import Encoder
 from schemas.errors import StateError
 from tests.integration.conftest import Road
 

@@ -19,8 +19,8 @@ from infra.broker import Broker
 from infra.topics import Kafka
 from pipelines.decode import change_log
 from quality.rules import row_rules
-from schemas.avro import Encoder, avro_schema, decode, schema_fingerprint
-from schemas.coercion import RowCoercer, RowError
+from schemas.wire.avro import Encoder, avro_schema, decode, schema_fingerprint
+from schemas.row.coercer import RowCoercer, RowError
 from schemas.contract import load_contract, parse_contract
 from schemas.dataset import Dataset, Field, Limits
 from schemas.store import ContractStore

@@ -13,8 +13,8 @@ from fastavro import parse_schema, schemaless_writer
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from schemas.avro import FRAME, MAGIC, Encoder, avro_schema, decode, schema_fingerprint
-from schemas.coercion import RowCoercer
+from schemas.wire.avro import FRAME, MAGIC, Encoder, avro_schema, decode, schema_fingerprint
+from schemas.row.coercer import RowCoercer
 from schemas.compatibility import compare
 from schemas.dataset import Dataset, Field
 from schemas.errors import InputError

@@ -11,7 +11,7 @@ from typing import Any
 import fastavro
 import pytest
 
-from schemas.avro import FRAME, MAGIC, Encoder, avro_number, avro_schema, decode, schema_fingerprint, sequence_text
+from schemas.wire.avro import FRAME, MAGIC, Encoder, avro_number, avro_schema, decode, schema_fingerprint, sequence_text
 from schemas.contract import load_contract
 from schemas.dataset import Dataset, Field, Kind
 from schemas.errors import InputError

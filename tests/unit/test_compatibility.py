@@ -11,7 +11,7 @@ from typing import Any
 import fastavro
 import pytest
 
-from schemas.avro import avro_schema
+from schemas.wire.avro import avro_schema
 from schemas.compatibility import Change, compare
 from schemas.dataset import Dataset, Field, Kind, Limits, Rule
 

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from schemas.contract import SHIPPED, find_dataset, load_contract, load_contracts, parse_contract
 from schemas.dataset import Dataset, Field
 from schemas.errors import ContractError, InputError
-from schemas.page import page
+from schemas.contract_page import page
 
 CONTRACTS = Path(__file__).parents[1] / "contracts"
 BASE = """\

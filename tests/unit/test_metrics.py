@@ -21,7 +21,7 @@ from infra.logs import JsonLines, TextLines, logged, set_up_logging
 from infra.metrics import FATES, metrics_text
 from infra.settings import Settings
 from producers.outbox import Entry, Outbox
-from schemas.context import log_context
+from schemas.tell import log_context
 from schemas.contract import SHIPPED, load_contract
 from schemas.dataset import districts
 

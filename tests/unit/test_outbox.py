@@ -17,8 +17,8 @@ from producers.outbox import CHUNK, Delivery, Entry, Mode, Outbox
 from producers.publisher import Publisher, PublishInfo, publish_source
 from producers.sender import FlushInfo
 from producers.sources import Record, Source, open_source
-from schemas.avro import Encoder, avro_schema, decode, schema_fingerprint
-from schemas.coercion import RowError
+from schemas.wire.avro import Encoder, avro_schema, decode, schema_fingerprint
+from schemas.row.coercer import RowError
 from schemas.dataset import Dataset, Field
 from schemas.errors import InputError, StateError, UnavailableError
 from tests.unit.test_receipt import RECEIPT

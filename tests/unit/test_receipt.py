@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from producers.inbox import Inbox
 from producers.outbox import Entry, Outbox
 from schemas.errors import InputError, StateError
-from schemas.receipt import LARGEST, Reason, Receipt, receipt_place
+from schemas.wire.receipt import LARGEST, Reason, Receipt, receipt_place
 
 TOPIC = "gz.up.440106.t.v1"
 REASON = Reason("not_negative", "amount", "-1", "The amount is negative.", "金额为负。")

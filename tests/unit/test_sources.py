@@ -15,7 +15,7 @@ import pyarrow.parquet as pq  # type: ignore[import-untyped]
 import pytest
 
 from producers.sources import Record, Source, open_query, open_source
-from schemas.coercion import RowCoercer, RowError
+from schemas.row.coercer import RowCoercer, RowError
 from schemas.dataset import Dataset, Field
 from schemas.errors import InputError
 

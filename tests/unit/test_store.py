@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from schemas.avro import Encoder, avro_schema, decode, schema_fingerprint
+from schemas.wire.avro import Encoder, avro_schema, decode, schema_fingerprint
 from schemas.contract import parse_contract
 from schemas.dataset import Dataset
 from schemas.errors import ContractError

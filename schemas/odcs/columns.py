@@ -17,7 +17,7 @@ from typing import Any, get_args
 from open_data_contract_standard.model import SchemaProperty
 
 from schemas.dataset import Field, Kind, Limits
-from schemas.standard import Place, Problems
+from schemas.odcs.standard import Place, Problems
 
 NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,62}")
 DEEPEST = 8  # levels of nested records and arrays

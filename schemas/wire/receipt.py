@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, NoReturn
 
-from schemas.coercion import parse_json
+from schemas.row.coercer import parse_json
 from schemas.dataset import UP_PREFIX, parse_topic
 from schemas.errors import InputError, first_line
 

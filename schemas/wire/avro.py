@@ -77,7 +77,7 @@ def schema_fingerprint(schema: Mapping[str, Any]) -> bytes:
 
 
 class Encoder:
-    """Turns coerced rows of one dataset into Kafka keys and values; rows must come from `schemas.coercion`."""
+    """Turns coerced rows of one dataset into Kafka keys and values; rows must come from `schemas.row.coercer`."""
 
     def __init__(self, dataset: Dataset, registry_id: int | None = None) -> None:
         self._write = _record_writer(dataset.fields)
@@ -103,7 +103,7 @@ class Encoder:
 
 # --- the bytes of one value -------------------------------------------------------------------------
 #
-# Avro's own binary encoding of what `schemas.coercion` makes, byte for byte as fastavro writes it, in less than half
+# Avro's own binary encoding of what `schemas.row.coercer` makes, byte for byte as fastavro writes it, in less than half
 # of its time: fastavro looks at every value again to find out which branch of a union it is, and makes a decimal digit by digit.
 
 Write = Callable[[Any], bytes]

@@ -237,7 +237,7 @@ def _standard() -> dict[str, Any]:
 
     A property may leave logicalType out, as the standard's text allows: `if: {properties: {logicalType: {const:
     map}}}` is true of it as well. And its keys are listed rather than left to `unevaluatedProperties`, which is
-    checked several times at each level: eight levels took half a minute. (`schemas.columns` refuses the keys that
+    checked several times at each level: eight levels took half a minute. (`schemas.odcs.columns` refuses the keys that
     another type would have.)
     """
     schema: dict[str, Any] = json.loads(OpenDataContractStandard.json_schema())  # type: ignore[no-untyped-call]

@@ -14,9 +14,9 @@ from typing import Any
 import yaml
 from open_data_contract_standard.model import DataQuality, SchemaProperty
 
-from schemas.columns import allowed_values, check_pattern
+from schemas.odcs.columns import allowed_values, check_pattern
 from schemas.dataset import Field, Rule, Severity
-from schemas.standard import Place, Problems
+from schemas.odcs.standard import Place, Problems
 
 OBJECT = re.compile(r"\$?\{(?:object|table|model|schema)\}")  # what a query calls the dataset
 PROPERTY = re.compile(r"\$?\{(?:property|column|field)\}")  # and the column its rule stands under
