@@ -11,9 +11,9 @@ The city's side (`Bus`, with `sync` and the lake) needs the `city` extra; import
 from infra.bus import Bus
 from infra.settings import Settings, read_settings
 from producers.inbox import Inbox, fetch_receipts
-from producers.publisher import Publisher, PublishInfo, publish_source
-from producers.sender import FlushInfo, flush
-from producers.sources import open_query, open_source
+from producers.publish.publisher import Publisher, PublishInfo, publish_source
+from producers.send.sender import FlushInfo, flush
+from producers.sources.files import open_query, open_source
 from schemas.row.coercer import RowError
 from schemas.compatibility import Change, compare
 from schemas.contract import SHIPPED, find_dataset, load_contract, load_contracts

@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from infra.broker import Broker
 from infra.settings import Settings, read_node_file
 from infra.topics import Kafka
-from producers.publisher import Publisher
-from producers.sender import flush
+from producers.publish.publisher import Publisher
+from producers.send.sender import flush
 from schemas.wire.avro import avro_schema
 from schemas.tell import Tell, log_context, quiet
 from schemas.contract import SHIPPED, contract_files, find_dataset, load_contracts

@@ -13,8 +13,8 @@ import click
 from infra.bus import Bus
 from producers.inbox import Inbox
 from producers.outbox import Mode
-from producers.publisher import Progress, PublishInfo, publish_source
-from producers.sources import open_query, open_source
+from producers.publish.publisher import Progress, PublishInfo, publish_source
+from producers.sources.files import open_query, open_source
 from schemas.dataset import Dataset
 
 if TYPE_CHECKING:

@@ -20,7 +20,7 @@ from kafka import KafkaAdminClient, KafkaConsumer, TopicPartition
 from kafka.errors import KafkaError
 
 from producers.outbox import Outbox
-from producers.refusal import why_refused
+from producers.send.why_refused import why_refused
 from producers.statefile import StateFile
 from schemas.dataset import UP_PREFIX, check_district, receipts_topic
 from schemas.errors import InputError, UnavailableError, first_line

@@ -80,7 +80,7 @@ def publish(
 @click.option("--timeout", default=60.0, show_default=True, help="Seconds to wait for a broker that is away.")
 def flush(district: str, timeout: float) -> None:
     """Send what waits in a district's outbox. 发送待发数据。"""
-    from producers.sender import flush as send
+    from producers.send.sender import flush as send
     from schemas.dataset import check_district
 
     bus = open_bus()

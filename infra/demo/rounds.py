@@ -19,8 +19,8 @@ from infra.bus import Bus
 from infra.output import account_records, quarantined_records, release_records, write_rows
 from infra.settings import Settings, read_settings
 from pipelines.passes import FATES
-from producers.publisher import PublishInfo, publish_source
-from producers.sources import open_source
+from producers.publish.publisher import PublishInfo, publish_source
+from producers.sources.files import open_source
 from schemas.tell import Tell
 from schemas.dataset import Dataset, districts
 from schemas.errors import StateError

@@ -23,8 +23,8 @@ from infra.bus import Bus
 from infra.settings import Settings
 from pipelines.release import shared_rows
 from pipelines.share import query
-from producers.publisher import Publisher
-from producers.sender import flush
+from producers.publish.publisher import Publisher
+from producers.send.sender import flush
 from schemas.tell import quiet
 from tests.benchmarks.data import contract, contract_text, rows
 from tests.benchmarks.rows import Curve, Row

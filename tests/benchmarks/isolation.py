@@ -16,7 +16,7 @@ from infra.bus import Bus
 from infra.settings import Settings
 from pipelines.share import query
 from producers.outbox import Entry, Outbox
-from producers.sender import flush
+from producers.send.sender import flush
 from schemas.wire.avro import Encoder
 from schemas.contract import parse_contract
 from schemas.dataset import Dataset

@@ -17,14 +17,14 @@ from confluent_kafka import Producer
 from fastavro import parse_schema, schemaless_writer
 from kafka import KafkaProducer
 
-import producers.transport
+import producers.send.transport
 from infra.broker import Broker
 from infra.topics import Kafka
 from producers.outbox import CHUNK, Entry, Outbox
-from producers.publisher import Publisher, publish_source
-from producers.sender import flush
-from producers.sources import Record, Source
-from producers.transport import TransportName
+from producers.publish.publisher import Publisher, publish_source
+from producers.send.sender import flush
+from producers.sources.files import Record, Source
+from producers.send.transport import TransportName
 from schemas.wire.avro import avro_schema
 from schemas.row.coercer import RowCoercer
 from tests.benchmarks.data import contract, rows
@@ -191,11 +191,11 @@ def _stages(side: Side, columns: int) -> Iterator[Row]:
         encoding.append(rate)
         keeping.append(side.keeping(entries)[1])
         sending.setdefault(f"send with {DEFAULT}, gzip", []).append(side.sending(entries, DEFAULT))
-        chosen = producers.transport.COMPRESSION
+        chosen = producers.send.transport.COMPRESSION
         for codec in (None, "none", "gzip", "lz4"):
-            producers.transport.COMPRESSION = codec or chosen
+            producers.send.transport.COMPRESSION = codec or chosen
             sending.setdefault(f"send with {FAST}, {codec or chosen}", []).append(side.sending(entries, FAST))
-        producers.transport.COMPRESSION = chosen
+        producers.send.transport.COMPRESSION = chosen
     note = "one stage alone, one after the other; a publish runs the first two beside the third"
     for name, rates in {"validate and encode": encoding, "keep in the outbox": keeping, **sending}.items():
         stage = f"publish.{columns}.stage.{name.replace(', ', '.').replace(' ', '_')}"

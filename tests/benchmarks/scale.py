@@ -29,9 +29,9 @@ from pipelines.ingest import ingest_batch, read_position
 from pipelines.offsets import dump_position
 from pipelines.release import last_records, release_version, shared_rows
 from pipelines.share import query
-from producers.publisher import Publisher, publish_source
-from producers.sources import Record, Source
-from producers.transport import TransportName
+from producers.publish.publisher import Publisher, publish_source
+from producers.sources.files import Record, Source
+from producers.send.transport import TransportName
 from quality.gate import judge
 from schemas.dataset import Dataset
 from tests.benchmarks.bulk import DISTRICTS, Bulk, live, say

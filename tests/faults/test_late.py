@@ -20,8 +20,8 @@ from infra.bus import Bus
 from infra.settings import Settings
 from infra.topics import Kafka
 from pipelines.release import last_records
-from producers.publisher import Publisher, publish_source
-from producers.sources import open_source
+from producers.publish.publisher import Publisher, publish_source
+from producers.sources.files import open_source
 from schemas.contract import parse_contract
 from schemas.dataset import Dataset
 from tests.integration.conftest import CONTRACT, Road, write_csv

@@ -182,15 +182,15 @@ def prepare(side: str) -> None:
     """Load what the commands will need; small chunks, so that a small file takes several transactions."""
     import infra.bus
     import producers.outbox
-    import producers.publisher
-    import producers.sender
+    import producers.publish.publisher
+    import producers.send.sender
 
     for module, name, value in (
         (producers.outbox, "CHUNK", 20),
-        (producers.publisher, "CHUNK", 20),
-        (producers.sender, "ROWS", 35),
+        (producers.publish.publisher, "CHUNK", 20),
+        (producers.send.sender, "ROWS", 35),
         (
-            producers.publisher.Publisher,
+            producers.publish.publisher.Publisher,
             "send_ahead",
             lambda _: None,
         ),  # the process that is killed is the one that sends

@@ -17,7 +17,7 @@ from pipelines.ingest import ingest_batch
 from pipelines.merge import merge_pending
 from pipelines.passes import SyncInfo
 from pipelines.tables import Lake
-from producers.publisher import Publisher
+from producers.publish.publisher import Publisher
 from schemas.contract import parse_contract
 from schemas.dataset import Dataset, districts, receipts_topic
 

@@ -26,8 +26,8 @@ from infra.bus import Bus
 from infra.publish import publish_command
 from infra.settings import Settings
 from producers.outbox import Mode
-from producers.publisher import Publisher, publish_source
-from producers.sources import BATCH, open_query
+from producers.publish.publisher import Publisher, publish_source
+from producers.sources.files import BATCH, open_query
 from schemas.errors import InputError, SuibusError, UnavailableError
 from tests.integration.conftest import Road
 

@@ -29,8 +29,8 @@ from infra.logs import JsonLines
 from infra.metrics import metrics_text, serve_metrics
 from infra.settings import Settings, write_secret
 from producers.outbox import Entry, Outbox
-from producers.publisher import Publisher
-from producers.sender import _Sender, flush
+from producers.publish.publisher import Publisher
+from producers.send.sender import _Sender, flush
 from schemas.errors import InputError, StateError, UnavailableError
 from tests.integration.conftest import Road
 

@@ -21,10 +21,10 @@ from kafka.partitioner.default import murmur2
 
 from infra.topics import Kafka
 from producers.outbox import Entry, Outbox
-from producers.publisher import Publisher, publish_source
-from producers.sender import _Sender, flush
-from producers.sources import open_source
-from producers.transport import _KafkaPython, _Librdkafka, librdkafka_settings
+from producers.publish.publisher import Publisher, publish_source
+from producers.send.sender import _Sender, flush
+from producers.sources.files import open_source
+from producers.send.transport import _KafkaPython, _Librdkafka, librdkafka_settings
 from schemas.wire.avro import avro_schema, decode, schema_fingerprint
 from schemas.dataset import Dataset, Field
 from schemas.errors import InputError, UnavailableError
@@ -35,7 +35,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture(params=["kafka-python", "librdkafka"])
 def transport(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Any:
-    monkeypatch.setattr("producers.transport.COMPRESSION", "gzip")  # which kafka-python reads without a further library
+    monkeypatch.setattr("producers.send.transport.COMPRESSION", "gzip")  # which kafka-python reads without a further library
     return request.param
 
 
@@ -124,8 +124,8 @@ def test_nothing_waiting_needs_no_bus(tmp_path: Path) -> None:
 
 SENDING = """
 import sys
-import producers.sender as sender
-import producers.transport as transport
+import producers.send.sender as sender
+import producers.send.transport as transport
 sender.ROWS = 100
 transport.COMPRESSION = "gzip"
 sender.flush(sys.argv[1], sys.argv[2], timeout=60, transport=sys.argv[3])
@@ -420,9 +420,9 @@ def test_failed_publish_leaves_no_sender_behind(tmp_path: Path) -> None:
 PUBLISHING = """
 import sys
 from pathlib import Path
-import producers.sender as sender
-from producers.publisher import Publisher, publish_source
-from producers.sources import open_source
+import producers.send.sender as sender
+from producers.publish.publisher import Publisher, publish_source
+from producers.sources.files import open_source
 from tests.integration.test_publish import DISTRICT, dataset
 sender.ROWS = 500
 data = dataset(sys.argv[1])

@@ -21,7 +21,7 @@ from pipelines import feedback
 from pipelines.feedback import send_receipts
 from pipelines.merge import merge_pending
 from producers.inbox import FetchInfo, Inbox, fetch_receipts
-from producers.sources import RECEIPT_COLUMNS
+from producers.sources.files import RECEIPT_COLUMNS
 from schemas.wire.avro import Encoder
 from schemas.row.coercer import RowCoercer
 from schemas.contract import load_contract

@@ -21,7 +21,7 @@ from infra.settings import Settings
 from pipelines.share import query
 from pipelines.sync import sync
 from producers.outbox import Entry, Outbox
-from producers.sender import _Sender
+from producers.send.sender import _Sender
 from schemas.wire.avro import MAGIC, Encoder, avro_schema, schema_fingerprint
 from schemas.contract import parse_contract
 from schemas.errors import InputError, StateError, UnavailableError
@@ -59,7 +59,7 @@ def test_members_added_inside_records_and_arrays_widen_the_tables(road: Road) ->
 @pytest.mark.parametrize("key", ["copies", "order", "fate", "s"])
 def test_a_key_may_be_called_as_anything_inside(road: Road, key: str) -> None:
     from infra.topics import Kafka
-    from producers.publisher import Publisher
+    from producers.publish.publisher import Publisher
 
     others = "".join(f"      - {{name: {n}, logicalType: string}}\n" for n in ("c", "count", "value", "lost", "events"))
     dataset = parse_contract(

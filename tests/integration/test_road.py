@@ -14,8 +14,8 @@ from infra.demo.sources import check_digit, write_enterprises, write_flights
 from infra.output import account_records, quarantined_records
 from infra.settings import Settings
 from pipelines.share import query
-from producers.publisher import Publisher, PublishInfo, publish_source
-from producers.sources import open_source
+from producers.publish.publisher import Publisher, PublishInfo, publish_source
+from producers.sources.files import open_source
 from schemas.dataset import districts
 
 FIRST_ROUND = {

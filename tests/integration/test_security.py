@@ -51,9 +51,9 @@ from infra.nodes import Node, Nodes, _acls_of, _rights
 from infra.settings import NodeFile, Settings, node_text, read_node_file, write_secret
 from infra.topics import Kafka
 from producers.outbox import Entry, Outbox
-from producers.publisher import Publisher
-from producers.sender import flush
-from producers.transport import TransportName
+from producers.publish.publisher import Publisher
+from producers.send.sender import flush
+from producers.send.transport import TransportName
 from schemas.dataset import Dataset, Field, receipts_topic
 from schemas.errors import InputError, StateError, UnavailableError
 from tests.integration.conftest import Road
@@ -340,7 +340,7 @@ def test_node_sends_its_own_and_nothing_of_others_by_either_transport(
 def test_wrong_or_absent_credentials_are_refused_with_the_cause_and_its_remedy(
     city: Bus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("producers.refusal.WAIT_MS", 30_000)
+    monkeypatch.setattr("producers.send.why_refused.WAIT_MS", 30_000)
     for name, (node, message) in refused(city, tmp_path).items():
         with Outbox(tmp_path / f"{name}.sqlite") as outbox:
             outbox.accept(DATASET.topic(OWN), [Entry(b"k", b"forged")])

@@ -14,9 +14,9 @@ import pytest
 
 from producers.inbox import Inbox
 from producers.outbox import CHUNK, Delivery, Entry, Mode, Outbox
-from producers.publisher import Publisher, PublishInfo, publish_source
-from producers.sender import FlushInfo
-from producers.sources import Record, Source, open_source
+from producers.publish.publisher import Publisher, PublishInfo, publish_source
+from producers.send.sender import FlushInfo
+from producers.sources.files import Record, Source, open_source
 from schemas.wire.avro import Encoder, avro_schema, decode, schema_fingerprint
 from schemas.row.coercer import RowError
 from schemas.dataset import Dataset, Field
@@ -40,7 +40,7 @@ def unreachable_bus(monkeypatch: pytest.MonkeyPatch) -> None:
                 raise UnavailableError(f"{waits} rows wait", f"有 {waits} 行等待")
         return FlushInfo(0, 0, 0.0)
 
-    monkeypatch.setattr("producers.publisher.flush", flush)
+    monkeypatch.setattr("producers.publish.publisher.flush", flush)
     monkeypatch.setattr(Publisher, "send_ahead", lambda _: None)
 
 

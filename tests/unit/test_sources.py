@@ -14,7 +14,7 @@ import pyarrow as pa  # type: ignore[import-untyped]
 import pyarrow.parquet as pq  # type: ignore[import-untyped]
 import pytest
 
-from producers.sources import Record, Source, open_query, open_source
+from producers.sources.files import Record, Source, open_query, open_source
 from schemas.row.coercer import RowCoercer, RowError
 from schemas.dataset import Dataset, Field
 from schemas.errors import InputError

@@ -18,12 +18,12 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from producers.background import Background
+from producers.send.ahead import Background
 from producers.inbox import Inbox
 from producers.outbox import CHUNK, Delivery, Entry, Mode, Outbox, refuse_empty_snapshot
-from producers.sender import FlushInfo, flush
-from producers.sources import RECEIPT_COLUMNS, Record, Source
-from producers.transport import TransportName, check_transport
+from producers.send.sender import FlushInfo, flush
+from producers.sources.files import RECEIPT_COLUMNS, Record, Source
+from producers.send.transport import TransportName, check_transport
 from schemas.wire.avro import LARGEST, Encoder, sequence_text
 from schemas.row.coercer import Defect, RowCoercer, RowError, clean, show
 from schemas.dataset import Dataset, check_district

@@ -19,8 +19,8 @@ from io import FileIO
 from pathlib import Path
 from typing import IO, Any, cast
 
-from producers.sender import PAUSE, flush
-from producers.transport import TransportName
+from producers.send.sender import PAUSE, flush
+from producers.send.transport import TransportName
 from schemas.errors import SuibusError, UnavailableError
 
 ROOT = Path(__file__).parents[1]
@@ -37,7 +37,7 @@ class Background:
         self._problem: SuibusError | None = None
         paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]  # found as this one was, installed or not
         process = self._process = subprocess.Popen(
-            [sys.executable, "-m", "producers.background"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+            [sys.executable, "-m", "producers.send.ahead"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
             env=os.environ | {"PYTHONPATH": os.pathsep.join(paths)}, start_new_session=True,  # Ctrl-C is for the parent
         )  # fmt: skip
         asked = {
