@@ -158,7 +158,7 @@ def _gx() -> Any:
         warnings.simplefilter("ignore")
         import great_expectations as gx
 
-        import quality.expectations  # noqa: F401 - registers what it adds
+        import quality.one_scan  # noqa: F401 - registers what it adds
     for name in ("great_expectations", "great_expectations.data_context.types.base"):  # the second sets its own level
         logging.getLogger(name).setLevel(logging.ERROR)
     return gx
@@ -183,7 +183,7 @@ def _validate(candidate: DataFrame, rules: Mapping[int, GateRule], rows: int | N
     gx = _gx()
     from great_expectations.expectations.expectation_configuration import ExpectationConfiguration
 
-    from quality.expectations import configurations_made_once
+    from quality.one_scan import configurations_made_once
 
     context = gx.get_context(mode="ephemeral")
     context.variables.progress_bars = {"globally": False}
