@@ -32,9 +32,9 @@ from schemas.wire.registry import Registry
 from schemas.store import ContractStore
 
 if TYPE_CHECKING:
-    from pipelines.offsets import TopicState
-    from pipelines.passes import SyncInfo
-    from pipelines.tables import Lake
+    from pipelines.ingest.offsets import TopicState
+    from pipelines.sync_info import SyncInfo
+    from pipelines.lake.lake import Lake
 
 log = logging.getLogger(__name__)
 RETRY_AFTER = 10.0  # seconds before a pass or dataset that failed is tried again
@@ -119,7 +119,7 @@ class Bus:
         """The lake, with Spark started on first use (seconds)."""
         if self._lake is None:
             from infra.spark import spark_session
-            from pipelines.tables import Lake
+            from pipelines.lake.lake import Lake
 
             self._lake = Lake(spark_session(self.settings), self.settings.lake_path)
         return self._lake
@@ -160,8 +160,8 @@ class Bus:
         `only` limits it as `pipelines.sync.sync` says, and to what failed before. Where a pass was cut off, or another program
         wrote to a table, every dataset is looked at, for what was left undone.
         """
-        from pipelines.offsets import dump_position, parse_position
-        from pipelines.passes import SyncInfo, as_left, tables
+        from pipelines.ingest.offsets import dump_position, parse_position
+        from pipelines.sync_info import SyncInfo, as_left, tables
 
         def refresh() -> None:
             if self._adopted not in (None, self._signature()):
@@ -202,8 +202,8 @@ class Bus:
 
     def _nothing_new(self, left: Mapping[str, Any], states: Mapping[str, TopicState]) -> bool:
         """Whether a pass would certainly change nothing, by what the last one left; False where only the pass can tell."""
-        from pipelines.offsets import parse_position
-        from pipelines.passes import all_taken, as_left
+        from pipelines.ingest.offsets import parse_position
+        from pipelines.sync_info import all_taken, as_left
 
         if not left.get("tables") or left["failures"] or self._hashes() != left["contracts"]:
             return False
@@ -219,7 +219,7 @@ class Bus:
 
     def rebuild(self, dataset: Dataset, from_topics: bool, tell: Tell = quiet) -> SyncInfo:
         """Make silver again from bronze, or bronze from the topics, bring it up to date and judge it."""
-        from pipelines.rebuild import rebuild_bronze, rebuild_silver
+        from pipelines.merge.rebuild import rebuild_bronze, rebuild_silver
 
         with self._exclusive("pipeline.lock", tell):
             (rebuild_bronze if from_topics else rebuild_silver)(dataset, self.lake())
@@ -231,8 +231,8 @@ class Bus:
 
     def resume(self, dataset: Dataset, yes: bool, tell: Tell = quiet) -> list[tuple[str, str]]:
         """What became of the dataset's topics; with `yes` the dataset goes on, from the first offsets they still have."""
-        from pipelines.ingest import read_position, resume
-        from pipelines.offsets import changes
+        from pipelines.ingest.ingest import read_position, resume
+        from pipelines.ingest.offsets import changes
 
         with self._exclusive("pipeline.lock", tell):
             states = self.kafka.states(dataset.topics)

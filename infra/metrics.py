@@ -19,15 +19,15 @@ from prometheus_client import CollectorRegistry, generate_latest, start_http_ser
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric, SummaryMetricFamily
 from prometheus_client.registry import Collector
 
-from pipelines.passes import FATES
+from pipelines.sync_info import FATES
 from producers.outbox import Outbox
 from schemas.dataset import districts, parse_topic
 from schemas.errors import InputError, SuibusError, first_line
 
 if TYPE_CHECKING:
     from infra.bus import Bus
-    from pipelines.passes import SyncInfo
-    from pipelines.tables import Lake
+    from pipelines.sync_info import SyncInfo
+    from pipelines.lake.lake import Lake
 
 log = logging.getLogger(__name__)
 DATASET, DISTRICT = ("dataset",), ("dataset", "district")
@@ -93,7 +93,7 @@ def count_pass(before: Mapping[str, Any], info: SyncInfo, lake: Lake) -> dict[st
 
     The fates are the account's own sums, so a pass that was killed before it counted is counted by the next.
     """
-    from pipelines.account import account_totals
+    from pipelines.merge.account import account_totals
 
     totals: dict[str, Any] = {"fates": {}, "seconds": {}, **copy.deepcopy(dict(before))}
     for hop, dataset, seconds in info.seconds:

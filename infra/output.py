@@ -187,7 +187,7 @@ def _quarantined(row: dict[str, Any], dataset: Dataset) -> dict[str, Any]:
 
 def account_records(bus: Bus, name: str | None) -> list[dict[str, Any]]:
     """The conservation sum of each dataset and district, and whether it closes."""
-    from pipelines.account import account_totals
+    from pipelines.merge.account import account_totals
 
     lake = bus.lake()
     names = {d.id: d.name for d in bus.store.datasets().values()}

@@ -23,7 +23,7 @@ from kafka.errors import (
 
 from infra.broker import MAX_MESSAGE_BYTES
 from infra.settings import spark_options
-from pipelines.offsets import TopicState
+from pipelines.ingest.offsets import TopicState
 from producers.send.why_refused import why_refused
 from schemas.dataset import UP_PREFIX
 from schemas.errors import InputError, UnavailableError, first_line

@@ -8,16 +8,16 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 
-from pipelines.account import account_pending, accounted_version
-from pipelines.delta import cause
-from pipelines.feedback import send_receipts
-from pipelines.ingest import Batch, ingest_batch
-from pipelines.merge import merge_pending, merged_version
-from pipelines.offsets import Position, Topics, TopicState
-from pipelines.passes import SyncInfo
-from pipelines.rebuild import rebuild_silver
-from pipelines.release import ReleaseInfo, last_records, release_version
-from pipelines.tables import Lake
+from pipelines.merge.account import account_pending, accounted_version
+from pipelines.lake.delta import cause
+from pipelines.back.receipts import send_receipts
+from pipelines.ingest.ingest import Batch, ingest_batch
+from pipelines.merge.merge import merge_pending, merged_version
+from pipelines.ingest.offsets import Position, Topics, TopicState
+from pipelines.sync_info import SyncInfo
+from pipelines.merge.rebuild import rebuild_silver
+from pipelines.release.release import ReleaseInfo, last_records, release_version
+from pipelines.lake.lake import Lake
 from schemas.tell import Tell, log_context, quiet
 from schemas.dataset import Dataset
 from schemas.errors import SuibusError, first_line

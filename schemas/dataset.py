@@ -1,7 +1,7 @@
 """What a dataset is, once its contract has been read: names, types, keys, rules. Plain frozen data.
 
 Everything else is derived from here: the Avro schema (`schemas.wire.avro`), topic names, the Spark schema and
-table DDL (`pipelines.tables`), row rules and the Great Expectations suite (`quality`), and page text.
+table DDL (`pipelines.lake.lake`), row rules and the Great Expectations suite (`quality`), and page text.
 """
 
 from __future__ import annotations

@@ -73,7 +73,7 @@ def contract_show(dataset: str, form: str | None) -> None:
 
         print_json(avro_schema(found))
     elif form == "ddl":
-        from pipelines.tables import ddl
+        from pipelines.lake.lake import ddl
 
         click.echo(ddl(found))
     elif form == "suite":

@@ -29,7 +29,7 @@ def query(sql: str, department: str | None, format_: str) -> None:
     suibus query "SELECT district_code, count(*) FROM grassroots_division GROUP BY 1"
     """
     from infra.output import write_rows
-    from pipelines.share import query as run
+    from pipelines.share.query import query as run
 
     bus = open_bus()
     frame = run(sql, bus.lake(), bus.store, department)

@@ -18,7 +18,7 @@ import click
 from infra.bus import Bus
 from infra.output import account_records, quarantined_records, release_records, write_rows
 from infra.settings import Settings, read_settings
-from pipelines.passes import FATES
+from pipelines.sync_info import FATES
 from producers.publish.publisher import PublishInfo, publish_source
 from producers.sources.files import open_source
 from schemas.tell import Tell
@@ -185,7 +185,7 @@ def _publish(bus: Bus, dataset: Dataset, code: str, path: Path) -> PublishInfo:
 
 
 def _query(bus: Bus, sql: str) -> None:
-    from pipelines.share import query
+    from pipelines.share.query import query
 
     click.echo(f'\n$ suibus query --as {DEPARTMENT} "{sql}"')
     write_rows(query(sql, bus.lake(), bus.store, DEPARTMENT), "table")

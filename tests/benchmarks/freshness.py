@@ -21,8 +21,8 @@ from pyspark.sql import functions as F
 
 from infra.bus import Bus
 from infra.settings import Settings
-from pipelines.release import shared_rows
-from pipelines.share import query
+from pipelines.release.release import shared_rows
+from pipelines.share.query import query
 from producers.publish.publisher import Publisher
 from producers.send.sender import flush
 from schemas.tell import quiet

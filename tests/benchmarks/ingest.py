@@ -23,8 +23,8 @@ from pyspark.sql.avro.functions import from_avro
 
 from infra.bus import Bus
 from infra.settings import Settings
-from pipelines.ingest import FETCH, ingest_batch
-from pipelines.tables import Lake
+from pipelines.ingest.ingest import FETCH, ingest_batch
+from pipelines.lake.lake import Lake
 from schemas.wire.avro import FRAME, MAGIC, Encoder, avro_schema, schema_fingerprint
 from schemas.contract import parse_contract
 from schemas.dataset import Dataset

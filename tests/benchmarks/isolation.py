@@ -14,7 +14,7 @@ from tempfile import TemporaryDirectory
 
 from infra.bus import Bus
 from infra.settings import Settings
-from pipelines.share import query
+from pipelines.share.query import query
 from producers.outbox import Entry, Outbox
 from producers.send.sender import flush
 from schemas.wire.avro import Encoder

@@ -21,7 +21,7 @@ from pyspark.sql import functions as F
 
 from infra.settings import Settings
 from infra.spark import spark_session
-from pipelines.tables import Lake
+from pipelines.lake.lake import Lake
 from tests.benchmarks.bulk import Bulk, live, say
 from tests.benchmarks.data import contract
 from tests.benchmarks.rows import Row, in_turns

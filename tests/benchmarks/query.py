@@ -13,8 +13,8 @@ from typing import Any
 
 from infra.bus import Bus
 from infra.settings import Settings
-from pipelines.release import released_versions
-from pipelines.share import query
+from pipelines.release.release import released_versions
+from pipelines.share.query import query
 from schemas.dataset import districts, receipts_topic
 from tests.benchmarks.data import contract
 from tests.benchmarks.ingest import DISTRICTS

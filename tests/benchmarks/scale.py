@@ -25,10 +25,10 @@ from pyarrow import parquet
 
 from infra.bus import Bus
 from infra.settings import Settings
-from pipelines.ingest import ingest_batch, read_position
-from pipelines.offsets import dump_position
-from pipelines.release import last_records, release_version, shared_rows
-from pipelines.share import query
+from pipelines.ingest.ingest import ingest_batch, read_position
+from pipelines.ingest.offsets import dump_position
+from pipelines.release.release import last_records, release_version, shared_rows
+from pipelines.share.query import query
 from producers.publish.publisher import Publisher, publish_source
 from producers.sources.files import Record, Source
 from producers.send.transport import TransportName

@@ -31,7 +31,7 @@ from kafka import KafkaProducer
 from infra.broker import Broker
 from infra.bus import Bus
 from infra.settings import Settings
-from pipelines.decode import change_log
+from pipelines.ingest.decode import change_log
 from schemas.wire.avro import FRAME, LARGEST, MAGIC, Encoder, avro_schema, decode, schema_fingerprint, sequence_text
 from schemas.contract import load_contract, parse_contract
 from schemas.dataset import Dataset, Field

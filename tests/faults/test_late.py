@@ -19,7 +19,7 @@ from infra.broker import Broker
 from infra.bus import Bus
 from infra.settings import Settings
 from infra.topics import Kafka
-from pipelines.release import last_records
+from pipelines.release.release import last_records
 from producers.publish.publisher import Publisher, publish_source
 from producers.sources.files import open_source
 from schemas.contract import parse_contract

@@ -12,11 +12,11 @@ import pytest
 from infra.broker import Broker
 from infra.bus import Bus
 from infra.settings import Settings
-from pipelines.account import account_pending
-from pipelines.ingest import ingest_batch
-from pipelines.merge import merge_pending
-from pipelines.passes import SyncInfo
-from pipelines.tables import Lake
+from pipelines.merge.account import account_pending
+from pipelines.ingest.ingest import ingest_batch
+from pipelines.merge.merge import merge_pending
+from pipelines.sync_info import SyncInfo
+from pipelines.lake.lake import Lake
 from producers.publish.publisher import Publisher
 from schemas.contract import parse_contract
 from schemas.dataset import Dataset, districts, receipts_topic
@@ -113,7 +113,7 @@ class Road:
 
     def query(self, sql: str, department: str | None = None) -> list[dict[str, Any]]:
         """A query over the released versions; `t` stands for the dataset."""
-        from pipelines.share import query
+        from pipelines.share.query import query
 
         rows = query(sql.replace(" t", f" {self.name}"), self.lake, self.bus.store, department).collect()
         return [row.asDict() for row in rows]

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from pipelines import carry as carrying
-from pipelines.release import shared_rows
+from pipelines.release.release import shared_rows
 from quality.gate import Verdict, judge
 from quality.rules import gate_rules
 from tests.integration.conftest import Road

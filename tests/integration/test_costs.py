@@ -8,15 +8,15 @@ from typing import Any
 
 import pytest
 
-from pipelines.account import account_pending
-from pipelines.merge import merge_pending
-from pipelines.release import last_records, release_version
+from pipelines.merge.account import account_pending
+from pipelines.merge.merge import merge_pending
+from pipelines.release.release import last_records, release_version
 from tests.integration.conftest import Road
 
 
 @pytest.fixture(autouse=True)
 def _tables_count_as_large(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipelines.merge._READ_WHOLE", 0)
+    monkeypatch.setattr("pipelines.merge.merge._READ_WHOLE", 0)
 
 
 def cost(spark: Any, call: Callable[[], object]) -> tuple[int, int]:

@@ -15,8 +15,8 @@ import pytest
 from delta.tables import DeltaTable
 from pyspark.sql import functions as F
 
-from pipelines.delta import Change, Delta, Files
-from pipelines.tables import Lake
+from pipelines.lake.delta import Change, Delta, Files
+from pipelines.lake.lake import Lake
 from schemas.errors import StateError
 
 

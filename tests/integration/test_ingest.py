@@ -15,7 +15,7 @@ from infra.broker import Broker
 from infra.bus import Bus
 from infra.output import quarantined_records
 from infra.settings import Settings
-from pipelines.decode import change_log
+from pipelines.ingest.decode import change_log
 from schemas.wire.avro import Encoder
 from schemas.contract import parse_contract
 from schemas.store import ContractStore

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from infra.bus import Bus
-from pipelines.ingest import ingest_batch
-from pipelines.passes import SyncInfo
+from pipelines.ingest.ingest import ingest_batch
+from pipelines.sync_info import SyncInfo
 from pipelines.sync import sync
 from schemas.errors import StateError
 from tests.benchmarks.rows import jobs

@@ -18,8 +18,8 @@ from kafka import KafkaAdminClient, KafkaProducer, TopicPartition
 from infra.cli import main
 from infra.topics import Kafka
 from pipelines import feedback
-from pipelines.feedback import send_receipts
-from pipelines.merge import merge_pending
+from pipelines.back.receipts import send_receipts
+from pipelines.merge.merge import merge_pending
 from producers.inbox import FetchInfo, Inbox, fetch_receipts
 from producers.sources.files import RECEIPT_COLUMNS
 from schemas.wire.avro import Encoder

@@ -18,7 +18,7 @@ from infra.cli import main
 from infra.demo.rounds import make_anew
 from infra.output import quarantined_records, write_rows
 from infra.settings import Settings
-from pipelines.share import query
+from pipelines.share.query import query
 from pipelines.sync import sync
 from producers.outbox import Entry, Outbox
 from producers.send.sender import _Sender

@@ -13,7 +13,7 @@ from infra.demo.rounds import REGISTER
 from infra.demo.sources import check_digit, write_enterprises, write_flights
 from infra.output import account_records, quarantined_records
 from infra.settings import Settings
-from pipelines.share import query
+from pipelines.share.query import query
 from producers.publish.publisher import Publisher, PublishInfo, publish_source
 from producers.sources.files import open_source
 from schemas.dataset import districts

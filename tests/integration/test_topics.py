@@ -15,8 +15,8 @@ from kafka.admin import ConfigResource, NewPartitions
 
 from infra.output import quarantined_records
 from pipelines import offsets
-from pipelines.ingest import read_position
-from pipelines.offsets import BATCH, SHARE, Range, Taken, TopicState, plan
+from pipelines.ingest.ingest import read_position
+from pipelines.ingest.offsets import BATCH, SHARE, Range, Taken, TopicState, plan
 from pipelines.sync import _Round, sync
 from schemas.wire.avro import Encoder
 from schemas.errors import StateError
@@ -303,7 +303,7 @@ def test_a_rebuild_that_fails_sets_no_table_aside_at_each_try(road: Road, monkey
     road.publish({"id": "a", "seq": 1})
     road.sync()
     with monkeypatch.context() as patch:
-        patch.setattr("pipelines.tables.Lake.overwrite", lambda *_: (_ for _ in ()).throw(OSError("the disk is full")))
+        patch.setattr("pipelines.lake.lake.Lake.overwrite", lambda *_: (_ for _ in ()).throw(OSError("the disk is full")))
         road.lake.set_aside(f"silver/{road.dataset.id}")
         for _ in range(2):
             assert "the disk is full" in road.bus.sync().failures[road.dataset.id]
@@ -379,7 +379,7 @@ def test_a_release_whose_account_does_not_close_is_held(road: Road, spark: Any) 
 
 def test_two_pipelines_on_one_lake_take_no_record_twice(road: Road, monkeypatch: pytest.MonkeyPatch) -> None:
     road.publish({"id": "a", "seq": 1})
-    import pipelines.ingest as ingest
+    import pipelines.ingest.ingest as ingest
 
     append = ingest._append
 

@@ -17,7 +17,7 @@ from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 
 from infra.broker import Broker
 from infra.topics import Kafka
-from pipelines.decode import change_log
+from pipelines.ingest.decode import change_log
 from quality.rules import row_rules
 from schemas.wire.avro import Encoder, avro_schema, decode, schema_fingerprint
 from schemas.row.coercer import RowCoercer, RowError

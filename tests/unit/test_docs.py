@@ -14,7 +14,7 @@ import pytest
 import schemas
 from infra.cli import main
 from infra.settings import Settings
-from pipelines.tables import ACCOUNT, ENVELOPE, REASON, RELEASE, silver_schema
+from pipelines.lake.lake import ACCOUNT, ENVELOPE, REASON, RELEASE, silver_schema
 from schemas.contract import SHIPPED, load_contract
 
 ROOT = Path(__file__).parents[2]

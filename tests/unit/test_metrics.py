@@ -118,12 +118,12 @@ def lines(text: str) -> list[dict[str, Any]]:
 def test_json_line_says_when_who_what_and_of_what(said: Callable[[], str]) -> None:
     set_up_logging("json")
     with log_context(dataset="a.v1", batch="bronze 3"), log_context(district="440106"):
-        logging.getLogger("pipelines.merge").info("took %d", 5, extra={"about": {"seconds": 1.5}})
-    logging.getLogger("pipelines.merge").warning("outside")
+        logging.getLogger("pipelines.merge.merge").info("took %d", 5, extra={"about": {"seconds": 1.5}})
+    logging.getLogger("pipelines.merge.merge").warning("outside")
     first, second = lines(said())
     assert datetime.fromisoformat(first.pop("time")).utcoffset() is not None
     assert first == {
-        "level": "INFO", "logger": "pipelines.merge", "event": "took 5", "dataset": "a.v1", "batch": "bronze 3",
+        "level": "INFO", "logger": "pipelines.merge.merge", "event": "took 5", "dataset": "a.v1", "batch": "bronze 3",
         "district": "440106", "seconds": 1.5,
     }  # fmt: skip
     assert "dataset" not in second

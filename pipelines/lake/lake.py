@@ -34,14 +34,14 @@ from pyspark.sql import types as T
 from pyspark.sql.pandas.types import to_arrow_schema
 from pyspark.util import inheritable_thread_target
 
-from pipelines.delta import Delta, Files, cause, java
-from pipelines.passes import ABSENT, FATES, Mark, absent, commit_mark
+from pipelines.lake.delta import Delta, Files, cause, java
+from pipelines.sync_info import ABSENT, FATES, Mark, absent, commit_mark
 from schemas.dataset import Dataset, Field
 from schemas.errors import StateError, UnavailableError
 
 if TYPE_CHECKING:
-    from pipelines.offsets import Position
-    from pipelines.release import Records
+    from pipelines.ingest.offsets import Position
+    from pipelines.release.release import Records
 _Item = TypeVar("_Item")
 _Found = TypeVar("_Found")
 AT_ONCE = 4  # datasets side by side: of a small one's pass half is waiting, for Spark's driver or for one task

@@ -12,10 +12,10 @@ from pyspark.errors import AnalysisException
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from pipelines.avro import END, MARK, can_be_unreadable, either, narrowed, outside_of_years, strict_avro, text, tree
-from pipelines.delta import cause
-from pipelines.offsets import Range
-from pipelines.tables import ENVELOPE, NOT_ANSI, REASON, bronze_schema, sequence_type
+from pipelines.ingest.strict_avro import END, MARK, can_be_unreadable, either, narrowed, outside_of_years, strict_avro, text, tree
+from pipelines.lake.delta import cause
+from pipelines.ingest.offsets import Range
+from pipelines.lake.lake import ENVELOPE, NOT_ANSI, REASON, bronze_schema, sequence_type
 from quality.rules import row_rules
 from schemas.wire.avro import FRAME, LARGEST, MAGIC, avro_schema
 from schemas.dataset import UP_PREFIX, Dataset

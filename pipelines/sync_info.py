@@ -13,12 +13,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipelines.offsets import Position, TopicState, plan
+from pipelines.ingest.offsets import Position, TopicState, plan
 from schemas.dataset import Dataset
 
 if TYPE_CHECKING:
-    from pipelines.merge import MergeInfo
-    from pipelines.release import ReleaseInfo
+    from pipelines.merge.merge import MergeInfo
+    from pipelines.release.release import ReleaseInfo
 
 log = logging.getLogger(__name__)
 # What may become of a record that was received.

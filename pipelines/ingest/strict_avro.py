@@ -5,7 +5,7 @@ int is read as −2³¹, a decimal(9,2) of twenty digits as other digits) and ta
 decoded with a mark behind it, and with types in which nothing is lost; `narrowed` then gives a column its own type,
 and null where no reader could make a value of it.
 
-Expressions are SQL text here and in `pipelines.decode`: a wide contract has thousands of parts, and each that is made
+Expressions are SQL text here and in `pipelines.ingest.decode`: a wide contract has thousands of parts, and each that is made
 from Python costs calls into the JVM, more in all than the batch.
 """
 
@@ -15,7 +15,7 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from pipelines.tables import spark_type
+from pipelines.lake.lake import spark_type
 from schemas.dataset import Field
 
 MARK = 16  # bytes of the mark

@@ -19,10 +19,10 @@ from pyspark.errors import PySparkException
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from pipelines.decode import change_log, refused, unread
-from pipelines.delta import Delta, cause, written_by_another
-from pipelines.offsets import Position, Range, Taken, Topics, TopicState, accept, dump_position, parse_position, plan
-from pipelines.tables import Lake, count_rows
+from pipelines.ingest.decode import change_log, refused, unread
+from pipelines.lake.delta import Delta, cause, written_by_another
+from pipelines.ingest.offsets import Position, Range, Taken, Topics, TopicState, accept, dump_position, parse_position, plan
+from pipelines.lake.lake import Lake, count_rows
 from schemas.dataset import Dataset
 from schemas.errors import UnavailableError
 from schemas.wire.registry import Registry

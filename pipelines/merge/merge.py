@@ -21,8 +21,8 @@ from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
-from pipelines.delta import PLACE, Change, Delta
-from pipelines.tables import COUNTED, EVENT, NOT_ANSI, ORDER, Lake, count_rows, spark_schema
+from pipelines.lake.delta import PLACE, Change, Delta
+from pipelines.lake.lake import COUNTED, EVENT, NOT_ANSI, ORDER, Lake, count_rows, spark_schema
 from quality.rules import composing_rules, rules_hash
 from schemas.dataset import Dataset
 from schemas.errors import StateError
