@@ -22,9 +22,9 @@ $(STAMPS)/packages: requirements.lock pyproject.toml
 	$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-deps --no-build-isolation -e .
 	@mkdir -p $(STAMPS) && touch $@
 
-$(STAMPS)/jars: $(STAMPS)/packages infra/jars.py infra/spark.py
-	$(BIN)/python -m infra.jars
-	$(BIN)/python -m infra.spark
+$(STAMPS)/jars: $(STAMPS)/packages infra/jvm/jars.py infra/jvm/spark.py
+	$(BIN)/python -m infra.jvm.jars
+	$(BIN)/python -m infra.jvm.spark
 	@touch $@
 
 demo: setup

@@ -8,7 +8,7 @@
 The city's side (`Bus`, with `sync` and the lake) needs the `city` extra; importing this file does not.
 """
 
-from infra.bus import Bus
+from infra.bus.bus import Bus
 from infra.settings import Settings, read_settings
 from producers.inbox import Inbox, fetch_receipts
 from producers.publish.publisher import Publisher, PublishInfo, publish_source

@@ -17,8 +17,8 @@ from infra.commands.publish import flush, publish
 from infra.commands.receipts import receipts
 from infra.commands.repair import rebuild, resume
 from infra.commands.run import demo, down, sync, up
-from infra.console import CITY, NEEDS_CITY
-from infra.logs import logged, set_up_logging
+from infra.terminal.console import CITY, NEEDS_CITY
+from infra.terminal.logs import logged, set_up_logging
 from schemas.errors import SuibusError
 
 HELP = """Suibus 穗: a city's data-sharing bus, from a district's file to a department's SELECT.

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from infra.broker import Broker
+from infra.kafka.broker import Broker
 from infra.settings import Settings
 
 # A developer's own settings must not reach the tests; where the jars lie is a matter of the machine.
@@ -39,7 +39,7 @@ def broker(settings: Settings) -> Iterator[Broker]:
 @pytest.fixture(scope="session")
 def spark(settings: Settings) -> Iterator[object]:
     """One Spark session; a test puts its tables into a folder of its own."""
-    from infra.spark import spark_session  # unit tests need no Spark
+    from infra.jvm.spark import spark_session  # unit tests need no Spark
 
     with pytest.MonkeyPatch.context() as patch:
         if os.environ["JDK_JAVA_OPTIONS"] == _SHORT_LIVED:  # this JVM lives long: a pass costs it 10 s instead of 17

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 
 import click
 
-from infra.console import as_json, open_bus, print_json, tell
+from infra.terminal.console import as_json, open_bus, print_json, tell
 from schemas.tell import quiet
 
 if TYPE_CHECKING:
-    from infra.backup import BackupInfo
+    from infra.operate.backup import BackupInfo
 
 
 @click.command()
@@ -30,7 +30,7 @@ def backup(destination: Path, without_broker: bool, as_json: bool) -> None:
     there whole or not at all. `suibus down` comes first, since a running broker's files cannot be copied. DEST holds
     secrets: only its owner can read it, and it should lie on another disk. A lake behind a URL is left out.
     """
-    from infra.backup import back_up
+    from infra.operate.backup import back_up
 
     info = back_up(open_bus(), destination, without_broker, quiet if as_json else tell)
     if as_json:
@@ -53,7 +53,7 @@ def restore(source: Path, lake_only: bool, as_json: bool) -> None:
     SOURCE is what `suibus backup` made. Every file of it is checked first; nothing is ever written over. With --lake-only
     the lake goes back to what it was, and the next pass takes again from the topics what came later.
     """
-    from infra.backup import restore as put_back
+    from infra.operate.backup import restore as put_back
 
     bus = open_bus()
     info = put_back(bus, source, lake_only, quiet if as_json else tell)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from infra.console import as_json, open_bus, print_json
+from infra.terminal.console import as_json, open_bus, print_json
 from schemas.errors import InputError
 
 

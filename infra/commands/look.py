@@ -8,7 +8,7 @@ from itertools import islice
 
 import click
 
-from infra.console import as_json, open_bus, print_json, print_json_array, print_table
+from infra.terminal.console import as_json, open_bus, print_json, print_json_array, print_table
 
 
 @click.command()
@@ -28,7 +28,7 @@ def query(sql: str, department: str | None, format_: str) -> None:
     \b
     suibus query "SELECT district_code, count(*) FROM grassroots_division GROUP BY 1"
     """
-    from infra.output import write_rows
+    from infra.terminal.output import write_rows
     from pipelines.share.query import query as run
 
     bus = open_bus()
@@ -84,7 +84,7 @@ def releases(dataset: str | None, as_json: bool) -> None:
 
     For one DATASET also what failed: observed, expected, and rows that show it. --json gives whole verdicts.
     """
-    from infra.output import release_records
+    from infra.terminal.output import release_records
 
     found = release_records(open_bus(), dataset)
     if as_json:
@@ -127,7 +127,7 @@ def releases(dataset: str | None, as_json: bool) -> None:
 @as_json
 def quarantine(dataset: str | None, as_json: bool) -> None:
     """Every record that was refused at the door, with every reason. 查看隔离记录。"""
-    from infra.output import SHOWN, each_quarantined
+    from infra.terminal.output import SHOWN, each_quarantined
 
     found = each_quarantined(open_bus(), dataset)
     if as_json:
@@ -151,7 +151,7 @@ def account(dataset: str | None, as_json: bool) -> None:
 
     received = inserted + updated + deleted + unchanged + superseded + duplicate + quarantined
     """
-    from infra.output import account_records
+    from infra.terminal.output import account_records
 
     found = account_records(open_bus(), dataset)
     if as_json:
@@ -167,7 +167,7 @@ def doctor(as_json: bool) -> None:
     """Java, memory, disk, broker, jars, versions: each with its remedy. 检查环境。"""
     from dataclasses import asdict
 
-    from infra.doctor import examine
+    from infra.operate.doctor import examine
     from infra.settings import read_settings
 
     checks = examine(read_settings())

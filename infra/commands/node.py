@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 
 import click
 
-from infra.console import as_json, open_bus
+from infra.terminal.console import as_json, open_bus
 
 if TYPE_CHECKING:
-    from infra.nodes import Node, Nodes
+    from infra.operate.nodes import Node, Nodes
 
 code = click.argument("code", metavar="CODE")
 output = click.option(
@@ -88,7 +88,7 @@ def list_(as_json: bool) -> None:
 
 
 def _nodes(topics: bool = False) -> Nodes:
-    from infra.nodes import Nodes
+    from infra.operate.nodes import Nodes
 
     bus = open_bus()
     nodes = Nodes(bus)

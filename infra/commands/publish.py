@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from infra.console import open_bus, tell
+from infra.terminal.console import open_bus, tell
 from schemas.errors import InputError
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def publish(
     suibus publish grassroots_division 440106.csv --district 440106 --snapshot
     suibus publish enterprise --query "SELECT * FROM company" --database sqlite:///node.db --district 440106
     """
-    from infra.publish import publish_command
+    from infra.terminal.publish import publish_command
 
     if snapshot and (delete or corrections):
         other = "--delete" if delete else "--corrections"

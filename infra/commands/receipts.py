@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
-    from infra.bus import Bus
+    from infra.bus.bus import Bus
     from producers.inbox import Held, Inbox
     from schemas.dataset import Dataset
 
@@ -44,7 +44,7 @@ def receipts(
     until a corrected row that answers it was published. With the bus away it lists what was fetched before (exit
     status 3). --acknowledge fetches nothing: it marks what you have seen.
     """
-    from infra.bus import Bus
+    from infra.bus.bus import Bus
     from infra.settings import read_settings
     from producers.inbox import Inbox
     from schemas.contract import find_dataset
@@ -111,7 +111,7 @@ def _acknowledge(inbox: Inbox, district: str, only: str | None, ids: Sequence[st
 
 
 def _print_all(inbox: Inbox, only: str | None) -> None:
-    from infra.console import print_json_array
+    from infra.terminal.console import print_json_array
 
     print_json_array(
         {"receipt": h.receipt.id, "state": h.state, "since": h.since, **asdict(h.receipt)}
@@ -120,7 +120,7 @@ def _print_all(inbox: Inbox, only: str | None) -> None:
 
 
 def _print(inbox: Inbox, only: str | None) -> None:
-    from infra.console import print_table
+    from infra.terminal.console import print_table
 
     found = inbox.receipts("new", only)
     rows = [_row(held) for held in islice(found, SHOWN)]

@@ -19,7 +19,7 @@ def rebuild(dataset: str, from_topics: bool) -> None:
     program wrote to it. With --from-topics bronze itself is made again; what the topics no longer hold stays in silver.
     What was there is kept beside it, as <table>.set-aside-<moment>. Exit status 1 if the dataset failed.
     """
-    from infra.console import dataset_in_force, need_city, open_bus, tell
+    from infra.terminal.console import dataset_in_force, need_city, open_bus, tell
 
     need_city()
     bus = open_bus()
@@ -38,7 +38,7 @@ def resume(dataset: str, yes: bool) -> None:
     (`suibus status` says which). Let the districts publish again what is missing; then this goes on from the first offset
     that each topic still has. Bronze's log keeps that it was done.
     """
-    from infra.console import dataset_in_force, need_city, open_bus, tell
+    from infra.terminal.console import dataset_in_force, need_city, open_bus, tell
 
     need_city()
     bus = open_bus()

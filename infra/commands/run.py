@@ -6,7 +6,7 @@ import sys
 
 import click
 
-from infra.console import dataset_in_force, need_city, open_bus, tell
+from infra.terminal.console import dataset_in_force, need_city, open_bus, tell
 
 
 @click.command()

@@ -15,8 +15,8 @@ from pathlib import Path
 
 import click
 
-from infra.bus import Bus
-from infra.output import account_records, quarantined_records, release_records, write_rows
+from infra.bus.bus import Bus
+from infra.terminal.output import account_records, quarantined_records, release_records, write_rows
 from infra.settings import Settings, read_settings
 from pipelines.sync_info import FATES
 from producers.publish.publisher import PublishInfo, publish_source

@@ -25,7 +25,7 @@ class TopicState(NamedTuple):
 
 
 class Topics(Protocol):
-    """The bus as the pipeline sees it; `infra.topics.Kafka` is it."""
+    """The bus as the pipeline sees it; `infra.kafka.topics.Kafka` is it."""
 
     @property
     def client(self) -> Mapping[str, Any]:

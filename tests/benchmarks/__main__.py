@@ -23,7 +23,7 @@ from rich.console import Console
 from rich.table import Table
 
 from infra.settings import Settings
-from infra.spark import spark_session
+from infra.jvm.spark import spark_session
 from tests.benchmarks.rows import Curve, Row
 
 NAMES = ("publish", "ingest", "merge", "gate", "query", "freshness", "breadth", "start", "scale")

@@ -15,7 +15,7 @@ from tempfile import TemporaryDirectory
 
 from confluent_kafka import Producer
 
-from infra.bus import Bus
+from infra.bus.bus import Bus
 from infra.settings import Settings
 from schemas.wire.avro import Encoder
 from schemas.dataset import Dataset, districts, receipts_topic

@@ -19,7 +19,7 @@ from unittest.mock import patch
 
 from pyspark.sql import functions as F
 
-from infra.bus import Bus
+from infra.bus.bus import Bus
 from infra.settings import Settings
 from pipelines.release.release import shared_rows
 from pipelines.share.query import query

@@ -13,7 +13,7 @@ from great_expectations.expectations.expectation_configuration import Expectatio
 from pyspark.sql import functions as F
 
 from infra.settings import Settings
-from infra.spark import spark_session
+from infra.jvm.spark import spark_session
 from pipelines.lake.lake import NOT_ANSI
 from quality.gate import judge
 from quality.rules import composing_rules, gate_rules, key_rule

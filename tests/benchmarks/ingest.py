@@ -21,7 +21,7 @@ from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 from pyspark.sql.avro.functions import from_avro
 
-from infra.bus import Bus
+from infra.bus.bus import Bus
 from infra.settings import Settings
 from pipelines.ingest.ingest import FETCH, ingest_batch
 from pipelines.lake.lake import Lake

@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from infra.bus import Bus
+from infra.bus.bus import Bus
 from infra.settings import Settings
 from pipelines.share.query import query
 from producers.outbox import Entry, Outbox

@@ -20,7 +20,7 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from infra.settings import Settings
-from infra.spark import spark_session
+from infra.jvm.spark import spark_session
 from pipelines.lake.lake import Lake
 from tests.benchmarks.bulk import Bulk, live, say
 from tests.benchmarks.data import contract

@@ -18,8 +18,8 @@ from fastavro import parse_schema, schemaless_writer
 from kafka import KafkaProducer
 
 import producers.send.transport
-from infra.broker import Broker
-from infra.topics import Kafka
+from infra.kafka.broker import Broker
+from infra.kafka.topics import Kafka
 from producers.outbox import CHUNK, Entry, Outbox
 from producers.publish.publisher import Publisher, publish_source
 from producers.send.sender import flush

@@ -11,7 +11,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from infra.bus import Bus
+from infra.bus.bus import Bus
 from infra.settings import Settings
 from pipelines.release.release import released_versions
 from pipelines.share.query import query

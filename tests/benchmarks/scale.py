@@ -23,7 +23,7 @@ from urllib.parse import unquote
 import numpy as np
 from pyarrow import parquet
 
-from infra.bus import Bus
+from infra.bus.bus import Bus
 from infra.settings import Settings
 from pipelines.ingest.ingest import ingest_batch, read_position
 from pipelines.ingest.offsets import dump_position

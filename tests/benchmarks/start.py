@@ -15,10 +15,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from infra.bus import Bus
-from infra.jars import jars
+from infra.bus.bus import Bus
+from infra.jvm.jars import jars
 from infra.settings import Settings
-from infra.topics import Kafka
+from infra.kafka.topics import Kafka
 from schemas.wire.avro import avro_schema
 from tests.benchmarks.data import contract, contract_text, rows
 from tests.benchmarks.rows import Row, in_turns, timed
@@ -38,7 +38,7 @@ os._exit(0)
 BROKER = """\
 import sys
 from pathlib import Path
-from infra.broker import Broker
+from infra.kafka.broker import Broker
 print(getattr(Broker(Path(sys.argv[1])), sys.argv[2])())
 """
 SEND = """\

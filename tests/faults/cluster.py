@@ -15,7 +15,7 @@ from pathlib import Path
 from kafka import KafkaAdminClient
 from kafka.errors import KafkaError
 
-from infra.jars import find_java, jars, jvm_env
+from infra.jvm.jars import find_java, jars, jvm_env
 
 _PROPERTIES = """\
 process.roles=broker,controller

@@ -34,7 +34,7 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
-from infra.broker import Broker
+from infra.kafka.broker import Broker
 from schemas.errors import UnavailableError
 from tests.faults.model import DISTRICTS, ORDERED, UNORDERED, Delivery, Model, Tally, compare
 from tests.faults.worker import POINTS

@@ -18,9 +18,9 @@ from pathlib import Path
 
 import pytest
 
-from infra.bus import Bus
+from infra.bus.bus import Bus
 from infra.settings import Settings
-from infra.topics import Kafka
+from infra.kafka.topics import Kafka
 from tests.faults.cluster import Cluster
 from tests.faults.node import DISTRICT, Node, check_delivered
 

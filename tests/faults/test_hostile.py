@@ -28,8 +28,8 @@ import pytest
 from fastavro import parse_schema
 from kafka import KafkaProducer
 
-from infra.broker import Broker
-from infra.bus import Bus
+from infra.kafka.broker import Broker
+from infra.bus.bus import Bus
 from infra.settings import Settings
 from pipelines.ingest.decode import change_log
 from schemas.wire.avro import FRAME, LARGEST, MAGIC, Encoder, avro_schema, decode, schema_fingerprint, sequence_text

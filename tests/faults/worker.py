@@ -57,7 +57,7 @@ POINTS = {
     "while a contract is registered": Point("city", "after", "schemas.store:_write", "contract"),
     "before a contract's line in the history": Point("city", "before", "schemas.store:os.fsync", "contract"),
     "while a table is widened": Point("city", "during", "pipelines.lake.lake:Lake.ensure", "column"),
-    "while the city sends the outboxes": Point("city", "during", "infra.bus:flush"),
+    "while the city sends the outboxes": Point("city", "during", "infra.bus.bus:flush"),
     "between receipts and account": Point("city", "after", "pipelines.sync:send_receipts"),
     "while receipts are sent": Point("city", "during", "pipelines.sync:send_receipts"),
     "before the merge": Point("city", "before", "pipelines.sync:merge_pending"),
@@ -139,7 +139,7 @@ def run(words: list[str]) -> tuple[int, str]:
 def read_lake() -> dict[str, Any]:
     """All that the comparison needs, read with Spark and nothing of the pipelines, and through a department's query."""
     from infra.settings import read_settings
-    from infra.spark import spark_session
+    from infra.jvm.spark import spark_session
     from tests.faults.model import DISTRICTS, ORDERED, UNORDERED
 
     settings = read_settings()
@@ -180,7 +180,7 @@ def read_lake() -> dict[str, Any]:
 
 def prepare(side: str) -> None:
     """Load what the commands will need; small chunks, so that a small file takes several transactions."""
-    import infra.bus
+    import infra.bus.bus
     import producers.outbox
     import producers.publish.publisher
     import producers.send.sender
@@ -194,7 +194,7 @@ def prepare(side: str) -> None:
             "send_ahead",
             lambda _: None,
         ),  # the process that is killed is the one that sends
-        (infra.bus, "SHIPPED", Path(os.environ["SUIBUS_CONTRACTS"])),  # the harness' datasets alone
+        (infra.bus.bus, "SHIPPED", Path(os.environ["SUIBUS_CONTRACTS"])),  # the harness' datasets alone
     ):
         assert hasattr(module, name), f"{module.__name__}.{name} is gone"
         setattr(module, name, value)
@@ -202,7 +202,7 @@ def prepare(side: str) -> None:
         import great_expectations  # noqa: F401 - slow to load
 
         from infra.settings import read_settings
-        from infra.spark import spark_session
+        from infra.jvm.spark import spark_session
 
         settings = read_settings()
         spark = spark_session(settings)

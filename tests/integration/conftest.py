@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from infra.broker import Broker
-from infra.bus import Bus
+from infra.kafka.broker import Broker
+from infra.bus.bus import Bus
 from infra.settings import Settings
 from pipelines.merge.account import account_pending
 from pipelines.ingest.ingest import ingest_batch
@@ -132,7 +132,7 @@ class Road:
 
     def account(self) -> dict[str, dict[str, Any]]:
         """The conservation sum by district; each must close."""
-        from infra.output import account_records
+        from infra.terminal.output import account_records
 
         found = account_records(self.bus, self.name)
         assert all(row["closes"] for row in found), found

@@ -7,8 +7,8 @@ import threading
 import pytest
 from kafka import KafkaConsumer, KafkaProducer
 
-from infra.broker import Broker
-from infra.topics import Kafka
+from infra.kafka.broker import Broker
+from infra.kafka.topics import Kafka
 from schemas.errors import InputError, UnavailableError
 
 

@@ -21,9 +21,9 @@ from typing import Any
 import psycopg
 import pytest
 
-from infra.broker import Broker
-from infra.bus import Bus
-from infra.publish import publish_command
+from infra.kafka.broker import Broker
+from infra.bus.bus import Bus
+from infra.terminal.publish import publish_command
 from infra.settings import Settings
 from producers.outbox import Mode
 from producers.publish.publisher import Publisher, publish_source

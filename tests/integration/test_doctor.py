@@ -2,7 +2,7 @@ import os
 import subprocess
 import sys
 
-from infra.doctor import examine
+from infra.operate.doctor import examine
 from infra.settings import Settings
 
 
@@ -47,7 +47,7 @@ def test_spark_leaves_nothing_in_the_current_folder_and_ends_with_a_killed_proce
 import os, signal, sys
 from pathlib import Path
 from infra.settings import Settings
-from infra.spark import spark_session
+from infra.jvm.spark import spark_session
 spark = spark_session(Settings(home=Path(sys.argv[1]), spark_memory="1g"))
 spark.range(3).write.format("delta").save(Settings(home=Path(sys.argv[1])).lake_path + "/t")
 print(spark.sparkContext._gateway.proc.pid, flush=True)

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 from kafka import KafkaProducer
 
-from infra.broker import Broker
-from infra.bus import Bus
-from infra.output import quarantined_records
+from infra.kafka.broker import Broker
+from infra.bus.bus import Bus
+from infra.terminal.output import quarantined_records
 from infra.settings import Settings
 from pipelines.ingest.decode import change_log
 from schemas.wire.avro import Encoder

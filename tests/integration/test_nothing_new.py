@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from infra.bus import Bus
+from infra.bus.bus import Bus
 from pipelines.ingest.ingest import ingest_batch
 from pipelines.sync_info import SyncInfo
 from pipelines.sync import sync
@@ -40,7 +40,7 @@ def test_nothing_new_needs_no_spark_and_keeps_what_is_known(road: Road, fresh: B
 
 def test_command_with_nothing_to_do_loads_no_spark(road: Road, fresh: Bus) -> None:
     code = (
-        "import sys; from infra.bus import Bus; from infra.settings import Settings; from pathlib import Path\n"
+        "import sys; from infra.bus.bus import Bus; from infra.settings import Settings; from pathlib import Path\n"
         f"Bus(Settings(home=Path({str(fresh.home)!r}), bootstrap_servers={fresh.bootstrap!r})).sync()\n"
         "print({'pyspark', 'delta', 'py4j', 'pyarrow'} & set(sys.modules))"
     )

@@ -21,12 +21,12 @@ from typing import Any
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-import infra.backup
-from infra.backup import back_up, restore
-from infra.broker import Broker
-from infra.bus import Bus
-from infra.logs import JsonLines
-from infra.metrics import metrics_text, serve_metrics
+import infra.operate.backup
+from infra.operate.backup import back_up, restore
+from infra.kafka.broker import Broker
+from infra.bus.bus import Bus
+from infra.terminal.logs import JsonLines
+from infra.operate.metrics import metrics_text, serve_metrics
 from infra.settings import Settings, write_secret
 from producers.outbox import Entry, Outbox
 from producers.publish.publisher import Publisher
@@ -133,7 +133,7 @@ def test_backup_that_lacks_a_file_is_refused(bus: Bus, tmp_path: Path) -> None:
 
 def test_backup_of_a_newer_suibus_is_refused(bus: Bus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as newer:
-        newer.setattr(infra.backup, "version", lambda _: "9.0.0")
+        newer.setattr(infra.operate.backup, "version", lambda _: "9.0.0")
         back_up(bus, tmp_path / "backup")
     shutil.rmtree(bus.home)
     with pytest.raises(StateError, match=r"made by Suibus 9\.0\.0"):
@@ -172,15 +172,15 @@ def test_running_bus_is_backed_up_only_without_its_broker(bus: Bus, tmp_path: Pa
 
 KILLED = """
 import os, signal, sys
-import infra.backup
+import infra.operate.backup
 from infra.cli import main
-copy, left = infra.backup._copy, [int(sys.argv.pop(1))]
+copy, left = infra.operate.backup._copy, [int(sys.argv.pop(1))]
 def die(*paths):
     if not left[0]:
         os.kill(os.getpid(), signal.SIGKILL)
     left[0] -= 1
     return copy(*paths)
-infra.backup._copy = die
+infra.operate.backup._copy = die
 main()
 """
 
@@ -364,7 +364,7 @@ def samples(text: str) -> dict[tuple[str, ...], float]:
 def test_metrics_and_log_tell_each_hop_and_the_counters_outlive_a_restart_and_a_kill(
     road: Road, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("infra.topics.FETCH_SECONDS", 60.0)
+    monkeypatch.setattr("infra.kafka.topics.FETCH_SECONDS", 60.0)
     dataset, code = road.dataset.id, "440106"
     road.publish({"id": "a", "seq": 1}, {"id": "b", "seq": 1}, {"id": "key-c", "seq": 1, "amount": -98765})
     before = samples(metrics_text(road.bus))

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from infra.output import write_rows
+from infra.terminal.output import write_rows
 
 SQL = """SELECT 1 AS n, CAST('12345678901234567890.10' AS DECIMAL(22,2)) AS d, TIMESTAMP'2013-01-01T10:00:00.000001Z' AS t,
 DATE'2024-02-29' AS day, 'NA' AS text, CAST(NULL AS STRING) AS none, X'00FF' AS b, array(1, NULL) AS a,

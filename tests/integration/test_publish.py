@@ -19,7 +19,7 @@ from confluent_kafka import TopicPartition as Place
 from kafka import KafkaConsumer, TopicPartition
 from kafka.partitioner.default import murmur2
 
-from infra.topics import Kafka
+from infra.kafka.topics import Kafka
 from producers.outbox import Entry, Outbox
 from producers.publish.publisher import Publisher, publish_source
 from producers.send.sender import _Sender, flush

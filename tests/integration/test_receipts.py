@@ -16,7 +16,7 @@ from click.testing import CliRunner, Result
 from kafka import KafkaAdminClient, KafkaProducer, TopicPartition
 
 from infra.cli import main
-from infra.topics import Kafka
+from infra.kafka.topics import Kafka
 from pipelines import feedback
 from pipelines.back.receipts import send_receipts
 from pipelines.merge.merge import merge_pending

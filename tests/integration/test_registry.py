@@ -23,10 +23,10 @@ import pytest
 from fastavro import parse_schema, schemaless_reader, schemaless_writer
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 
-from infra.broker import Broker
-from infra.bus import Bus
-from infra.output import quarantined_records
-from infra.publish import publish_command
+from infra.kafka.broker import Broker
+from infra.bus.bus import Bus
+from infra.terminal.output import quarantined_records
+from infra.terminal.publish import publish_command
 from infra.settings import Settings
 from schemas.wire.avro import MAGIC, avro_schema
 from schemas.errors import InputError, UnavailableError

@@ -13,10 +13,10 @@ from click.testing import CliRunner
 from fastavro import parse_schema, schemaless_writer
 from kafka import KafkaProducer
 
-from infra.bus import Bus
+from infra.bus.bus import Bus
 from infra.cli import main
 from infra.demo.rounds import make_anew
-from infra.output import quarantined_records, write_rows
+from infra.terminal.output import quarantined_records, write_rows
 from infra.settings import Settings
 from pipelines.share.query import query
 from pipelines.sync import sync
@@ -58,7 +58,7 @@ def test_members_added_inside_records_and_arrays_widen_the_tables(road: Road) ->
 
 @pytest.mark.parametrize("key", ["copies", "order", "fate", "s"])
 def test_a_key_may_be_called_as_anything_inside(road: Road, key: str) -> None:
-    from infra.topics import Kafka
+    from infra.kafka.topics import Kafka
     from producers.publish.publisher import Publisher
 
     others = "".join(f"      - {{name: {n}, logicalType: string}}\n" for n in ("c", "count", "value", "lost", "events"))

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from infra.broker import Broker
-from infra.bus import Bus
+from infra.kafka.broker import Broker
+from infra.bus.bus import Bus
 from infra.demo.rounds import REGISTER
 from infra.demo.sources import check_digit, write_enterprises, write_flights
-from infra.output import account_records, quarantined_records
+from infra.terminal.output import account_records, quarantined_records
 from infra.settings import Settings
 from pipelines.share.query import query
 from producers.publish.publisher import Publisher, PublishInfo, publish_source

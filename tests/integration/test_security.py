@@ -44,12 +44,12 @@ from kafka.protocol.admin import CreateAclsRequest
 from kafka.protocol.consumer import FetchRequest
 from kafka.structs import OffsetAndMetadata
 
-from infra.broker import Broker
-from infra.bus import Bus
-from infra.certificates import Authority
-from infra.nodes import Node, Nodes, _acls_of, _rights
+from infra.kafka.broker import Broker
+from infra.bus.bus import Bus
+from infra.kafka.certificates import Authority
+from infra.operate.nodes import Node, Nodes, _acls_of, _rights
 from infra.settings import NodeFile, Settings, node_text, read_node_file, write_secret
-from infra.topics import Kafka
+from infra.kafka.topics import Kafka
 from producers.outbox import Entry, Outbox
 from producers.publish.publisher import Publisher
 from producers.send.sender import flush
@@ -258,7 +258,7 @@ def test_node_cannot_use_a_transactional_id_or_group_of_another(own: dict[str, A
 
 
 def test_node_cannot_see_or_change_rights_passwords_or_limits(city: Bus, own: dict[str, Any]) -> None:
-    from infra.nodes import _alter_quotas, _describe_quotas
+    from infra.operate.nodes import _alter_quotas, _describe_quotas
 
     with admin(own) as node:
         with pytest.raises(ClusterAuthorizationFailedError):
@@ -457,7 +457,7 @@ MOMENTS = ["_scram", "_alter_quotas", "_create", "Nodes._applied", "Nodes._end",
 def test_command_killed_anywhere_and_repeated_leaves_one_set_in_force(
     city: Bus, nodes: Nodes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str, moment: str
 ) -> None:
-    import infra.nodes
+    import infra.operate.nodes
 
     district, path = "440112", tmp_path / "node.toml"
     if command == "rotate":
@@ -471,7 +471,7 @@ def test_command_killed_anywhere_and_repeated_leaves_one_set_in_force(
 
     with monkeypatch.context() as patched:
         owner, _, name = moment.rpartition(".")
-        patched.setattr(infra.nodes.Nodes if owner else infra.nodes, name, die)
+        patched.setattr(infra.operate.nodes.Nodes if owner else infra.operate.nodes, name, die)
         with pytest.raises(KilledError):
             repeat(district, path)
     assert not path.exists()
@@ -489,14 +489,14 @@ def test_command_killed_anywhere_and_repeated_leaves_one_set_in_force(
 def test_remove_killed_halfway_is_finished_when_repeated(
     nodes: Nodes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import infra.nodes
+    import infra.operate.nodes
 
     def die(*_: Any) -> None:
         raise KilledError
 
     nodes.add("440113", tmp_path / "n")
     with monkeypatch.context() as patched:
-        patched.setattr(infra.nodes, "_scram", die)
+        patched.setattr(infra.operate.nodes, "_scram", die)
         with pytest.raises(KilledError):
             nodes.remove("440113")
     assert [n.in_force for n in nodes.all() if n.district == "440113"] == [False]

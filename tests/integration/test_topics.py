@@ -13,7 +13,7 @@ import pytest
 from kafka import KafkaAdminClient, KafkaProducer, TopicPartition
 from kafka.admin import ConfigResource, NewPartitions
 
-from infra.output import quarantined_records
+from infra.terminal.output import quarantined_records
 from pipelines import offsets
 from pipelines.ingest.ingest import read_position
 from pipelines.ingest.offsets import BATCH, SHARE, Range, Taken, TopicState, plan
@@ -113,7 +113,7 @@ def test_however_a_topic_changed_nothing_is_skipped_in_silence(
 def test_what_waits_too_near_the_end_of_its_retention_is_an_alarm_in_the_status(
     road: Road, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("infra.topics.FETCH_SECONDS", 60.0)
+    monkeypatch.setattr("infra.kafka.topics.FETCH_SECONDS", 60.0)
     topic, now = road.dataset.topic(DISTRICT), time.time_ns() // 1_000_000
     client = admin(road)
     client.alter_configs([ConfigResource("TOPIC", topic, {"retention.ms": str(10 * 86_400_000)})])

@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 
-from infra.broker import Broker
-from infra.topics import Kafka
+from infra.kafka.broker import Broker
+from infra.kafka.topics import Kafka
 from pipelines.ingest.decode import change_log
 from quality.rules import row_rules
 from schemas.wire.avro import Encoder, avro_schema, decode, schema_fingerprint

@@ -16,9 +16,9 @@ from prometheus_client.core import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
 from infra import logs
-from infra.bus import Bus
-from infra.logs import JsonLines, TextLines, logged, set_up_logging
-from infra.metrics import FATES, metrics_text
+from infra.bus.bus import Bus
+from infra.terminal.logs import JsonLines, TextLines, logged, set_up_logging
+from infra.operate.metrics import FATES, metrics_text
 from infra.settings import Settings
 from producers.outbox import Entry, Outbox
 from schemas.tell import log_context
@@ -135,7 +135,7 @@ def test_in_json_whatever_reaches_the_log_is_one_object_a_line(said: Callable[[]
     try:
         raise ValueError("of several\nlines")
     except ValueError as error:
-        logging.getLogger("infra.bus").exception("failed")
+        logging.getLogger("infra.bus.bus").exception("failed")
         sys.excepthook(type(error), error, error.__traceback__)
     logging.getLogger("py4j").info("chatter of a library")
     told, failed, crashed = lines(said())

@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from infra.bus import _late
+from infra.bus.bus import _late
 from schemas.contract import SHIPPED, load_contract
 
 DATASET = load_contract(SHIPPED / "flights.yaml")  # fresh for a day

@@ -21,7 +21,7 @@ from kafka.errors import (
     for_code,
 )
 
-from infra.broker import MAX_MESSAGE_BYTES
+from infra.kafka.broker import MAX_MESSAGE_BYTES
 from infra.settings import spark_options
 from pipelines.ingest.offsets import TopicState
 from producers.send.why_refused import why_refused

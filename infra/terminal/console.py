@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from infra.logs import logged
+from infra.terminal.logs import logged
 from schemas.errors import InputError
 
 if TYPE_CHECKING:
-    from infra.bus import Bus
+    from infra.bus.bus import Bus
     from schemas.dataset import Dataset
 
 CITY = ("pyspark", "delta", "great_expectations", "py4j", "pyarrow", "pandas")
@@ -34,7 +34,7 @@ def need_city() -> None:
 
 def open_bus() -> Bus:
     """The bus of the settings in force."""
-    from infra.bus import Bus
+    from infra.bus.bus import Bus
     from infra.settings import read_settings
 
     return Bus(read_settings())

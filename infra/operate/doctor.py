@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 
-from infra.broker import Broker
-from infra.jars import COORDINATES, SetName, find_java, resolved
+from infra.kafka.broker import Broker
+from infra.jvm.jars import COORDINATES, SetName, find_java, resolved
 from infra.settings import Settings
 from schemas.errors import InputError, SuibusError
 
@@ -146,8 +146,8 @@ def _jars(name: SetName) -> Check:
         f"{name} jars",
         found is not None,
         f"{len(found)} resolved" if found else "-",
-        "Run: make setup (or: python -m infra.jars).",
-        "请执行:make setup(或 python -m infra.jars)。",
+        "Run: make setup (or: python -m infra.jvm.jars).",
+        "请执行:make setup(或 python -m infra.jvm.jars)。",
     )
 
 

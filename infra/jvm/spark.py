@@ -19,8 +19,8 @@ from pyspark.java_gateway import launch_gateway
 from pyspark.sql import SparkSession
 from pyspark.sql.avro.functions import from_avro, to_avro
 
-from infra.broker import tail
-from infra.jars import find_java, jars, jars_folder, print_line
+from infra.kafka.broker import tail
+from infra.jvm.jars import find_java, jars, jars_folder, print_line
 from infra.settings import Settings
 from schemas.wire.avro import LARGEST
 from schemas.tell import Tell

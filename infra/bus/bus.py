@@ -18,9 +18,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from infra.broker import Broker
+from infra.kafka.broker import Broker
 from infra.settings import Settings, read_node_file
-from infra.topics import Kafka
+from infra.kafka.topics import Kafka
 from producers.publish.publisher import Publisher
 from producers.send.sender import flush
 from schemas.wire.avro import avro_schema
@@ -118,7 +118,7 @@ class Bus:
     def lake(self) -> Lake:
         """The lake, with Spark started on first use (seconds)."""
         if self._lake is None:
-            from infra.spark import spark_session
+            from infra.jvm.spark import spark_session
             from pipelines.lake.lake import Lake
 
             self._lake = Lake(spark_session(self.settings), self.settings.lake_path)
@@ -174,7 +174,7 @@ class Bus:
             if self._nothing_new(before, states):
                 self._write("pipeline.json", {**before, "ended_at": _now()})
                 return SyncInfo(records=before["records"], taken=parse_position(before["taken"]))
-            from infra.metrics import count_pass
+            from infra.operate.metrics import count_pass
             from pipelines.sync import sync
 
             if self._lake is None:
@@ -359,7 +359,7 @@ class Bus:
             signal.signal(name, lambda *_: stop.set())
         with self._only_one():
             if self.settings.metrics_port:
-                from infra.metrics import serve_metrics
+                from infra.operate.metrics import serve_metrics
 
                 serve_metrics(self, self.settings.metrics_port)
             beside = ThreadPoolExecutor(1, "suibus-spark")

@@ -1,6 +1,6 @@
 """The bus's own certificate authority: it vouches for the broker, for the city and for nodes that use mutual TLS.
 
-Kafka keeps no list of revoked certificates. So a certificate carries a name of its own (see infra/nodes.py), and
+Kafka keeps no list of revoked certificates. So a certificate carries a name of its own (see infra/operate/nodes.py), and
 what ends it before its time is that the name loses every right.
 """
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from infra.bus import Bus
+from infra.bus.bus import Bus
 from producers.inbox import Inbox
 from producers.outbox import Mode
 from producers.publish.publisher import Progress, PublishInfo, publish_source

@@ -29,7 +29,7 @@ from typing import Any
 from kafka import KafkaAdminClient
 from kafka.errors import KafkaError
 
-from infra.jars import find_java, jars, jvm_env
+from infra.jvm.jars import find_java, jars, jvm_env
 from infra.settings import node_text, read_node_file, write_secret
 from schemas.tell import Tell, quiet
 from schemas.errors import StateError, UnavailableError
@@ -312,7 +312,7 @@ class Broker:
 
     def _certify(self, address: str) -> None:
         """Make the authority, and the broker's and the city's certificates where they are absent or soon over."""
-        from infra.certificates import Authority
+        from infra.kafka.certificates import Authority
 
         authority = Authority(self.security)
         broker, hosts = self.security / "broker.pem", ["127.0.0.1", "localhost", *([self._host] if self._host else [])]

@@ -34,12 +34,12 @@ from kafka.errors import ResourceNotFoundError, for_code
 from kafka.protocol.admin import AlterClientQuotasRequest, DescribeClientQuotasRequest
 
 from infra.settings import NodeFile, node_text, read_node_file, write_secret
-from infra.topics import Kafka
+from infra.kafka.topics import Kafka
 from schemas.dataset import DOWN_PREFIX, UP_PREFIX, check_district, districts
 from schemas.errors import InputError, StateError
 
 if TYPE_CHECKING:
-    from infra.bus import Bus
+    from infra.bus.bus import Bus
 
 RATE = 16  # MiB a second, each way, unless told otherwise
 _SCRAM = ScramMechanism.SCRAM_SHA_512
@@ -94,7 +94,7 @@ class Nodes:
                     found[user] = replace(node, mutual_tls=False)
         for node in list(found.values()):
             if (certificate := self._certificate(node.user)).is_file():
-                from infra.certificates import expires
+                from infra.kafka.certificates import expires
 
                 ends = expires(certificate.read_text("ascii")).isoformat(timespec="seconds")
                 found[node.user] = replace(node, expires=ends)
@@ -189,7 +189,7 @@ class Nodes:
             trusted = read_node_file(settings.node).authority
             return node_text(settings.servers or "", user, trusted, code, password=secrets.token_urlsafe(32))
         servers = broker.servers(mutual_tls)
-        from infra.certificates import Authority
+        from infra.kafka.certificates import Authority
 
         authority = Authority(broker.security)
         if not mutual_tls:

@@ -25,7 +25,7 @@ from schemas.dataset import districts, parse_topic
 from schemas.errors import InputError, SuibusError, first_line
 
 if TYPE_CHECKING:
-    from infra.bus import Bus
+    from infra.bus.bus import Bus
     from pipelines.sync_info import SyncInfo
     from pipelines.lake.lake import Lake
 

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from infra.bus import Bus
-from infra.console import datasets_in_force
+from infra.bus.bus import Bus
+from infra.terminal.console import datasets_in_force
 from schemas.dataset import Dataset
 from schemas.errors import InputError, first_line
 

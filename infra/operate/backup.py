@@ -29,7 +29,7 @@ from schemas.tell import Tell, quiet
 from schemas.errors import InputError, StateError, UnavailableError, first_line
 
 if TYPE_CHECKING:
-    from infra.bus import Bus
+    from infra.bus.bus import Bus
 
 FORMAT = 1
 BLOCK = 1 << 20
