@@ -14,13 +14,13 @@ from producers.inbox import Inbox, fetch_receipts
 from producers.publish.publisher import Publisher, PublishInfo, publish_source
 from producers.send.sender import FlushInfo, flush
 from producers.sources.files import open_query, open_source
-from schemas.row.coercer import RowError
 from schemas.compatibility import Change, compare
 from schemas.contract import SHIPPED, find_dataset, load_contract, load_contracts
 from schemas.dataset import Dataset, Field, Rule
 from schemas.errors import ContractError, InputError, StateError, SuibusError, UnavailableError
-from schemas.wire.receipt import Receipt
+from schemas.row.coercer import RowError
 from schemas.store import ContractStore
+from schemas.wire.receipt import Receipt
 
 __all__ = [
     "SHIPPED",

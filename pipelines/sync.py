@@ -8,21 +8,21 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 
-from pipelines.merge.account import account_pending, accounted_version
-from pipelines.lake.delta import cause
 from pipelines.back.receipts import send_receipts
 from pipelines.ingest.ingest import Batch, ingest_batch
-from pipelines.merge.merge import merge_pending, merged_version
 from pipelines.ingest.offsets import Position, Topics, TopicState
-from pipelines.sync_info import SyncInfo
+from pipelines.lake.delta import cause
+from pipelines.lake.lake import Lake
+from pipelines.merge.account import account_pending, accounted_version
+from pipelines.merge.merge import merge_pending, merged_version
 from pipelines.merge.rebuild import rebuild_silver
 from pipelines.release.release import ReleaseInfo, last_records, release_version
-from pipelines.lake.lake import Lake
-from schemas.tell import Tell, log_context, quiet
+from pipelines.sync_info import SyncInfo
 from schemas.dataset import Dataset
 from schemas.errors import SuibusError, first_line
-from schemas.wire.registry import Registry
 from schemas.store import ContractStore
+from schemas.tell import Tell, log_context, quiet
+from schemas.wire.registry import Registry
 
 log = logging.getLogger(__name__)
 FEW = 100_000  # records: a dataset for which a pass finds more on its topics has the machine to itself

@@ -15,9 +15,9 @@ from typing import Any, cast, get_args
 
 from open_data_contract_standard.model import CustomProperty, OpenDataContractStandard, SchemaProperty
 
-from schemas.odcs.columns import check_name, columns
 from schemas.dataset import Dataset, Field, Kind, Sharing
 from schemas.errors import ContractError, InputError
+from schemas.odcs.columns import check_name, columns
 from schemas.odcs.rules import rules
 from schemas.odcs.standard import Place, Problems, read_standard
 

@@ -18,11 +18,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from schemas.wire.avro import avro_schema, schema_fingerprint
 from schemas.compatibility import compare
 from schemas.contract import parse_contract
 from schemas.dataset import Dataset
 from schemas.errors import ContractError, first_line
+from schemas.wire.avro import avro_schema, schema_fingerprint
 
 
 class ContractStore:

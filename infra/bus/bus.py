@@ -19,22 +19,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from infra.kafka.broker import Broker
-from infra.settings import Settings, read_node_file
 from infra.kafka.topics import Kafka
+from infra.settings import Settings, read_node_file
 from producers.publish.publisher import Publisher
 from producers.send.sender import flush
-from schemas.wire.avro import avro_schema
-from schemas.tell import Tell, log_context, quiet
 from schemas.contract import SHIPPED, contract_files, find_dataset, load_contracts
 from schemas.dataset import Dataset, check_district, districts, parse_topic, receipts_topic
 from schemas.errors import ContractError, InputError, StateError, SuibusError, UnavailableError, first_line
-from schemas.wire.registry import Registry
 from schemas.store import ContractStore
+from schemas.tell import Tell, log_context, quiet
+from schemas.wire.avro import avro_schema
+from schemas.wire.registry import Registry
 
 if TYPE_CHECKING:
     from pipelines.ingest.offsets import TopicState
-    from pipelines.sync_info import SyncInfo
     from pipelines.lake.lake import Lake
+    from pipelines.sync_info import SyncInfo
 
 log = logging.getLogger(__name__)
 RETRY_AFTER = 10.0  # seconds before a pass or dataset that failed is tried again

@@ -12,7 +12,7 @@ def metrics() -> None:
     The same that `suibus up` serves at http://127.0.0.1:PORT/metrics where SUIBUS_METRICS_PORT is set. Starts no Spark;
     where Kafka is away, what only it knows is left out and suibus_broker_up is 0.
     """
-    from infra.terminal.console import open_bus
     from infra.operate.metrics import metrics_text
+    from infra.terminal.console import open_bus
 
     click.echo(metrics_text(open_bus()), nl=False)

@@ -16,14 +16,14 @@ from pathlib import Path
 import click
 
 from infra.bus.bus import Bus
-from infra.terminal.output import account_records, quarantined_records, release_records, write_rows
 from infra.settings import Settings, read_settings
+from infra.terminal.output import account_records, quarantined_records, release_records, write_rows
 from pipelines.sync_info import FATES
 from producers.publish.publisher import PublishInfo, publish_source
 from producers.sources.files import open_source
-from schemas.tell import Tell
 from schemas.dataset import Dataset, districts
 from schemas.errors import StateError
+from schemas.tell import Tell
 
 REGISTER = Path(__file__).parent / "register"
 DEPARTMENT = "民政局"

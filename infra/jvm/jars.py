@@ -22,8 +22,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 
-from schemas.tell import Tell, quiet
 from schemas.errors import UnavailableError
+from schemas.tell import Tell, quiet
 
 SetName = Literal["spark", "broker"]
 

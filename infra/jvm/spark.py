@@ -19,12 +19,12 @@ from pyspark.java_gateway import launch_gateway
 from pyspark.sql import SparkSession
 from pyspark.sql.avro.functions import from_avro, to_avro
 
-from infra.kafka.broker import tail
 from infra.jvm.jars import find_java, jars, jars_folder, print_line
+from infra.kafka.broker import tail
 from infra.settings import Settings
-from schemas.wire.avro import LARGEST
-from schemas.tell import Tell
 from schemas.errors import UnavailableError
+from schemas.tell import Tell
+from schemas.wire.avro import LARGEST
 
 _ARCHIVE = "spark.jsa"
 

@@ -31,8 +31,8 @@ from kafka.errors import KafkaError
 
 from infra.jvm.jars import find_java, jars, jvm_env
 from infra.settings import node_text, read_node_file, write_secret
-from schemas.tell import Tell, quiet
 from schemas.errors import StateError, UnavailableError
+from schemas.tell import Tell, quiet
 
 MAX_MESSAGE_BYTES = 8 * 1024 * 1024
 START_SECONDS = 90  # on a machine under full load

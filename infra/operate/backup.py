@@ -25,8 +25,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from schemas.tell import Tell, quiet
 from schemas.errors import InputError, StateError, UnavailableError, first_line
+from schemas.tell import Tell, quiet
 
 if TYPE_CHECKING:
     from infra.bus.bus import Bus

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 
-from infra.kafka.broker import Broker
 from infra.jvm.jars import COORDINATES, SetName, find_java, resolved
+from infra.kafka.broker import Broker
 from infra.settings import Settings
 from schemas.errors import InputError, SuibusError
 

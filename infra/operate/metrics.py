@@ -26,8 +26,8 @@ from schemas.errors import InputError, SuibusError, first_line
 
 if TYPE_CHECKING:
     from infra.bus.bus import Bus
-    from pipelines.sync_info import SyncInfo
     from pipelines.lake.lake import Lake
+    from pipelines.sync_info import SyncInfo
 
 log = logging.getLogger(__name__)
 DATASET, DISTRICT = ("dataset",), ("dataset", "district")

@@ -33,8 +33,8 @@ from kafka.admin import (
 from kafka.errors import ResourceNotFoundError, for_code
 from kafka.protocol.admin import AlterClientQuotasRequest, DescribeClientQuotasRequest
 
-from infra.settings import NodeFile, node_text, read_node_file, write_secret
 from infra.kafka.topics import Kafka
+from infra.settings import NodeFile, node_text, read_node_file, write_secret
 from schemas.dataset import DOWN_PREFIX, UP_PREFIX, check_district, districts
 from schemas.errors import InputError, StateError
 

@@ -12,8 +12,8 @@ from kafka.errors import KafkaError
 from pyspark.sql import Column, DataFrame, Row
 from pyspark.sql import functions as F
 
-from pipelines.merge.merge import bronze_files, bronze_rows
 from pipelines.lake.lake import REASON, Lake
+from pipelines.merge.merge import bronze_files, bronze_rows
 from schemas.dataset import Dataset, Field, receipts_topic
 from schemas.errors import UnavailableError, first_line
 from schemas.wire.receipt import LONGEST, Reason, Receipt

@@ -12,16 +12,26 @@ from pyspark.errors import AnalysisException
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from pipelines.ingest.strict_avro import END, MARK, can_be_unreadable, either, narrowed, outside_of_years, strict_avro, text, tree
-from pipelines.lake.delta import cause
 from pipelines.ingest.offsets import Range
+from pipelines.ingest.strict_avro import (
+    END,
+    MARK,
+    can_be_unreadable,
+    either,
+    narrowed,
+    outside_of_years,
+    strict_avro,
+    text,
+    tree,
+)
+from pipelines.lake.delta import cause
 from pipelines.lake.lake import ENVELOPE, NOT_ANSI, REASON, bronze_schema, sequence_type
 from quality.rules import row_rules
-from schemas.wire.avro import FRAME, LARGEST, MAGIC, avro_schema
 from schemas.dataset import UP_PREFIX, Dataset
 from schemas.errors import InputError
-from schemas.wire.registry import Registry, agreed_schema
 from schemas.store import ContractStore
+from schemas.wire.avro import FRAME, LARGEST, MAGIC, avro_schema
+from schemas.wire.registry import Registry, agreed_schema
 
 log = logging.getLogger(__name__)
 ANSWERS = 300  # characters kept of the header that names a receipt: more than the longest id

@@ -20,13 +20,23 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from pipelines.ingest.decode import change_log, refused, unread
+from pipelines.ingest.offsets import (
+    Position,
+    Range,
+    Taken,
+    Topics,
+    TopicState,
+    accept,
+    dump_position,
+    parse_position,
+    plan,
+)
 from pipelines.lake.delta import Delta, cause, written_by_another
-from pipelines.ingest.offsets import Position, Range, Taken, Topics, TopicState, accept, dump_position, parse_position, plan
 from pipelines.lake.lake import Lake, count_rows
 from schemas.dataset import Dataset
 from schemas.errors import UnavailableError
-from schemas.wire.registry import Registry
 from schemas.store import ContractStore
+from schemas.wire.registry import Registry
 
 APPLICATION = "ingest"  # the Delta transaction application id of a batch, in bronze
 # Bytes of a partition that are asked for at a time: at Kafka's one megabyte a third of reading is waiting.

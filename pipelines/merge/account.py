@@ -13,9 +13,9 @@ from typing import Any
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
+from pipelines.lake.lake import ACCOUNT, COUNTED, Lake
 from pipelines.merge.merge import merged_version
 from pipelines.sync_info import FATES
-from pipelines.lake.lake import ACCOUNT, COUNTED, Lake
 from schemas.dataset import Dataset
 
 

@@ -6,9 +6,9 @@ from py4j.protocol import Py4JJavaError
 from pyspark.errors import PySparkException
 from pyspark.sql import functions as F
 
+from pipelines.lake.lake import Lake, silver_schema
 from pipelines.merge.account import accounted_version
 from pipelines.merge.merge import bronze_files, bronze_rows, latest, merge_application, merged_version
-from pipelines.lake.lake import Lake, silver_schema
 from schemas.dataset import Dataset
 from schemas.errors import StateError
 

@@ -14,8 +14,8 @@ from typing import Any
 
 from pyspark.sql import functions as F
 
-from pipelines.sync_info import FATES
 from pipelines.lake.lake import Lake
+from pipelines.sync_info import FATES
 from quality.rules import composing_rules, gate_rules, key_rule, rules_hash
 from schemas.dataset import Dataset
 

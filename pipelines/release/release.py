@@ -10,10 +10,10 @@ from typing import Any
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from pipelines.merge.account import open_sums
-from pipelines.release.carried_counts import carry
-from pipelines.merge.merge import merged_version
 from pipelines.lake.lake import NOT_ANSI, RELEASE, Lake
+from pipelines.merge.account import open_sums
+from pipelines.merge.merge import merged_version
+from pipelines.release.carried_counts import carry
 from quality.gate import Result, Verdict, judge
 from schemas.dataset import Dataset
 

@@ -8,8 +8,8 @@ from collections.abc import Container, Mapping
 from pyspark.errors import AnalysisException, ParseException
 from pyspark.sql import DataFrame, SparkSession
 
-from pipelines.release.release import released_versions, shared_rows
 from pipelines.lake.lake import Lake
+from pipelines.release.release import released_versions, shared_rows
 from schemas.dataset import Dataset
 from schemas.errors import InputError, UnavailableError, first_line
 from schemas.store import ContractStore

@@ -18,16 +18,16 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from producers.send.ahead import Background
 from producers.inbox import Inbox
 from producers.outbox import CHUNK, Delivery, Entry, Mode, Outbox, refuse_empty_snapshot
+from producers.send.ahead import Background
 from producers.send.sender import FlushInfo, flush
-from producers.sources.files import RECEIPT_COLUMNS, Record, Source
 from producers.send.transport import TransportName, check_transport
-from schemas.wire.avro import LARGEST, Encoder, sequence_text
-from schemas.row.coercer import Defect, RowCoercer, RowError, clean, show
+from producers.sources.files import RECEIPT_COLUMNS, Record, Source
 from schemas.dataset import Dataset, check_district
 from schemas.errors import InputError, UnavailableError
+from schemas.row.coercer import Defect, RowCoercer, RowError, clean, show
+from schemas.wire.avro import LARGEST, Encoder, sequence_text
 from schemas.wire.receipt import Receipt, receipt_place
 
 OLDEST = timedelta(days=360)  # a record of long ago would be removed from its topic, which keeps a year, unread

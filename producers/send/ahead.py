@@ -23,7 +23,7 @@ from producers.send.sender import PAUSE, flush
 from producers.send.transport import TransportName
 from schemas.errors import SuibusError, UnavailableError
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 END = b"all is accepted\n"
 
 

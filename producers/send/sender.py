@@ -24,8 +24,8 @@ import kafka.errors as kafka_errors
 from kafka import KafkaAdminClient
 
 from producers.outbox import Outbox, Waiting
-from producers.send.why_refused import why_refused
 from producers.send.transport import MissingTopicError, Transport, TransportName, connect
+from producers.send.why_refused import why_refused
 from schemas.errors import SuibusError, UnavailableError
 
 ROWS, BYTES = 5_000, 8 << 20  # of one transaction, the limit that is reached first

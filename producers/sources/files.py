@@ -16,9 +16,9 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
-from schemas.row.coercer import Defect, clean, did_you_mean, parse_json, show
 from schemas.dataset import Dataset
 from schemas.errors import InputError, UnavailableError
+from schemas.row.coercer import Defect, clean, did_you_mean, parse_json, show
 
 FORMATS = {".csv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet", ".avro": "avro"}
 LONGEST_LINE = 1 << 24  # characters; a file without line ends must not fill the memory

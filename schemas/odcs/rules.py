@@ -14,8 +14,8 @@ from typing import Any
 import yaml
 from open_data_contract_standard.model import DataQuality, SchemaProperty
 
-from schemas.odcs.columns import allowed_values, check_pattern
 from schemas.dataset import Field, Rule, Severity
+from schemas.odcs.columns import allowed_values, check_pattern
 from schemas.odcs.standard import Place, Problems
 
 OBJECT = re.compile(r"\$?\{(?:object|table|model|schema)\}")  # what a query calls the dataset

@@ -15,9 +15,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, NoReturn
 
-from schemas.row.coercer import parse_json
 from schemas.dataset import UP_PREFIX, parse_topic
 from schemas.errors import InputError, first_line
+from schemas.row.coercer import parse_json
 
 LONGEST = 32_000  # characters of one text in a receipt
 LARGEST = 900_000  # bytes of a receipt: less than a broker takes with its default message.max.bytes

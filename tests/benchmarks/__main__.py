@@ -22,8 +22,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from infra.settings import Settings
 from infra.jvm.spark import spark_session
+from infra.settings import Settings
 from tests.benchmarks.rows import Curve, Row
 
 NAMES = ("publish", "ingest", "merge", "gate", "query", "freshness", "breadth", "start", "scale")

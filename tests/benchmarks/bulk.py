@@ -9,9 +9,9 @@ from typing import Any, cast
 
 from pyspark.sql import DataFrame
 
+from pipelines.lake.lake import Lake, bronze_schema
 from pipelines.merge.account import account_pending
 from pipelines.merge.merge import merge_pending
-from pipelines.lake.lake import Lake, bronze_schema
 from schemas.dataset import Dataset
 from tests.benchmarks.data import sql_values
 

@@ -12,8 +12,8 @@ import great_expectations as gx
 from great_expectations.expectations.expectation_configuration import ExpectationConfiguration
 from pyspark.sql import functions as F
 
-from infra.settings import Settings
 from infra.jvm.spark import spark_session
+from infra.settings import Settings
 from pipelines.lake.lake import NOT_ANSI
 from quality.gate import judge
 from quality.rules import composing_rules, gate_rules, key_rule

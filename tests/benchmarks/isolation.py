@@ -17,9 +17,9 @@ from infra.settings import Settings
 from pipelines.share.query import query
 from producers.outbox import Entry, Outbox
 from producers.send.sender import flush
-from schemas.wire.avro import Encoder
 from schemas.contract import parse_contract
 from schemas.dataset import Dataset
+from schemas.wire.avro import Encoder
 from tests.integration.conftest import CONTRACT
 
 ROWS = 1_000_000

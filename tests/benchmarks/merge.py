@@ -19,8 +19,8 @@ from delta.tables import DeltaTable
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from infra.settings import Settings
 from infra.jvm.spark import spark_session
+from infra.settings import Settings
 from pipelines.lake.lake import Lake
 from tests.benchmarks.bulk import Bulk, live, say
 from tests.benchmarks.data import contract

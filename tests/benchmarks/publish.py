@@ -23,10 +23,10 @@ from infra.kafka.topics import Kafka
 from producers.outbox import CHUNK, Entry, Outbox
 from producers.publish.publisher import Publisher, publish_source
 from producers.send.sender import flush
-from producers.sources.files import Record, Source
 from producers.send.transport import TransportName
-from schemas.wire.avro import avro_schema
+from producers.sources.files import Record, Source
 from schemas.row.coercer import RowCoercer
+from schemas.wire.avro import avro_schema
 from tests.benchmarks.data import contract, rows
 from tests.benchmarks.rows import Row, in_turns, timed
 

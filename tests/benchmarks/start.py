@@ -17,8 +17,8 @@ from tempfile import TemporaryDirectory
 
 from infra.bus.bus import Bus
 from infra.jvm.jars import jars
-from infra.settings import Settings
 from infra.kafka.topics import Kafka
+from infra.settings import Settings
 from schemas.wire.avro import avro_schema
 from tests.benchmarks.data import contract, contract_text, rows
 from tests.benchmarks.rows import Row, in_turns, timed

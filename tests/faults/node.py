@@ -17,9 +17,9 @@ from typing import Any
 from fastavro import parse_schema, schemaless_reader
 from kafka import KafkaConsumer, TopicPartition
 
-from schemas.wire.avro import FRAME, avro_schema, schema_fingerprint
 from schemas.contract import load_contract
 from schemas.dataset import Dataset
+from schemas.wire.avro import FRAME, avro_schema, schema_fingerprint
 
 CONTRACT = """\
 apiVersion: v3.1.0

@@ -19,8 +19,8 @@ from pathlib import Path
 import pytest
 
 from infra.bus.bus import Bus
-from infra.settings import Settings
 from infra.kafka.topics import Kafka
+from infra.settings import Settings
 from tests.faults.cluster import Cluster
 from tests.faults.node import DISTRICT, Node, check_delivered
 

@@ -10,11 +10,11 @@ from typing import Any
 
 from kafka import KafkaProducer
 
-from infra.kafka.broker import Broker
 from infra.bus.bus import Bus
-from infra.terminal.output import account_records
-from infra.settings import Settings
+from infra.kafka.broker import Broker
 from infra.kafka.topics import Kafka
+from infra.settings import Settings
+from infra.terminal.output import account_records
 from schemas.dataset import districts, receipts_topic
 from tests.faults.node import DISTRICT, Node
 

@@ -13,10 +13,10 @@ from typing import Any
 
 import pytest
 
-from infra.kafka.broker import Broker
 from infra.bus.bus import Bus
-from infra.settings import Settings
+from infra.kafka.broker import Broker
 from infra.kafka.topics import Kafka
+from infra.settings import Settings
 from tests.faults.node import DISTRICT, Node, check_delivered
 from tests.integration.conftest import Road
 

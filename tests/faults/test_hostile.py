@@ -28,15 +28,15 @@ import pytest
 from fastavro import parse_schema
 from kafka import KafkaProducer
 
-from infra.kafka.broker import Broker
 from infra.bus.bus import Bus
+from infra.kafka.broker import Broker
 from infra.settings import Settings
 from pipelines.ingest.decode import change_log
-from schemas.wire.avro import FRAME, LARGEST, MAGIC, Encoder, avro_schema, decode, schema_fingerprint, sequence_text
 from schemas.contract import load_contract, parse_contract
 from schemas.dataset import Dataset, Field
 from schemas.errors import InputError
 from schemas.store import ContractStore
+from schemas.wire.avro import FRAME, LARGEST, MAGIC, Encoder, avro_schema, decode, schema_fingerprint, sequence_text
 from tests.integration.conftest import Road
 
 CASES = int(os.environ.get("CASES", "10000"))

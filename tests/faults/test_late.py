@@ -15,10 +15,10 @@ from typing import Any
 
 import pytest
 
-from infra.kafka.broker import Broker
 from infra.bus.bus import Bus
-from infra.settings import Settings
+from infra.kafka.broker import Broker
 from infra.kafka.topics import Kafka
+from infra.settings import Settings
 from pipelines.release.release import last_records
 from producers.publish.publisher import Publisher, publish_source
 from producers.sources.files import open_source

@@ -138,8 +138,8 @@ def run(words: list[str]) -> tuple[int, str]:
 
 def read_lake() -> dict[str, Any]:
     """All that the comparison needs, read with Spark and nothing of the pipelines, and through a department's query."""
-    from infra.settings import read_settings
     from infra.jvm.spark import spark_session
+    from infra.settings import read_settings
     from tests.faults.model import DISTRICTS, ORDERED, UNORDERED
 
     settings = read_settings()
@@ -201,8 +201,8 @@ def prepare(side: str) -> None:
     if side == "city":
         import great_expectations  # noqa: F401 - slow to load
 
-        from infra.settings import read_settings
         from infra.jvm.spark import spark_session
+        from infra.settings import read_settings
 
         settings = read_settings()
         spark = spark_session(settings)

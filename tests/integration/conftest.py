@@ -9,14 +9,14 @@ from typing import Any
 
 import pytest
 
-from infra.kafka.broker import Broker
 from infra.bus.bus import Bus
+from infra.kafka.broker import Broker
 from infra.settings import Settings
-from pipelines.merge.account import account_pending
 from pipelines.ingest.ingest import ingest_batch
+from pipelines.lake.lake import Lake
+from pipelines.merge.account import account_pending
 from pipelines.merge.merge import merge_pending
 from pipelines.sync_info import SyncInfo
-from pipelines.lake.lake import Lake
 from producers.publish.publisher import Publisher
 from schemas.contract import parse_contract
 from schemas.dataset import Dataset, districts, receipts_topic

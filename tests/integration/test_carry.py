@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from pipelines import carry as carrying
+from pipelines.release import carried_counts as carrying
 from pipelines.release.release import shared_rows
 from quality.gate import Verdict, judge
 from quality.rules import gate_rules

@@ -21,10 +21,10 @@ from typing import Any
 import psycopg
 import pytest
 
-from infra.kafka.broker import Broker
 from infra.bus.bus import Bus
-from infra.terminal.publish import publish_command
+from infra.kafka.broker import Broker
 from infra.settings import Settings
+from infra.terminal.publish import publish_command
 from producers.outbox import Mode
 from producers.publish.publisher import Publisher, publish_source
 from producers.sources.files import BATCH, open_query

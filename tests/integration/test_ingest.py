@@ -11,14 +11,14 @@ from typing import Any
 import pytest
 from kafka import KafkaProducer
 
-from infra.kafka.broker import Broker
 from infra.bus.bus import Bus
-from infra.terminal.output import quarantined_records
+from infra.kafka.broker import Broker
 from infra.settings import Settings
+from infra.terminal.output import quarantined_records
 from pipelines.ingest.decode import change_log
-from schemas.wire.avro import Encoder
 from schemas.contract import parse_contract
 from schemas.store import ContractStore
+from schemas.wire.avro import Encoder
 from tests.benchmarks.data import contract
 from tests.integration.conftest import Road
 

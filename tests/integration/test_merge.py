@@ -8,10 +8,10 @@ from typing import Any
 
 from kafka import KafkaProducer
 
-from pipelines.merge.account import account_pending
 from pipelines.lake.delta import Delta
-from pipelines.merge.merge import merge_pending
 from pipelines.lake.lake import Lake
+from pipelines.merge.account import account_pending
+from pipelines.merge.merge import merge_pending
 from schemas.wire.avro import Encoder, sequence_text
 from tests.integration.conftest import Road
 

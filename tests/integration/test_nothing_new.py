@@ -12,8 +12,8 @@ import pytest
 
 from infra.bus.bus import Bus
 from pipelines.ingest.ingest import ingest_batch
-from pipelines.sync_info import SyncInfo
 from pipelines.sync import sync
+from pipelines.sync_info import SyncInfo
 from schemas.errors import StateError
 from tests.benchmarks.rows import jobs
 from tests.integration.conftest import Road

@@ -22,12 +22,12 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 import infra.operate.backup
-from infra.operate.backup import back_up, restore
-from infra.kafka.broker import Broker
 from infra.bus.bus import Bus
-from infra.terminal.logs import JsonLines
+from infra.kafka.broker import Broker
+from infra.operate.backup import back_up, restore
 from infra.operate.metrics import metrics_text, serve_metrics
 from infra.settings import Settings, write_secret
+from infra.terminal.logs import JsonLines
 from producers.outbox import Entry, Outbox
 from producers.publish.publisher import Publisher
 from producers.send.sender import _Sender, flush

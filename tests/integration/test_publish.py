@@ -23,11 +23,11 @@ from infra.kafka.topics import Kafka
 from producers.outbox import Entry, Outbox
 from producers.publish.publisher import Publisher, publish_source
 from producers.send.sender import _Sender, flush
-from producers.sources.files import open_source
 from producers.send.transport import _KafkaPython, _Librdkafka, librdkafka_settings
-from schemas.wire.avro import avro_schema, decode, schema_fingerprint
+from producers.sources.files import open_source
 from schemas.dataset import Dataset, Field
 from schemas.errors import InputError, UnavailableError
+from schemas.wire.avro import avro_schema, decode, schema_fingerprint
 
 DISTRICT = "440106"
 ROOT = Path(__file__).parents[2]
@@ -35,7 +35,9 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture(params=["kafka-python", "librdkafka"])
 def transport(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Any:
-    monkeypatch.setattr("producers.send.transport.COMPRESSION", "gzip")  # which kafka-python reads without a further library
+    monkeypatch.setattr(
+        "producers.send.transport.COMPRESSION", "gzip"
+    )  # which kafka-python reads without a further library
     return request.param
 
 

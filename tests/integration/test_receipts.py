@@ -17,16 +17,16 @@ from kafka import KafkaAdminClient, KafkaProducer, TopicPartition
 
 from infra.cli import main
 from infra.kafka.topics import Kafka
-from pipelines import feedback
+from pipelines.back import receipts as feedback
 from pipelines.back.receipts import send_receipts
 from pipelines.merge.merge import merge_pending
 from producers.inbox import FetchInfo, Inbox, fetch_receipts
 from producers.sources.files import RECEIPT_COLUMNS
-from schemas.wire.avro import Encoder
-from schemas.row.coercer import RowCoercer
 from schemas.contract import load_contract
 from schemas.dataset import districts, receipts_topic
 from schemas.errors import UnavailableError
+from schemas.row.coercer import RowCoercer
+from schemas.wire.avro import Encoder
 from schemas.wire.receipt import LARGEST, Receipt
 from tests.integration.conftest import CONTRACT, Road
 from tests.integration.test_topics import recreate

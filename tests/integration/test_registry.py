@@ -23,13 +23,13 @@ import pytest
 from fastavro import parse_schema, schemaless_reader, schemaless_writer
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 
-from infra.kafka.broker import Broker
 from infra.bus.bus import Bus
+from infra.kafka.broker import Broker
+from infra.settings import Settings
 from infra.terminal.output import quarantined_records
 from infra.terminal.publish import publish_command
-from infra.settings import Settings
-from schemas.wire.avro import MAGIC, avro_schema
 from schemas.errors import InputError, UnavailableError
+from schemas.wire.avro import MAGIC, avro_schema
 from schemas.wire.registry import Registry
 from tests.integration.conftest import Road, write_csv
 

@@ -16,15 +16,15 @@ from kafka import KafkaProducer
 from infra.bus.bus import Bus
 from infra.cli import main
 from infra.demo.rounds import make_anew
-from infra.terminal.output import quarantined_records, write_rows
 from infra.settings import Settings
+from infra.terminal.output import quarantined_records, write_rows
 from pipelines.share.query import query
 from pipelines.sync import sync
 from producers.outbox import Entry, Outbox
 from producers.send.sender import _Sender
-from schemas.wire.avro import MAGIC, Encoder, avro_schema, schema_fingerprint
 from schemas.contract import parse_contract
 from schemas.errors import InputError, StateError, UnavailableError
+from schemas.wire.avro import MAGIC, Encoder, avro_schema, schema_fingerprint
 from tests.integration.conftest import CONTRACT, Road
 
 RECORD = """\

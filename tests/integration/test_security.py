@@ -44,12 +44,12 @@ from kafka.protocol.admin import CreateAclsRequest
 from kafka.protocol.consumer import FetchRequest
 from kafka.structs import OffsetAndMetadata
 
-from infra.kafka.broker import Broker
 from infra.bus.bus import Bus
+from infra.kafka.broker import Broker
 from infra.kafka.certificates import Authority
+from infra.kafka.topics import Kafka
 from infra.operate.nodes import Node, Nodes, _acls_of, _rights
 from infra.settings import NodeFile, Settings, node_text, read_node_file, write_secret
-from infra.kafka.topics import Kafka
 from producers.outbox import Entry, Outbox
 from producers.publish.publisher import Publisher
 from producers.send.sender import flush

@@ -14,12 +14,12 @@ from kafka import KafkaAdminClient, KafkaProducer, TopicPartition
 from kafka.admin import ConfigResource, NewPartitions
 
 from infra.terminal.output import quarantined_records
-from pipelines import offsets
+from pipelines.ingest import offsets
 from pipelines.ingest.ingest import read_position
 from pipelines.ingest.offsets import BATCH, SHARE, Range, Taken, TopicState, plan
 from pipelines.sync import _Round, sync
-from schemas.wire.avro import Encoder
 from schemas.errors import StateError
+from schemas.wire.avro import Encoder
 from tests.integration.conftest import Road
 
 DISTRICT = "440106"
@@ -303,7 +303,9 @@ def test_a_rebuild_that_fails_sets_no_table_aside_at_each_try(road: Road, monkey
     road.publish({"id": "a", "seq": 1})
     road.sync()
     with monkeypatch.context() as patch:
-        patch.setattr("pipelines.lake.lake.Lake.overwrite", lambda *_: (_ for _ in ()).throw(OSError("the disk is full")))
+        patch.setattr(
+            "pipelines.lake.lake.Lake.overwrite", lambda *_: (_ for _ in ()).throw(OSError("the disk is full"))
+        )
         road.lake.set_aside(f"silver/{road.dataset.id}")
         for _ in range(2):
             assert "the disk is full" in road.bus.sync().failures[road.dataset.id]

@@ -19,11 +19,11 @@ from infra.kafka.broker import Broker
 from infra.kafka.topics import Kafka
 from pipelines.ingest.decode import change_log
 from quality.rules import row_rules
-from schemas.wire.avro import Encoder, avro_schema, decode, schema_fingerprint
-from schemas.row.coercer import RowCoercer, RowError
 from schemas.contract import load_contract, parse_contract
 from schemas.dataset import Dataset, Field, Limits
+from schemas.row.coercer import RowCoercer, RowError
 from schemas.store import ContractStore
+from schemas.wire.avro import Encoder, avro_schema, decode, schema_fingerprint
 from tests.unit.test_contract import PORTABLE
 
 PATH = Path(__file__).parents[1] / "contracts" / "every_type.yaml"

@@ -13,11 +13,11 @@ from fastavro import parse_schema, schemaless_writer
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from schemas.wire.avro import FRAME, MAGIC, Encoder, avro_schema, decode, schema_fingerprint
-from schemas.row.coercer import RowCoercer
 from schemas.compatibility import compare
 from schemas.dataset import Dataset, Field
 from schemas.errors import InputError
+from schemas.row.coercer import RowCoercer
+from schemas.wire.avro import FRAME, MAGIC, Encoder, avro_schema, decode, schema_fingerprint
 
 # What a slow machine does is no property of the codec.
 settings.register_profile("suibus", deadline=None, suppress_health_check=[HealthCheck.too_slow])

@@ -15,7 +15,7 @@ import pytest
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
-from pipelines import tables
+from pipelines.lake import lake as tables
 from quality.gate import Verdict, judge
 from quality.rules import composing_rules, gate_rules, key_rule
 from schemas.dataset import Dataset, Field, Limits, Rule

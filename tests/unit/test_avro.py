@@ -11,10 +11,10 @@ from typing import Any
 import fastavro
 import pytest
 
-from schemas.wire.avro import FRAME, MAGIC, Encoder, avro_number, avro_schema, decode, schema_fingerprint, sequence_text
 from schemas.contract import load_contract
 from schemas.dataset import Dataset, Field, Kind
 from schemas.errors import InputError
+from schemas.wire.avro import FRAME, MAGIC, Encoder, avro_number, avro_schema, decode, schema_fingerprint, sequence_text
 
 EVERY_TYPE = load_contract(Path(__file__).parents[1] / "contracts" / "every_type.yaml")
 ID = Field("id", "string", True)

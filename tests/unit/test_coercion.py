@@ -12,9 +12,9 @@ from fastavro import parse_schema, schemaless_reader, schemaless_writer
 from hypothesis import given
 from hypothesis import strategies as st
 
-from schemas.wire.avro import avro_schema
-from schemas.row.coercer import Defect, RowCoercer, RowError, parse_json
 from schemas.dataset import Dataset, Field, Limits
+from schemas.row.coercer import Defect, RowCoercer, RowError, parse_json
+from schemas.wire.avro import avro_schema
 
 
 def dataset(*fields: Field, key: tuple[str, ...] = (), district: str | None = None) -> Dataset:

@@ -11,9 +11,9 @@ from typing import Any
 import fastavro
 import pytest
 
-from schemas.wire.avro import avro_schema
 from schemas.compatibility import Change, compare
 from schemas.dataset import Dataset, Field, Kind, Limits, Rule
+from schemas.wire.avro import avro_schema
 
 ID = Field("id", "string", True)
 SEQ = Field("seq", "long", True)

@@ -14,9 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from schemas.contract import SHIPPED, find_dataset, load_contract, load_contracts, parse_contract
+from schemas.contract_page import page
 from schemas.dataset import Dataset, Field
 from schemas.errors import ContractError, InputError
-from schemas.contract_page import page
 
 CONTRACTS = Path(__file__).parents[1] / "contracts"
 BASE = """\

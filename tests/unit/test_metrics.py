@@ -15,15 +15,15 @@ import pytest
 from prometheus_client.core import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
-from infra import logs
 from infra.bus.bus import Bus
-from infra.terminal.logs import JsonLines, TextLines, logged, set_up_logging
 from infra.operate.metrics import FATES, metrics_text
 from infra.settings import Settings
+from infra.terminal import logs
+from infra.terminal.logs import JsonLines, TextLines, logged, set_up_logging
 from producers.outbox import Entry, Outbox
-from schemas.tell import log_context
 from schemas.contract import SHIPPED, load_contract
 from schemas.dataset import districts
+from schemas.tell import log_context
 
 FLIGHTS = load_contract(SHIPPED / "flights.yaml")  # fresh for a day
 ROOT = Path(__file__).parents[2]

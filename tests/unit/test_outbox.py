@@ -17,10 +17,10 @@ from producers.outbox import CHUNK, Delivery, Entry, Mode, Outbox
 from producers.publish.publisher import Publisher, PublishInfo, publish_source
 from producers.send.sender import FlushInfo
 from producers.sources.files import Record, Source, open_source
-from schemas.wire.avro import Encoder, avro_schema, decode, schema_fingerprint
-from schemas.row.coercer import RowError
 from schemas.dataset import Dataset, Field
 from schemas.errors import InputError, StateError, UnavailableError
+from schemas.row.coercer import RowError
+from schemas.wire.avro import Encoder, avro_schema, decode, schema_fingerprint
 from tests.unit.test_receipt import RECEIPT
 
 NOWHERE = "127.0.0.1:1"  # nothing listens: rows stay in the outbox

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from fastavro import parse_schema, schemaless_reader, schemaless_writer
 
-from schemas.wire.avro import avro_schema
 from schemas.dataset import Dataset, Field
 from schemas.errors import InputError
+from schemas.wire.avro import avro_schema
 from schemas.wire.registry import Registry, agreed_schema
 
 FIELDS = (

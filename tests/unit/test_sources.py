@@ -15,9 +15,9 @@ import pyarrow.parquet as pq  # type: ignore[import-untyped]
 import pytest
 
 from producers.sources.files import Record, Source, open_query, open_source
-from schemas.row.coercer import RowCoercer, RowError
 from schemas.dataset import Dataset, Field
 from schemas.errors import InputError
+from schemas.row.coercer import RowCoercer, RowError
 
 FIELDS = (Field("code", "string", True), Field("name", "string"), Field("n", "int"))
 DATASET = Dataset("t", "1.0.0", FIELDS, ("code",), None, None, "none", None, (), "", "", "t.yaml", "")

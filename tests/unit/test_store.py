@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from schemas.wire.avro import Encoder, avro_schema, decode, schema_fingerprint
 from schemas.contract import parse_contract
 from schemas.dataset import Dataset
 from schemas.errors import ContractError
 from schemas.store import ContractStore
+from schemas.wire.avro import Encoder, avro_schema, decode, schema_fingerprint
 
 CONTRACT = """\
 apiVersion: v3.1.0

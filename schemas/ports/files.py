@@ -1,0 +1,25 @@
+"""Files that are there whole or not at all, whenever the process or the machine dies."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+
+def write_whole(path: Path, text: str, *, durable: bool = False, secret: bool = False) -> None:
+    """Write a UTF-8 text file in one step; a file that is there is replaced, and its folder is made if need be.
+
+    `durable`: it survives a power cut once this returns. `secret`: it is durable too, and only its owner can read it.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f"{path.name}.{os.getpid()}.draft")
+    draft.unlink(missing_ok=True)
+    mode = 0o600 if secret else 0o666
+    with os.fdopen(
+        os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "w", encoding="utf-8", newline=""
+    ) as file:
+        file.write(text)
+        if durable or secret:
+            file.flush()
+            os.fsync(file.fileno())
+    draft.replace(path)
