@@ -6,14 +6,16 @@ import os
 import re
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from pipelines.lake.store import as_address
 from schemas.errors import InputError
+from schemas.ports.kafka_access import KafkaAccess
 
 
 class Settings(BaseSettings):
@@ -66,10 +68,17 @@ class Settings(BaseSettings):
         return read_node_file(self.node).client if self.node else {}
 
     @property
+    def access(self) -> KafkaAccess | None:
+        """How to reach an outside Kafka; None: the embedded broker."""
+        if self.node is None:
+            return KafkaAccess(self.bootstrap_servers) if self.bootstrap_servers else None
+        access = read_node_file(self.node).access
+        return replace(access, servers=self.bootstrap_servers) if self.bootstrap_servers else access
+
+    @property
     def lake_path(self) -> str:
         """Where the tables are, as Spark takes it: a URL as it is, a path in full."""
-        lake = self.lake or str(self.home / "lake")
-        return lake if "://" in lake else str(Path(lake).expanduser().absolute())
+        return as_address(self.lake or str(self.home / "lake"))
 
 
 def read_settings() -> Settings:
@@ -103,6 +112,7 @@ class NodeFile:
     district: str | None  # None: no district's, but the city's or an administrator's
     authority: str  # PEM, empty where the machine's own list is meant
     client: Mapping[str, Any] = field(repr=False)  # kafka-python's security settings
+    access: KafkaAccess
 
 
 def read_node_file(path: Path) -> NodeFile:
@@ -145,7 +155,12 @@ def read_node_file(path: Path) -> NodeFile:
         }
     else:
         client |= {"security_protocol": "SSL", "ssl_certfile": str(path), "ssl_keyfile": str(path)}
-    return NodeFile(here["servers"], here["user"], here.get("district"), here.get("authority", ""), client)
+    has_key = "key" in here
+    access = KafkaAccess(
+        here["servers"], here["user"], None if has_key else SecretStr(here["password"]),
+        path if "authority" in here else None, path if has_key else None, path if has_key else None,
+    )  # fmt: skip
+    return NodeFile(here["servers"], here["user"], here.get("district"), here.get("authority", ""), client, access)
 
 
 def node_text(servers: str, user: str, authority: str, district: str | None = None, **secret: str) -> str:

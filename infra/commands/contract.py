@@ -37,7 +37,7 @@ def contract_check(files: tuple[Path, ...], as_json: bool) -> None:
             except ContractError as error:
                 problems.append(error)
     else:
-        found, problems = load_contracts(bus.folders)
+        found, problems = load_contracts(bus.contracts.folders)
         good = list(found.values())
     if as_json:
         print_json(
@@ -73,7 +73,7 @@ def contract_show(dataset: str, form: str | None) -> None:
 
         print_json(avro_schema(found))
     elif form == "ddl":
-        from pipelines.lake.lake import ddl
+        from pipelines.lake.tables import ddl
 
         click.echo(ddl(found))
     elif form == "suite":

@@ -40,7 +40,9 @@ def query(sql: str, department: str | None, format_: str) -> None:
 @as_json
 def status(as_json: bool) -> None:
     """What runs, what is in force, what waits. 查看状态。"""
-    found = open_bus().status()
+    from infra.bus.status import look
+
+    found = look(open_bus()).to_json()
     if as_json:
         print_json(found)
         return

@@ -55,7 +55,7 @@ def receipts(
         raise InputError("--csv needs DATASET: its columns are the contract's.", "--csv 须指定数据集：各列即契约的列。")
     check_district(district)
     bus = Bus(read_settings())
-    found = find_dataset(dataset, bus.folders) if dataset else None
+    found = find_dataset(dataset, bus.contracts.folders) if dataset else None
     only = found.id if found else None
     with Inbox(bus.outbox(district).with_name("inbox.sqlite")) as inbox:
         if acknowledge:

@@ -20,12 +20,14 @@ def up(detach: bool, services_only: bool, secure: bool) -> None:
     topics, and takes what is published through to release until `suibus down` or Ctrl-C. Contracts added or
     changed meanwhile are picked up. It starts again where it stopped.
     """
+    from infra.up import run, start_detached
+
     need_city()
     bus = open_bus()
     if detach:
-        bus.start_detached(services_only, tell, secure=secure)
+        start_detached(bus, tell, services_only=services_only, secure=secure)
     else:
-        bus.run(services_only, tell, secure=secure)
+        run(bus, tell, services_only=services_only, secure=secure)
 
 
 @click.command()
@@ -34,10 +36,12 @@ def down() -> None:
 
     A pass under way is finished first. Doing it again does nothing.
     """
+    from infra.up import stop
+
     bus = open_bus()
-    if bus.pid():
+    if bus.state.up_lease.holder():
         tell("stopping; a pass under way is finished first", "正在停止；会先完成正在进行的一轮")
-    if bus.down():
+    if stop(bus):
         tell("stopped", "已停止")
     else:
         tell("nothing was running", "没有正在运行的总线")
@@ -57,7 +61,7 @@ def sync(datasets: tuple[str, ...]) -> None:
     bus.flush_outboxes()
     only = {dataset_in_force(bus, name).id for name in datasets} if datasets else None
     info = bus.sync(only, tell)
-    if not (any(info.ingested.values()) or info.merges or info.releases or info.failures):
+    if not info.did_something:
         tell("nothing new", "没有新数据")
     sys.exit(1 if info.failures else 0)
 

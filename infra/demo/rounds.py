@@ -18,7 +18,8 @@ import click
 from infra.bus.bus import Bus
 from infra.settings import Settings, read_settings
 from infra.terminal.output import account_records, quarantined_records, release_records, write_rows
-from pipelines.sync_info import FATES
+from infra.up import stop
+from pipelines.fates import FATES
 from producers.publish.publisher import PublishInfo, publish_source
 from producers.sources.files import open_source
 from schemas.dataset import Dataset, districts
@@ -76,7 +77,7 @@ def make_anew(settings: Settings, ours: bool = False) -> None:
     home.mkdir(parents=True, exist_ok=True)
     mark.touch()
     if state:
-        Bus(settings).down()
+        stop(Bus(settings))
     for folder in state:
         shutil.rmtree(folder, ignore_errors=True)
 

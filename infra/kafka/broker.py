@@ -32,6 +32,7 @@ from kafka.errors import KafkaError
 from infra.jvm.jars import find_java, jars, jvm_env
 from infra.settings import node_text, read_node_file, write_secret
 from schemas.errors import StateError, UnavailableError
+from schemas.ports.kafka_access import KafkaAccess
 from schemas.tell import Tell, quiet
 
 MAX_MESSAGE_BYTES = 8 * 1024 * 1024
@@ -182,6 +183,21 @@ class Broker:
                 f"{self._state_file.parent.parent} 的内置消息代理未在运行。请执行:suibus up",
             )
         return f"127.0.0.1:{state.port}"
+
+    @property
+    def access(self) -> KafkaAccess:
+        """How the city reaches the running broker; UnavailableError where it does not run."""
+        return self._access(self.bootstrap)
+
+    @property
+    def access_when_up(self) -> KafkaAccess:
+        """The same, also while it does not run."""
+        return self._access(self.address)
+
+    def _access(self, servers: str) -> KafkaAccess:
+        if not self._city.is_file():
+            return KafkaAccess(servers)
+        return replace(read_node_file(self._city).access, servers=servers)
 
     @property
     def address(self) -> str:

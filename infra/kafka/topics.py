@@ -7,7 +7,7 @@ import math
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from kafka import KafkaAdminClient, KafkaConsumer, TopicPartition
@@ -22,11 +22,11 @@ from kafka.errors import (
 )
 
 from infra.kafka.broker import MAX_MESSAGE_BYTES
-from infra.settings import spark_options
 from pipelines.ingest.offsets import TopicState
 from producers.send.why_refused import why_refused
 from schemas.dataset import UP_PREFIX
 from schemas.errors import InputError, UnavailableError, first_line
+from schemas.ports.kafka_access import KafkaAccess
 
 log = logging.getLogger(__name__)
 ANSWER_MS = 8_000
@@ -48,23 +48,19 @@ def _largest(topic: str) -> str:
 
 @dataclass(frozen=True)
 class Kafka:
-    """The Kafka at `servers` (host:port,…); `security` holds kafka-python's own settings for TLS and passwords.
+    """One Kafka. Every call raises UnavailableError where no broker answers."""
 
-    Every call raises UnavailableError where no broker answers.
-    """
+    access: KafkaAccess
 
-    servers: str
-    security: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    @property
+    def servers(self) -> str:
+        """Its servers."""
+        return self.access.servers
 
     @property
     def client(self) -> dict[str, Any]:
         """Settings of a kafka-python client."""
-        return {**self.security, "bootstrap_servers": self.servers.split(",")}
-
-    @property
-    def spark(self) -> dict[str, str]:
-        """The same as options of Spark's Kafka source."""
-        return {"kafka.bootstrap.servers": self.servers, **spark_options(self.security)}
+        return self.access.kafka_python()
 
     def ensure(self, names: Iterable[str], partitions: int = 1, replication: int = 1) -> list[str]:
         """Make the topics that are missing and return those made, ready to be written.
