@@ -36,7 +36,7 @@ FEW = 100_000  # records; a dataset that has more waiting has the machine to its
 
 
 @dataclass(frozen=True)
-class Road:
+class Inputs:
     """What a pass works on: the lake, the contracts in force, the bus and, if one is configured, a schema registry."""
 
     lake: Lake
@@ -46,7 +46,7 @@ class Road:
 
 
 def sync(
-    road: Road,
+    inputs: Inputs,
     only: Collection[str] | None = None,
     tell: Tell = quiet,
     refresh: Callable[[], object] = lambda: None,
@@ -65,22 +65,22 @@ def sync(
     can be newer than the contracts it is read with. `states`: the topics as they were a moment before, contracts put in force
     since; `taken`: how far they were read before, as far as that is known, by which datasets are ordered.
     """
-    passing = _Pass(records=dict(last_records(road.lake)), taken=dict(taken or {}))
+    passing = _Pass(records=dict(last_records(inputs.lake)), taken=dict(taken or {}))
     goal: dict[str, TopicState] | None = None
     large: set[str] = set()  # each of them alone, to the end of the pass
     while True:
         if goal is not None or states is None:
-            states = road.kafka.states(topic for dataset in road.store.datasets().values() for topic in dataset.topics)
+            states = inputs.kafka.states(topic for dataset in inputs.store.datasets().values() for topic in dataset.topics)
             refresh()
         first, goal = goal is None, goal or states
-        one = _Round(road, states, goal, only, tell, passing, first)
-        datasets = [d for d in road.store.datasets().values() if d.id not in passing.failures]
+        one = _Round(inputs, states, goal, only, tell, passing, first)
+        datasets = [d for d in inputs.store.datasets().values() if d.id not in passing.failures]
         backlogs = {dataset.id: _backlog(dataset, states, passing.taken) for dataset in datasets}
         ordered = sorted(datasets, key=lambda dataset: backlogs[dataset.id])
         large |= {name for name, backlog in backlogs.items() if backlog > FEW}
         small = [dataset for dataset in ordered if dataset.id not in large]
-        batches = side_by_side(road.lake, partial(one.take, alone=len(small) < 2), small)
-        batches += [one.take(dataset, road.lake) for dataset in ordered if dataset.id in large | one.again]
+        batches = side_by_side(inputs.lake, partial(one.take, alone=len(small) < 2), small)
+        batches += [one.take(dataset, inputs.lake) for dataset in ordered if dataset.id in large | one.again]
         if not any(_behind(batch.after, goal) for batch in batches if batch):
             return passing.info()
 
@@ -117,7 +117,7 @@ class _Pass:
 class _Round:
     """A batch of each dataset; what they share. Datasets go through it side by side, each with a lake of its own session."""
 
-    road: Road
+    inputs: Inputs
     states: dict[str, TopicState]
     goal: dict[str, TopicState]
     only: Collection[str] | None
@@ -136,7 +136,7 @@ class _Round:
             try:
                 began = time.monotonic()
                 batch = ingest_batch(
-                    dataset, lake, self.road.store, self.road.kafka, self.states, self.road.registry, alone
+                    dataset, lake, self.inputs.store, self.inputs.kafka, self.states, self.inputs.registry, alone
                 )
                 if batch.records:
                     version = f"bronze {lake.bronze(dataset).version}"
@@ -204,7 +204,7 @@ class _Round:
             return 0
         first = max(done + 1, 1)
         batch, began = f"bronze {first} to {merged}", time.monotonic()
-        if sent := send_receipts(dataset, lake, first, merged, self.road.kafka.access):
+        if sent := send_receipts(dataset, lake, first, merged, self.inputs.kafka.access):
             self.passing.done("receipts", dataset, began, batch, "sent %d receipts", sent)
         began = time.monotonic()
         changed = account_pending(dataset, lake)

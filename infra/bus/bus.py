@@ -170,7 +170,7 @@ class Bus:
             if self._nothing_new(last, states):
                 self.state.note_pass(replace(last, ended_at=now()))
                 return SyncInfo(records=last.records, taken=last.taken)
-            from pipelines.sync import Road, sync  # Spark
+            from pipelines.sync import Inputs, sync  # Spark
 
             if self._lake is None:
                 tell("starting Spark, which takes some seconds", "正在启动 Spark，需要数秒")
@@ -181,8 +181,7 @@ class Bus:
                 only = None
             elif only is not None:
                 only = only | last.failures.keys()
-            road = Road(lake, self.store, self.kafka, self.registry)
-            info = sync(road, only, tell, refresh, states, last.taken)
+            info = sync(Inputs(lake, self.store, self.kafka, self.registry), only, tell, refresh, states, last.taken)
             self.state.note_totals(count_pass(self.state.totals(), info, lake))
             marks = lake.marks(table_names(self.store.datasets().keys() - info.failures.keys()))
             self.state.note_pass(PassState(info.records, info.failures, info.taken, hashes, marks, now()))

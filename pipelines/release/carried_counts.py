@@ -34,14 +34,14 @@ class CarriedCounts:
 
 
 def carry_counts(
-    dataset: Dataset, lake: Lake, last: ReleaseRecord | None, version: int, count_again: timedelta = COUNT_AGAIN
+    dataset: Dataset, lake: Lake, last: ReleaseRecord | None, version: int
 ) -> CarriedCounts | None:
     """The counts of silver's version, from those of the last record; None if they have to be taken from the rows."""
     silver = lake.silver(dataset)
     if last is None or last.contract_sha256 != dataset.hash or last.silver_id != silver.id:
         return None
     known = _last_counts(dataset, lake, last)
-    if known is None or datetime.now(UTC) - datetime.fromisoformat(known.counted_at) > count_again:
+    if known is None or datetime.now(UTC) - datetime.fromisoformat(known.counted_at) > COUNT_AGAIN:
         return None
     if not lake.account().own_since(known.account_version):
         return None

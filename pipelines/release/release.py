@@ -14,7 +14,7 @@ from pipelines.lake.progress import merged_version
 from pipelines.lake.tables import NOT_ANSI
 from pipelines.merge.account import open_sums
 from pipelines.release.carried_counts import carry_counts
-from pipelines.release.record import ReleaseRecord
+from pipelines.release.record import ReleaseRecord, Status
 from pipelines.release.records import append_record
 from quality.gate import judge
 from schemas.dataset import Dataset
@@ -27,6 +27,11 @@ class ReleaseInfo:
     dataset: str
     verdict: Verdict
     record: ReleaseRecord
+
+    @property
+    def status(self) -> Status:
+        """Whether the candidate was released or held."""
+        return self.record.status
 
 
 def release_version(

@@ -114,7 +114,8 @@ class Suibus(Side):
     def check(self) -> None:
         """The last run took every record, and quarantined those that break a rule."""
         (found,) = (
-            self.lake.read(self.lake.bronze(self.dataset))
+            self.lake.bronze(self.dataset)
+            .read()
             .agg(F.count("*").alias("all"), F.count_if("_quarantined").alias("bad"))
             .collect()
         )

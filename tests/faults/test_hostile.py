@@ -747,7 +747,7 @@ def test_records_on_a_real_broker_end_in_bronze_and_in_the_account_as_the_reader
     places = [(record.topic, record.offset) for record in (future.get(timeout=30) for future in sent)]
     producer.close()
     assert road.merge() == len(cases)
-    rows = road.lake.read(road.lake.bronze(world.dataset)).toArrow().to_pylist()
+    rows = road.lake.bronze(world.dataset).read().toArrow().to_pylist()
     found = {(row["_topic"], row["_offset"]): row for row in rows}
     assert len(rows) == len(found) == len(cases)
     problems = [

@@ -31,7 +31,7 @@ def same(verdict: Verdict) -> dict[str, Any]:
 def step(road: Road) -> Verdict:
     """One pass; its verdict, which is that of all rows."""
     (released,) = road.sync().releases
-    version = released.record["silver_version"]
+    version = released.record.silver_version
     by_rows = judge(shared_rows(road.lake, road.dataset, version), road.dataset, version)
     assert same(released.verdict) == same(by_rows)
     return released.verdict
