@@ -26,7 +26,8 @@ from producers.send.transport import TransportName, check_transport
 from producers.sources.files import RECEIPT_COLUMNS, Record, Source
 from schemas.dataset import Dataset, check_district
 from schemas.errors import InputError, UnavailableError
-from schemas.row.coercer import Defect, RowCoercer, RowError, clean, show
+from schemas.row.coercer import Defect, RowCoercer, RowError
+from schemas.row.shown import clean, show
 from schemas.wire.avro import LARGEST, Encoder, sequence_text
 from schemas.wire.receipt import Receipt, receipt_place
 

@@ -17,7 +17,7 @@ from typing import Any, NoReturn
 
 from schemas.dataset import UP_PREFIX, parse_topic
 from schemas.errors import InputError, first_line
-from schemas.row.coercer import parse_json
+from schemas.row.strict_json import parse_json
 
 LONGEST = 32_000  # characters of one text in a receipt
 LARGEST = 900_000  # bytes of a receipt: less than a broker takes with its default message.max.bytes
