@@ -28,7 +28,8 @@ from schemas.dataset import Dataset, check_district
 from schemas.errors import InputError, UnavailableError
 from schemas.row.coercer import Defect, RowCoercer, RowError
 from schemas.row.shown import clean, show
-from schemas.wire.avro import LARGEST, Encoder, sequence_text
+from schemas.wire.avro import LARGEST
+from schemas.wire.encoder import Encoder, sequence_text
 from schemas.wire.receipt import Receipt, receipt_place
 
 OLDEST = timedelta(days=360)  # a record of long ago would be removed from its topic, which keeps a year, unread

@@ -12,7 +12,7 @@ from pipelines.lake.delta import Delta
 from pipelines.lake.lake import Lake
 from pipelines.merge.account import account_pending
 from pipelines.merge.merge import merge_pending
-from schemas.wire.avro import Encoder, sequence_text
+from schemas.wire.encoder import Encoder, sequence_text
 from tests.integration.conftest import Road
 
 

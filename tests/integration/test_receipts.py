@@ -26,7 +26,7 @@ from schemas.contract import load_contract
 from schemas.dataset import districts, receipts_topic
 from schemas.errors import UnavailableError
 from schemas.row.coercer import RowCoercer
-from schemas.wire.avro import Encoder
+from schemas.wire.encoder import Encoder
 from schemas.wire.receipt import LARGEST, Receipt
 from tests.integration.conftest import CONTRACT, Road
 from tests.integration.test_topics import recreate

@@ -19,7 +19,7 @@ from pipelines.ingest.ingest import read_position
 from pipelines.ingest.offsets import BATCH, SHARE, Range, Taken, TopicState, plan
 from pipelines.sync import _Round, sync
 from schemas.errors import StateError
-from schemas.wire.avro import Encoder
+from schemas.wire.encoder import Encoder
 from tests.integration.conftest import Road
 
 DISTRICT = "440106"
