@@ -20,8 +20,9 @@ from pipelines.release.release import ReleaseInfo, last_records, release_version
 from pipelines.sync_info import SyncInfo
 from schemas.dataset import Dataset
 from schemas.errors import SuibusError, first_line
+from schemas.log_context import log_context
 from schemas.store import ContractStore
-from schemas.tell import Tell, log_context, quiet
+from schemas.tell import Tell, quiet
 from schemas.wire.registry import Registry
 
 log = logging.getLogger(__name__)

@@ -23,11 +23,13 @@ from infra.kafka.topics import Kafka
 from infra.settings import Settings, read_node_file
 from producers.publish.publisher import Publisher
 from producers.send.sender import flush
-from schemas.contract import SHIPPED, contract_files, find_dataset, load_contracts
-from schemas.dataset import Dataset, check_district, districts, parse_topic, receipts_topic
+from schemas.contract_folders import SHIPPED, contract_files, find_dataset, load_contracts
+from schemas.dataset import Dataset, parse_topic, receipts_topic
+from schemas.districts import check_district, districts
 from schemas.errors import ContractError, InputError, StateError, SuibusError, UnavailableError, first_line
+from schemas.log_context import log_context
 from schemas.store import ContractStore
-from schemas.tell import Tell, log_context, quiet
+from schemas.tell import Tell, quiet
 from schemas.wire.avro import avro_schema
 from schemas.wire.registry import Registry
 

@@ -47,8 +47,8 @@ def receipts(
     from infra.bus.bus import Bus
     from infra.settings import read_settings
     from producers.inbox import Inbox
-    from schemas.contract import find_dataset
-    from schemas.dataset import check_district
+    from schemas.contract_folders import find_dataset
+    from schemas.districts import check_district
     from schemas.errors import InputError
 
     if file and not dataset:

@@ -21,7 +21,8 @@ from prometheus_client.registry import Collector
 
 from pipelines.sync_info import FATES
 from producers.outbox import Outbox
-from schemas.dataset import districts, parse_topic
+from schemas.dataset import parse_topic
+from schemas.districts import districts
 from schemas.errors import InputError, SuibusError, first_line
 
 if TYPE_CHECKING:

@@ -24,7 +24,8 @@ from producers.send.ahead import Background
 from producers.send.sender import FlushInfo, flush
 from producers.send.transport import TransportName, check_transport
 from producers.sources.files import RECEIPT_COLUMNS, Record, Source
-from schemas.dataset import Dataset, check_district
+from schemas.dataset import Dataset
+from schemas.districts import check_district
 from schemas.errors import InputError, UnavailableError
 from schemas.row.coercer import Defect, RowCoercer, RowError
 from schemas.row.shown import clean, show

@@ -23,7 +23,8 @@ from pipelines.merge.merge import merge_pending
 from producers.inbox import FetchInfo, Inbox, fetch_receipts
 from producers.sources.files import RECEIPT_COLUMNS
 from schemas.contract import load_contract
-from schemas.dataset import districts, receipts_topic
+from schemas.dataset import receipts_topic
+from schemas.districts import districts
 from schemas.errors import UnavailableError
 from schemas.row.coercer import RowCoercer
 from schemas.wire.encoder import Encoder

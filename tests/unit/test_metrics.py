@@ -21,9 +21,10 @@ from infra.settings import Settings
 from infra.terminal import logs
 from infra.terminal.logs import JsonLines, TextLines, logged, set_up_logging
 from producers.outbox import Entry, Outbox
-from schemas.contract import SHIPPED, load_contract
-from schemas.dataset import districts
-from schemas.tell import log_context
+from schemas.contract import load_contract
+from schemas.contract_folders import SHIPPED
+from schemas.districts import districts
+from schemas.log_context import log_context
 
 FLIGHTS = load_contract(SHIPPED / "flights.yaml")  # fresh for a day
 ROOT = Path(__file__).parents[2]

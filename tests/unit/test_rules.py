@@ -21,7 +21,8 @@ from quality.rules import (
     sql_literal,
     suite,
 )
-from schemas.contract import SHIPPED, load_contract
+from schemas.contract import load_contract
+from schemas.contract_folders import SHIPPED
 from schemas.dataset import Dataset, Field, Kind, Limits, Rule
 
 NONE = {"operator": "mustBe", "threshold": 0}

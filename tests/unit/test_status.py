@@ -7,7 +7,8 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from infra.bus.bus import _late
-from schemas.contract import SHIPPED, load_contract
+from schemas.contract import load_contract
+from schemas.contract_folders import SHIPPED
 
 DATASET = load_contract(SHIPPED / "flights.yaml")  # fresh for a day
 OLD, NEW = timedelta(days=2), timedelta()  # ago
