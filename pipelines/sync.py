@@ -8,8 +8,6 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 
-from schemas.log_context import log_context
-
 from pipelines.back.receipts import send_receipts
 from pipelines.ingest.ingest import Batch, ingest_batch
 from pipelines.ingest.offsets import Topics, TopicState
@@ -27,6 +25,7 @@ from pipelines.release.release import ReleaseInfo, release_version
 from pipelines.sync_info import HopTime, SyncInfo
 from schemas.dataset import Dataset
 from schemas.errors import SuibusError, first_line
+from schemas.log_context import log_context
 from schemas.store import ContractStore
 from schemas.tell import Tell, quiet
 from schemas.wire.registry import Registry
@@ -70,7 +69,9 @@ def sync(
     large: set[str] = set()  # each of them alone, to the end of the pass
     while True:
         if goal is not None or states is None:
-            states = inputs.kafka.states(topic for dataset in inputs.store.datasets().values() for topic in dataset.topics)
+            states = inputs.kafka.states(
+                topic for dataset in inputs.store.datasets().values() for topic in dataset.topics
+            )
             refresh()
         first, goal = goal is None, goal or states
         one = _Round(inputs, states, goal, only, tell, passing, first)

@@ -9,8 +9,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from schemas.log_context import log_context
-
 from infra.bus.in_force import ContractsInForce
 from infra.bus.state import PassState, RunState, now
 from infra.bus.totals import count_pass
@@ -22,9 +20,11 @@ from pipelines.lake.unchanged import is_as_left, table_names
 from pipelines.sync_info import SyncInfo
 from producers.publish.publisher import Publisher
 from producers.send.sender import flush
-from schemas.contract import SHIPPED
-from schemas.dataset import Dataset, check_district
+from schemas.contract_folders import SHIPPED
+from schemas.dataset import Dataset
+from schemas.districts import check_district
 from schemas.errors import InputError, StateError, SuibusError, first_line
+from schemas.log_context import log_context
 from schemas.ports.kafka_access import KafkaAccess
 from schemas.ports.state_format import check_state_folder, make_state_folder
 from schemas.store import ContractStore

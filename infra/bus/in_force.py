@@ -8,8 +8,9 @@ from pathlib import Path
 
 from infra.bus.state import Refusal, RunState
 from infra.kafka.topics import Kafka
-from schemas.contract import contract_files, find_dataset, load_contracts
-from schemas.dataset import Dataset, districts, receipts_topic
+from schemas.contract_folders import contract_files, find_dataset, load_contracts
+from schemas.dataset import Dataset, receipts_topic
+from schemas.districts import districts
 from schemas.errors import ContractError
 from schemas.store import ContractStore
 from schemas.tell import Tell, quiet

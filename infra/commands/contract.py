@@ -24,7 +24,8 @@ def contract_check(files: tuple[Path, ...], as_json: bool) -> None:
 
     Without FILE, all contracts of the folders in force.
     """
-    from schemas.contract import load_contract, load_contracts
+    from schemas.contract import load_contract
+    from schemas.contract_folders import load_contracts
     from schemas.errors import ContractError
 
     bus = open_bus()
@@ -65,7 +66,7 @@ def contract_show(dataset: str, form: str | None) -> None:
 
     avro: the Avro schema; ddl: the shared table; suite: the Great Expectations suite.
     """
-    from schemas.contract import find_dataset
+    from schemas.contract_folders import find_dataset
 
     found = find_dataset(dataset, open_bus().folders)
     if form == "avro":

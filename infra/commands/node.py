@@ -72,7 +72,7 @@ def remove(code: str) -> None:
 @as_json
 def list_(as_json: bool) -> None:
     """Which nodes may publish, as whom and how much; no secrets. 节点列表。"""
-    from schemas.dataset import districts
+    from schemas.districts import districts
 
     found = _nodes().all()
     if as_json:

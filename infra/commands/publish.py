@@ -81,7 +81,7 @@ def publish(
 def flush(district: str, timeout: float) -> None:
     """Send what waits in a district's outbox. 发送待发数据。"""
     from producers.send.sender import flush as send
-    from schemas.dataset import check_district
+    from schemas.districts import check_district
 
     bus = open_bus()
     path = bus.outbox(check_district(district))

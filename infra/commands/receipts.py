@@ -47,8 +47,8 @@ def receipts(
     from infra.bus.bus import Bus
     from infra.settings import read_settings
     from producers.inbox import Inbox
-    from schemas.contract import find_dataset
-    from schemas.dataset import check_district
+    from schemas.contract_folders import find_dataset
+    from schemas.districts import check_district
     from schemas.errors import InputError
 
     if file and not dataset:
@@ -93,14 +93,14 @@ def _fetch(bus: Bus, inbox: Inbox, district: str, timeout: float) -> int:
 
 def _acknowledge(inbox: Inbox, district: str, only: str | None, ids: Sequence[str]) -> int:
     from schemas.errors import InputError
-    from schemas.wire.receipt import receipt_place
+    from schemas.wire.receipt import parse_receipt_id
 
     if "all" in ids:
         held = [h.receipt for h in inbox.receipts("new", only)]
         return inbox.mark([(r.topic, r.partition, r.offset) for r in held], "acknowledged")
     places = []
     for text in ids:
-        place = receipt_place(text, district)
+        place = parse_receipt_id(text, district)
         if place is None or inbox.find(*place) is None:
             raise InputError(
                 f"{text!r} is no receipt that was fetched. Write it as `suibus receipts` shows it; nothing was marked.",

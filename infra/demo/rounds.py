@@ -22,7 +22,8 @@ from infra.up import stop
 from pipelines.fates import FATES
 from producers.publish.publisher import PublishInfo, publish_source
 from producers.sources.files import open_source
-from schemas.dataset import Dataset, districts
+from schemas.dataset import Dataset
+from schemas.districts import districts
 from schemas.errors import StateError
 from schemas.tell import Tell
 

@@ -18,7 +18,8 @@ from infra.bus.status import Status, look
 from infra.bus.totals import Totals
 from pipelines.fates import FATES
 from producers.outbox import Outbox
-from schemas.dataset import districts, parse_topic
+from schemas.dataset import parse_topic
+from schemas.districts import districts
 from schemas.errors import InputError, SuibusError, first_line
 
 log = logging.getLogger(__name__)

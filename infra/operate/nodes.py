@@ -35,7 +35,8 @@ from kafka.protocol.admin import AlterClientQuotasRequest, DescribeClientQuotasR
 
 from infra.kafka.topics import Kafka
 from infra.settings import NodeFile, node_text, read_node_file, write_secret
-from schemas.dataset import DOWN_PREFIX, UP_PREFIX, check_district, districts
+from schemas.dataset import DOWN_PREFIX, UP_PREFIX
+from schemas.districts import check_district, districts
 from schemas.errors import InputError, StateError
 
 if TYPE_CHECKING:

@@ -29,8 +29,9 @@ from pipelines.lake.tables import ENVELOPE, NOT_ANSI, bronze_schema, sequence_ty
 from schemas.dataset import UP_PREFIX, Dataset
 from schemas.errors import InputError
 from schemas.store import ContractStore
+from schemas.wire.agreement import agreed_schema
 from schemas.wire.avro import FRAME, LARGEST, MAGIC, avro_schema
-from schemas.wire.registry import Registry, agreed_schema
+from schemas.wire.registry import Registry
 
 log = logging.getLogger(__name__)
 ANSWERS = 300  # characters kept of the header that names a receipt: more than the longest id

@@ -33,9 +33,7 @@ class CarriedCounts:
     account_version: int  # the version of the account that closed for the last verdict
 
 
-def carry_counts(
-    dataset: Dataset, lake: Lake, last: ReleaseRecord | None, version: int
-) -> CarriedCounts | None:
+def carry_counts(dataset: Dataset, lake: Lake, last: ReleaseRecord | None, version: int) -> CarriedCounts | None:
     """The counts of silver's version, from those of the last record; None if they have to be taken from the rows."""
     silver = lake.silver(dataset)
     if last is None or last.contract_sha256 != dataset.hash or last.silver_id != silver.id:

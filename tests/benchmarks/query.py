@@ -15,7 +15,8 @@ from infra.bus.bus import Bus
 from infra.settings import Settings
 from pipelines.release.records import released_records
 from pipelines.share.query import query
-from schemas.dataset import districts, receipts_topic
+from schemas.dataset import receipts_topic
+from schemas.districts import districts
 from tests.benchmarks.data import contract
 from tests.benchmarks.ingest import DISTRICTS
 from tests.benchmarks.ingest import publish as produce

@@ -15,7 +15,8 @@ from infra.kafka.broker import Broker
 from infra.kafka.topics import Kafka
 from infra.settings import Settings
 from infra.terminal.output import account_records
-from schemas.dataset import districts, receipts_topic
+from schemas.dataset import receipts_topic
+from schemas.districts import districts
 from tests.faults.node import DISTRICT, Node
 
 _MIB = 320  # of a heap of 512: Spark holds a value more than once

@@ -36,7 +36,8 @@ from schemas.contract import load_contract, parse_contract
 from schemas.dataset import Dataset, Field
 from schemas.errors import InputError
 from schemas.store import ContractStore
-from schemas.wire.avro import FRAME, LARGEST, MAGIC, Encoder, avro_schema, decode, schema_fingerprint, sequence_text
+from schemas.wire.avro import FRAME, LARGEST, MAGIC, avro_schema, decode, schema_fingerprint
+from schemas.wire.encoder import Encoder, sequence_text
 from tests.integration.conftest import Road
 
 CASES = int(os.environ.get("CASES", "10000"))

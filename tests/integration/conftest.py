@@ -19,7 +19,8 @@ from pipelines.merge.merge import merge_pending
 from pipelines.sync_info import SyncInfo
 from producers.publish.publisher import Publisher
 from schemas.contract import parse_contract
-from schemas.dataset import Dataset, districts, receipts_topic
+from schemas.dataset import Dataset, receipts_topic
+from schemas.districts import districts
 
 CONTRACT = """\
 apiVersion: v3.1.0

@@ -18,7 +18,7 @@ from infra.terminal.output import quarantined_records
 from pipelines.ingest.decode import change_log
 from schemas.contract import parse_contract
 from schemas.store import ContractStore
-from schemas.wire.avro import Encoder
+from schemas.wire.encoder import Encoder
 from tests.benchmarks.data import contract
 from tests.integration.conftest import Road
 

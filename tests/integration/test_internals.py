@@ -26,7 +26,9 @@ def test_a_class_of_sparks_or_deltas_own_has_the_methods_that_are_used(spark: An
 
 
 def test_every_class_that_is_named_in_the_module_is_among_those_that_are_looked_at() -> None:
-    named = set(re.findall(r'_delta\("([\w.$]+)"\)', SOURCE)) | set(re.findall(r"\{_NAMESPACE\}\.([\w.$]+)\"\)", SOURCE))
+    named = set(re.findall(r'_delta\("([\w.$]+)"\)', SOURCE)) | set(
+        re.findall(r"\{_NAMESPACE\}\.([\w.$]+)\"\)", SOURCE)
+    )
     known = {name.removeprefix("org.apache.spark.sql.delta.") for name in INTERNALS}
     assert named
     assert named <= known

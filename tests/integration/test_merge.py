@@ -11,7 +11,7 @@ from kafka import KafkaProducer
 from pipelines.lake.lake import Lake
 from pipelines.merge.account import account_pending
 from pipelines.merge.merge import merge_pending
-from schemas.wire.avro import Encoder, sequence_text
+from schemas.wire.encoder import Encoder, sequence_text
 from tests.integration.conftest import Road
 
 

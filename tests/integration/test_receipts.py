@@ -23,10 +23,11 @@ from pipelines.merge.merge import merge_pending
 from producers.inbox import FetchInfo, Inbox, fetch_receipts
 from producers.sources.files import RECEIPT_COLUMNS
 from schemas.contract import load_contract
-from schemas.dataset import districts, receipts_topic
+from schemas.dataset import receipts_topic
+from schemas.districts import districts
 from schemas.errors import UnavailableError
 from schemas.row.coercer import RowCoercer
-from schemas.wire.avro import Encoder
+from schemas.wire.encoder import Encoder
 from schemas.wire.receipt import LARGEST, Receipt
 from tests.integration.conftest import CONTRACT, Road
 from tests.integration.test_topics import recreate

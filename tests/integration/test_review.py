@@ -24,7 +24,8 @@ from producers.outbox import Entry, Outbox
 from producers.send.sender import _Sender
 from schemas.contract import parse_contract
 from schemas.errors import InputError, StateError, UnavailableError
-from schemas.wire.avro import MAGIC, Encoder, avro_schema, schema_fingerprint
+from schemas.wire.avro import MAGIC, avro_schema, schema_fingerprint
+from schemas.wire.encoder import Encoder
 from tests.integration.conftest import CONTRACT, Road
 
 RECORD = """\

@@ -23,7 +23,7 @@ from pipelines.merge.merge import merge_pending
 from pipelines.sync import Inputs, sync
 from schemas.errors import StateError
 from schemas.ports.kafka_access import KafkaAccess
-from schemas.wire.avro import Encoder
+from schemas.wire.encoder import Encoder
 from tests.integration.conftest import Road
 
 DISTRICT = "440106"

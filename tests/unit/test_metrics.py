@@ -18,16 +18,17 @@ from prometheus_client.parser import text_string_to_metric_families
 from infra.bus.bus import Bus
 from infra.bus.state import PassState
 from infra.bus.totals import Spent, Totals
-from pipelines.release.record import ReleaseRecord
 from infra.operate.metrics import metrics_text
 from infra.settings import Settings
 from infra.terminal import logs
 from infra.terminal.logs import JsonLines, TextLines, logged, set_up_logging
 from pipelines.fates import FATES
+from pipelines.release.record import ReleaseRecord
 from producers.outbox import Entry, Outbox
-from schemas.contract import SHIPPED, load_contract
-from schemas.dataset import districts
-from schemas.tell import log_context
+from schemas.contract import load_contract
+from schemas.contract_folders import SHIPPED
+from schemas.districts import districts
+from schemas.log_context import log_context
 
 FLIGHTS = load_contract(SHIPPED / "flights.yaml")  # fresh for a day
 ROOT = Path(__file__).parents[2]

@@ -8,7 +8,8 @@ import pytest
 
 from infra.bus.status import is_late
 from pipelines.release.record import ReleaseRecord, Status
-from schemas.contract import SHIPPED, load_contract
+from schemas.contract import load_contract
+from schemas.contract_folders import SHIPPED
 
 DATASET = load_contract(SHIPPED / "flights.yaml")  # fresh for a day
 OLD, NEW = timedelta(days=2), timedelta()  # ago
