@@ -14,7 +14,8 @@ from pipelines.lake.lake import NOT_ANSI, RELEASE, Lake
 from pipelines.merge.account import open_sums
 from pipelines.merge.merge import merged_version
 from pipelines.release.carried_counts import carry
-from quality.gate import Result, Verdict, judge
+from quality.gate import judge
+from quality.verdict import Result, Verdict
 from schemas.dataset import Dataset
 
 RECORD = ("release", "status", "silver_version", "silver_id", "contract_sha256", "rows", "failed", "decided_at")
