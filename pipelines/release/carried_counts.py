@@ -10,13 +10,13 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 from pyspark.sql import functions as F
-from quality.verdict import Verdict
 
 from pipelines.fates import closes
 from pipelines.lake.lake import Lake
 from pipelines.lake.notes import MergeNote
 from pipelines.release.record import ReleaseRecord
 from quality.rules import composing_rules, gate_rules, key_rule, rules_hash
+from quality.verdict import Verdict
 from schemas.dataset import Dataset
 
 COUNT_AGAIN = timedelta(days=1)

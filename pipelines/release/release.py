@@ -7,7 +7,6 @@ from datetime import UTC, datetime
 
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
-from quality.verdict import Result, Verdict
 
 from pipelines.lake.lake import Lake
 from pipelines.lake.progress import merged_version
@@ -17,6 +16,7 @@ from pipelines.release.carried_counts import carry_counts
 from pipelines.release.record import ReleaseRecord, Status
 from pipelines.release.records import append_record
 from quality.gate import judge
+from quality.verdict import Result, Verdict
 from schemas.dataset import Dataset
 
 
