@@ -132,7 +132,7 @@ class _Round:
             return 0
         first = max(done + 1, 1)
         batch, began = f"bronze {first} to {merged}", time.monotonic()
-        if sent := send_receipts(dataset, lake, first, merged, self.kafka.client):
+        if sent := send_receipts(dataset, lake, first, merged, self.kafka.access.kafka_python()):
             self.info.done("receipts", dataset, began, batch, "sent %d receipts", sent)
         began = time.monotonic()
         changed = account_pending(dataset, lake)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import logging
 import os
@@ -20,12 +19,16 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from infra.kafka.broker import Broker
 from infra.kafka.topics import Kafka
-from infra.settings import Settings, read_node_file
+from infra.node_file import read_node_file
+from infra.settings import Settings
 from producers.publish.publisher import Publisher
 from producers.send.sender import flush
 from schemas.contract import SHIPPED, contract_files, find_dataset, load_contracts
 from schemas.dataset import Dataset, check_district, districts, parse_topic, receipts_topic
 from schemas.errors import ContractError, InputError, StateError, SuibusError, UnavailableError, first_line
+from schemas.ports.files import write_whole
+from schemas.ports.kafka_access import KafkaAccess
+from schemas.ports.lease import Lease
 from schemas.store import ContractStore
 from schemas.tell import Tell, log_context, quiet
 from schemas.wire.avro import avro_schema
@@ -58,7 +61,7 @@ class Bus:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.home = settings.home
-        self.broker = Broker(self.home, settings.advertised_host)
+        self.broker = Broker(settings)
         self.store = ContractStore(self.home / "contracts")
         self.folders: tuple[Path, ...] = (SHIPPED, *settings.contract_folders)
         self.refused: list[ContractError] = []
@@ -66,29 +69,30 @@ class Bus:
         self._adopted: tuple[Any, ...] | None = None  # the signature of the contract folders when they were adopted
 
     @property
+    def access(self) -> KafkaAccess:
+        """Kafka: by the settings, else the embedded broker. UnavailableError if that does not run."""
+        return self.settings.access or self.broker.access
+
+    @property
+    def access_when_up(self) -> KafkaAccess:
+        """Kafka as it is, or will be once the bus runs: a node may accept rows while it is away."""
+        return self.settings.access or self.broker.access_when_up
+
+    @property
     def bootstrap(self) -> str:
-        """The address of Kafka: the setting, else the embedded broker's. UnavailableError if that does not run."""
-        return self.settings.servers or self.broker.bootstrap
-
-    @property
-    def address(self) -> str:
-        """Where Kafka is, or will be once the bus runs: a node may accept rows while it is away."""
-        return self.settings.servers or self.broker.address
-
-    @property
-    def security(self) -> Mapping[str, Any]:
-        """How to get in, as kafka-python's settings: by the node file, or as the city of a secure embedded broker."""
-        return self.settings.security if self.settings.servers else self.broker.client
+        """The address of Kafka. UnavailableError if it is the embedded broker and does not run."""
+        return self.access.servers
 
     @property
     def kafka(self) -> Kafka:
         """The Kafka of this bus. UnavailableError if it is the embedded one and does not run."""
-        return Kafka(self.bootstrap, self.security)
+        return Kafka(self.access)
 
     @property
     def registry(self) -> Registry | None:
         """The configured schema registry, if any."""
-        return Registry(self.settings.registry_url) if self.settings.registry_url else None
+        url = self.settings.registry_url
+        return Registry(url.get_secret_value()) if url else None
 
     def outbox(self, district: str) -> Path:
         """The outbox of a district's node on this machine; InputError where the node file is another district's."""
@@ -111,7 +115,7 @@ class Bus:
             number = registry.register(f"{dataset.topic(district)}-value", avro_schema(dataset))
         path = self.outbox(district)
         return Publisher(
-            dataset, district, path, self.address, timeout=timeout, client=self.security,
+            dataset, district, path, self.access_when_up.servers, timeout=timeout, client=security(self.access_when_up),
             transport=self.settings.transport, registry_id=number,
         )  # fmt: skip
 
@@ -247,8 +251,9 @@ class Bus:
         for path in sorted((self.home / "nodes").glob("*/outbox.sqlite")):
             with log_context(district=path.parent.name):
                 try:
+                    access = self.access
                     info = flush(
-                        path, self.bootstrap, timeout=10, client=self.security, transport=self.settings.transport
+                        path, access.servers, timeout=10, client=security(access), transport=self.settings.transport
                     )
                 except Exception as error:  # one outbox must not stop another
                     told = error.en if isinstance(error, SuibusError) else first_line(error)
@@ -333,25 +338,17 @@ class Bus:
 
     def pid(self) -> int | None:
         """The process that runs this bus, if one does: it holds a lock that ends with it, however it ends."""
-        lock = self.home / "run" / "up.lock"  # looked at with a shared lock: two that look do not see each other
-        if not lock.exists():
-            return None
-        with lock.open() as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            except BlockingIOError:
-                return int(lock.read_text() or 0) or None
-        return None
+        return Lease(self.home / "run" / "up.lock").holder()
 
     def run(self, services_only: bool, tell: Tell, *, secure: bool = False) -> None:
         """Run the bus until told to stop (SIGTERM or Ctrl-C); the pass that runs then is finished first.
 
         With `secure` the embedded broker lets nobody in without credentials, from now on.
         """
-        if secure and self.settings.servers:
+        if secure and self.settings.access:
             raise InputError(
-                f"--secure is for the embedded broker; who may do what on {self.settings.servers} is set up there.",
-                f"--secure 只用于内置消息代理；{self.settings.servers} 的权限请在该处设置。",
+                f"--secure is for the embedded broker; who may do what on {self.settings.access.servers} is set up there.",
+                f"--secure 只用于内置消息代理；{self.settings.access.servers} 的权限请在该处设置。",
             )
         stop = threading.Event()
 
@@ -370,7 +367,7 @@ class Bus:
                     spark.append(beside.submit(self.lake))
 
             try:
-                if self.settings.servers:
+                if self.settings.access:
                     start_spark()
                 else:
                     address = self.broker.start(tell, secure=secure, meanwhile=start_spark)
@@ -386,7 +383,7 @@ class Bus:
                 self._watch(stop, services_only, fresh, tell)
             finally:
                 (self.home / "run" / "up.json").unlink(missing_ok=True)
-                if not self.settings.servers:
+                if not self.settings.access:
                     self.broker.stop()
                 tell("stopped", "已停止")
 
@@ -403,7 +400,7 @@ class Bus:
         retry_at = time.monotonic()
         while not stop.is_set():
             try:
-                if not self.settings.servers and not self.broker.running():
+                if not self.settings.access and not self.broker.running():
                     tell(f"Kafka had stopped; it answers again at {self.broker.start(tell)}", "Kafka 曾停止，现已恢复")
                 if (signature := self._signature()) != contracts:
                     contracts = signature
@@ -494,43 +491,23 @@ class Bus:
 
     @contextmanager
     def _only_one(self) -> Iterator[None]:
-        path = self.home / "run" / "up.lock"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("a+") as file:
-            for _ in range(20):
-                with suppress(BlockingIOError):
-                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    break
-                time.sleep(0.05)  # a command that only looks holds it for a moment
-            else:
-                pid = path.read_text()
+        lease = Lease(self.home / "run" / "up.lock")
+        with lease.hold_if_free(1.0) as held:  # a command that only looks holds it for a moment
+            if not held:
                 raise StateError(
-                    f"This bus is already running (process {pid}, {self.home}). `suibus down` stops it.",
-                    f"该总线已在运行（进程 {pid}，{self.home}）。可用 suibus down 停止。",
+                    f"This bus is already running (process {lease.holder()}, {self.home}). `suibus down` stops it.",
+                    f"该总线已在运行（进程 {lease.holder()}，{self.home}）。可用 suibus down 停止。",
                 )
-            file.truncate(0)
-            file.write(str(os.getpid()))
-            file.flush()
             yield
 
     @contextmanager
     def _exclusive(self, name: str, tell: Tell) -> Iterator[None]:
-        path = self.home / "run" / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("w") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                tell("another pass is under way; waiting for it", "另一轮处理正在进行，等待其结束")
-                fcntl.flock(file, fcntl.LOCK_EX)
+        lease = Lease(self.home / "run" / name)
+        with lease.hold(lambda: tell("another pass is under way; waiting for it", "另一轮处理正在进行，等待其结束")):
             yield
 
     def _write(self, name: str, value: Any) -> None:
-        path = self.home / "run" / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_suffix(f".{os.getpid()}.part")
-        part.write_text(json.dumps(value, ensure_ascii=False, default=str), "utf-8")
-        part.replace(path)
+        write_whole(self.home / "run" / name, json.dumps(value, ensure_ascii=False, default=str))
 
     def _read(self, name: str) -> dict[str, Any]:
         try:
@@ -550,3 +527,8 @@ def _late(dataset: Dataset, record: dict[str, Any] | None, waiting: int | None) 
 
 def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def security(access: KafkaAccess) -> dict[str, Any]:
+    """kafka-python's security settings without the servers."""
+    return {name: value for name, value in access.kafka_python().items() if name != "bootstrap_servers"}

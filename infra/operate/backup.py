@@ -73,7 +73,7 @@ def back_up(bus: Bus, destination: Path, without_broker: bool = False, tell: Tel
             f"{destination} 位于被备份的文件夹之内。请选择其外的文件夹，最好在另一块磁盘上。",
         )
     with ExitStack() as held:
-        if not (without_broker or bus.settings.servers):
+        if not (without_broker or bus.settings.access):
             if bus.pid() or bus.broker.running():
                 raise StateError(
                     "The embedded broker runs, so its files cannot be copied. Run `suibus down` first, or leave them out "
@@ -160,7 +160,7 @@ def _roots(bus: Bus) -> dict[str, Path]:
 
 
 def _left_out(bus: Bus, without_broker: bool) -> Iterator[tuple[str, str]]:
-    if bus.settings.servers or without_broker:
+    if bus.settings.access or without_broker:
         yield (
             "what Kafka keeps, the topics and the nodes' rights: beside another Kafka the lake goes on after `suibus resume`",
             "Kafka 中的主题数据与节点权限：若改用另一个 Kafka，须先执行 suibus resume，数据湖才能继续",

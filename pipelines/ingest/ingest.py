@@ -170,7 +170,7 @@ def _read(lake: Lake, kafka: Topics, ranges: tuple[Range, ...], alone: bool = Fa
         first.setdefault(place.topic, {})[str(place.partition)] = place.start
         last.setdefault(place.topic, {})[str(place.partition)] = place.end
     options = {
-        **kafka.spark,
+        **kafka.access.spark(),
         "kafka.isolation.level": "read_committed",
         # One name, else Spark makes a new consumer for each read: 0.3 s a partition.
         "kafka.group.id": f"suibus.city.probe.{uuid4()}" if alone else "suibus.city.ingest",

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, Protocol
 
 from schemas.dataset import Dataset
 from schemas.errors import StateError
+from schemas.ports.kafka_access import KafkaAccess
 
 SHARE = 100_000  # records a district and dataset may have in one batch
 BATCH = 400_000  # records of a batch: bounds memory, and what a killed batch has to do again
@@ -28,12 +29,8 @@ class Topics(Protocol):
     """The bus as the pipeline sees it; `infra.kafka.topics.Kafka` is it."""
 
     @property
-    def client(self) -> Mapping[str, Any]:
-        """Settings of a kafka-python client, servers included."""
-
-    @property
-    def spark(self) -> Mapping[str, str]:
-        """The same as options of Spark's Kafka source."""
+    def access(self) -> KafkaAccess:
+        """How to reach it."""
 
     def states(self, topics: Iterable[str]) -> dict[str, TopicState]:
         """The state of each topic that exists. UnavailableError where no broker answers."""
