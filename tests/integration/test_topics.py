@@ -13,7 +13,7 @@ import pytest
 from kafka import KafkaAdminClient, KafkaProducer, TopicPartition
 from kafka.admin import ConfigResource, NewPartitions
 
-from infra.terminal.output import quarantined_records
+from infra.operate.records import quarantined_records
 from pipelines.ingest import offsets
 from pipelines.ingest.ingest import read_position
 from pipelines.ingest.offsets import BATCH, SHARE, Range, Taken, TopicState, plan
