@@ -1,24 +1,15 @@
-"""The command line: what every command shares. The commands are in `infra.commands`; Spark is loaded only where needed."""
+"""The command line: the list of commands, and what they share. A command's module is imported when it is called."""
 
 from __future__ import annotations
 
 import sys
-from logging import ERROR
-from typing import Any
+from importlib import import_module
+from typing import Any, cast
 
 import click
 
-from infra.commands.backup import backup, restore
-from infra.commands.contract import contract
-from infra.commands.look import account, doctor, quarantine, query, releases, status
-from infra.commands.metrics import metrics
-from infra.commands.node import node
-from infra.commands.publish import flush, publish
-from infra.commands.receipts import receipts
-from infra.commands.repair import rebuild, resume
-from infra.commands.run import demo, down, sync, up
-from infra.terminal.console import CITY, NEEDS_CITY
-from infra.terminal.logs import logged, set_up_logging
+from infra.terminal.console import CITY, NEEDS_CITY, say, say_error
+from infra.terminal.logs import set_up_logging
 from schemas.errors import SuibusError
 
 HELP = """Suibus 穗: a city's data-sharing bus, from a district's file to a department's SELECT.
@@ -38,25 +29,75 @@ change; 2 refused, nothing done; 3 something outside is away, what was accepted 
 退出码：0 完成；1 完成但有被拒行、数据集失败或破坏性变更；2 被拒绝，未做任何事；3 外部服务不可用，已接收的数据均已保留。
 """
 
+# Each command and the first line of its help. The command `up` is `up` of infra/commands/up.py, and so on.
+COMMANDS = {
+    "account": "Where every record went: the conservation sum of each district and dataset. 查看收支账。",
+    "backup": "Copy the whole state folder and the lake to a new folder. 备份。",
+    "contract": "Check, show and compare contracts. 数据契约。",
+    "demo": "Run the whole road on Guangzhou's eleven district registers. 运行演示。",
+    "doctor": "Java, memory, disk, broker, jars, versions: each with its remedy. 检查环境。",
+    "down": "Stop the bus of this state folder. 停止总线。",
+    "flush": "Send what waits in a district's outbox. 发送待发数据。",
+    "metrics": "Print the metrics of every hop in Prometheus's text format. 查看监控指标。",
+    "node": "The districts' nodes of a secure bus, and their credentials. 节点凭据。",
+    "publish": "Publish a file's rows as a district. 发布数据。",
+    "quarantine": "Every record that was refused at the door, with every reason. 查看隔离记录。",
+    "query": "Query the released versions with Spark SQL. 查询已发布数据。",
+    "rebuild": "Make a dataset's table again, bring it up to date and judge it. 重建数据表。",
+    "receipts": "What the city refused of a district's records, and why. 查看回执。",
+    "releases": "Every decision of the gate, newest first, with its verdict. 查看发布记录。",
+    "restore": "Put a backup back into an empty state folder. 恢复。",
+    "resume": "Go on with a dataset whose topics were changed. 主题变动后恢复处理。",
+    "status": "What runs, what is in force, what waits. 查看状态。",
+    "sync": "Bring everything up to the end of what is published, once, and stop. 同步一次。",
+    "up": "Run the bus: broker, contracts, pipeline. 启动总线。",
+}
 
-class _Group(click.Group):
-    """Prints an error a person can act on, in both languages, instead of a traceback."""
+
+class Commands(click.Group):
+    """Finds commands by name, and says every error in both languages, instead of a traceback."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """The names of all commands."""
+        return sorted(COMMANDS)
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        """The command of a name, its module imported only now."""
+        if name not in COMMANDS:
+            return None
+        return cast(click.Command, getattr(import_module(f"infra.commands.{name}"), name))
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """List the commands without importing them."""
+        with formatter.section("Commands"):
+            formatter.write_dl(sorted(COMMANDS.items()))
+
+    def main(self, *args: Any, **more: Any) -> Any:
+        """Run a command and end the process with its exit status."""
+        try:
+            status = super().main(*args, **{**more, "standalone_mode": False})
+        except click.ClickException as error:
+            from infra.terminal.usage import say_usage_error  # --help needs it not
+
+            say_usage_error(error)
+            status = error.exit_code
+        sys.exit(status if isinstance(status, int) else 0)
 
     def invoke(self, ctx: click.Context) -> Any:
+        """Run the command; the exit status is the error's."""
         try:
             return super().invoke(ctx)
         except SuibusError as error:
-            if not logged(error.en, error.zh, ERROR):
-                click.echo(f"error: {error.en}\n错误：{error.zh}", err=True)
+            say_error(error.en, error.zh)
             sys.exit(error.exit_status)
         except ModuleNotFoundError as error:
             if (error.name or "").split(".")[0] not in CITY:
                 raise
-            click.echo(f"error: {NEEDS_CITY[0]}\n错误：{NEEDS_CITY[1]}", err=True)
+            say_error(*NEEDS_CITY)
             sys.exit(2)
         except KeyboardInterrupt:
-            click.echo(
-                "stopped; what was accepted is kept, and the same command goes on from there\n"
+            say(
+                "stopped; what was accepted is kept, and the same command goes on from there",
                 "已中断；已接收的数据均已保留，重新执行同一命令即可继续",
                 err=True,
             )
@@ -67,15 +108,16 @@ class _Group(click.Group):
             if error.filename is None:
                 raise
             what = error.strerror or repr(error)
-            click.echo(
-                f"error: {error.filename}: {what}. Look at the path and its rights; SUIBUS_HOME names the state folder.\n"
-                f"错误：{error.filename}：{what}。请检查该路径及其权限；状态文件夹由 SUIBUS_HOME 指定。",
-                err=True,
+            say_error(
+                f"{error.filename}: {what}. Look at the path and its rights; SUIBUS_HOME names the state folder.",
+                f"{error.filename}：{what}。请检查该路径及其权限；状态文件夹由 SUIBUS_HOME 指定。",
             )
             sys.exit(2)
 
 
-@click.group(cls=_Group, help=HELP, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.group(
+    cls=Commands, help=HELP, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110}
+)
 @click.version_option(package_name="suibus")
 def main() -> None:
     """Set up logging; the commands do the work."""
@@ -83,30 +125,6 @@ def main() -> None:
 
     set_up_logging(read_settings().log_format)
 
-
-for command in (
-    up,
-    down,
-    sync,
-    demo,
-    publish,
-    flush,
-    receipts,
-    contract,
-    query,
-    status,
-    releases,
-    quarantine,
-    account,
-    metrics,
-    rebuild,
-    resume,
-    backup,
-    restore,
-    node,
-    doctor,
-):
-    main.add_command(command)
 
 if __name__ == "__main__":
     main()

@@ -30,7 +30,7 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
 @pytest.fixture(scope="session")
 def broker(settings: Settings) -> Iterator[Broker]:
     """One running embedded broker; a test makes topics of its own and stops nothing."""
-    embedded = Broker(settings.home)
+    embedded = Broker(settings)
     embedded.start()
     yield embedded
     embedded.stop()

@@ -14,7 +14,8 @@ from infra.bus.state import PassState, RunState, now
 from infra.bus.totals import count_pass
 from infra.kafka.broker import Broker
 from infra.kafka.topics import Kafka
-from infra.settings import Settings, read_node_file
+from infra.node_file import read_node_file
+from infra.settings import Settings
 from pipelines.ingest.offsets import TopicState, all_taken
 from pipelines.lake.unchanged import is_as_left, table_names
 from pipelines.sync_info import SyncInfo
@@ -46,7 +47,7 @@ class Bus:
         check_state_folder(settings.home)
         self.settings = settings
         self.home = settings.home
-        self.broker = Broker(self.home, settings.advertised_host)
+        self.broker = Broker(settings)
         self.store = ContractStore(self.home / "contracts")
         self.state = RunState(self.home)
         self.contracts = ContractsInForce((SHIPPED, *settings.contract_folders), self.store, self.state)

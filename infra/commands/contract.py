@@ -7,8 +7,15 @@ from pathlib import Path
 
 import click
 
-from infra.terminal.console import as_json, open_bus, print_json
-from schemas.errors import InputError
+from infra.bus.bus import Bus
+from infra.settings import read_settings
+from infra.terminal.console import as_json, both, print_json, say
+from schemas.compatibility import compare
+from schemas.contract import load_contract
+from schemas.contract_folders import find_dataset, load_contracts
+from schemas.contract_page import page
+from schemas.errors import ContractError, InputError
+from schemas.wire.avro import avro_schema
 
 
 @click.group()
@@ -24,11 +31,6 @@ def contract_check(files: tuple[Path, ...], as_json: bool) -> None:
 
     Without FILE, all contracts of the folders in force.
     """
-    from schemas.contract import load_contract
-    from schemas.contract_folders import load_contracts
-    from schemas.errors import ContractError
-
-    bus = open_bus()
     problems: list[ContractError] = []
     if files:
         good = []
@@ -38,7 +40,7 @@ def contract_check(files: tuple[Path, ...], as_json: bool) -> None:
             except ContractError as error:
                 problems.append(error)
     else:
-        found, problems = load_contracts(bus.contracts.folders)
+        found, problems = load_contracts(Bus(read_settings()).contracts.folders)
         good = list(found.values())
     if as_json:
         print_json(
@@ -50,11 +52,12 @@ def contract_check(files: tuple[Path, ...], as_json: bool) -> None:
     else:
         for d in good:
             click.echo(
-                f"ok  {d.path}: {d.name} {d.version} {d.title}: {len(d.fields)} columns 列, key 主键 {', '.join(d.key)}, "
-                f"{len(d.rules)} rules 规则"
+                f"ok  {d.path}: {d.name} {d.version} {d.title}: {len(d.fields)} {both('columns', '列')}, "
+                f"{both('key', '主键')} {', '.join(d.key)}, {len(d.rules)} {both('rules', '规则')}"
             )
         for problem in problems:
-            click.echo(f"refused 不予服务\n{problem.en}\n{problem.zh}", err=True)
+            click.echo(both("refused", "不予服务"), err=True)
+            say(problem.en, problem.zh, err=True)
     sys.exit(2 if problems else 0)
 
 
@@ -66,24 +69,18 @@ def contract_show(dataset: str, form: str | None) -> None:
 
     avro: the Avro schema; ddl: the shared table; suite: the Great Expectations suite.
     """
-    from schemas.contract_folders import find_dataset
-
-    found = find_dataset(dataset, open_bus().folders)
+    found = find_dataset(dataset, Bus(read_settings()).contracts.folders)
     if form == "avro":
-        from schemas.wire.avro import avro_schema
-
         print_json(avro_schema(found))
     elif form == "ddl":
-        from pipelines.lake.tables import ddl
+        from pipelines.lake.tables import ddl  # the light install has no Spark
 
         click.echo(ddl(found))
     elif form == "suite":
-        from quality.rules import suite
+        from quality.rules import suite  # nor Great Expectations
 
         print_json(suite(found))
     else:
-        from schemas.contract_page import page
-
         click.echo(page(found))
 
 
@@ -95,9 +92,6 @@ def contract_diff(files: tuple[Path, ...], as_json: bool) -> None:
 
     With several OLD files, oldest first, NEW is held against each: a record of any of them may still be on the way.
     """
-    from schemas.compatibility import compare
-    from schemas.contract import load_contract
-
     if len(files) < 2:
         raise InputError("Give the old contract and the new one.", "请给出旧契约和新契约。")
     *olds, new = [load_contract(path) for path in files]
@@ -108,11 +102,13 @@ def contract_diff(files: tuple[Path, ...], as_json: bool) -> None:
         print_json({"breaking": breaking, "changes": listed})
     else:
         for c in changes:
-            click.echo(f"{'breaking 破坏性' if c.breaking else 'compatible 兼容'}  {c.en}\n    {c.zh}")
+            grade = both("breaking", "破坏性") if c.breaking else both("compatible", "兼容")
+            click.echo(f"{grade}  {both(c.en, c.zh, chr(10) + ' ' * 4)}")
         if not changes:
-            click.echo("no change that matters to anyone 没有实质变化")
+            click.echo(both("no change that matters to anyone", "没有实质变化"))
         elif breaking:
-            click.echo(
-                f"Undo the breaking changes, or start version {new.major + 1}. 请撤销破坏性变更，或使用主版本 {new.major + 1}。"
+            say(
+                f"Undo the breaking changes, or start version {new.major + 1}.",
+                f"请撤销破坏性变更，或使用主版本 {new.major + 1}。",
             )
     sys.exit(1 if breaking else 0)

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
-from infra.terminal.console import as_json, open_bus
-
-if TYPE_CHECKING:
-    from infra.operate.nodes import Node, Nodes
+from infra.bus.bus import Bus
+from infra.operate.nodes import Node, Nodes
+from infra.settings import read_settings
+from infra.terminal.console import as_json, both, print_json, say
+from schemas.districts import districts
 
 code = click.argument("code", metavar="CODE")
 output = click.option(
@@ -39,9 +38,10 @@ def add(code: str, mutual_tls: bool, rate: int, output: Path | None) -> None:
     Makes credentials, rights and limits, and writes one file (mode 0600) to carry to the district by a safe way. There
     SUIBUS_NODE holds its path, and publish, flush and receipts need nothing else.
     """
-    nodes = _nodes(topics=True)
-    path = output or Path(f"suibus-{code}.toml")
-    _written(nodes.add(code, path, mutual_tls=mutual_tls, rate=rate), path)
+    bus, path = Bus(read_settings()), output or Path(f"suibus-{code}.toml")
+    nodes = Nodes(bus)
+    bus.adopt_contracts()  # makes the district's topics
+    _say_written(nodes.add(code, path, mutual_tls=mutual_tls, rate=rate), path)
 
 
 @node.command("rotate")
@@ -53,8 +53,8 @@ def rotate(code: str, output: Path | None) -> None:
     Until the new file is in place, the node keeps what it accepts in its outbox.
     """
     path = output or Path(f"suibus-{code}.toml")
-    _written(_nodes().rotate(code, path), path)
-    click.echo("the former credentials ended just now, on open connections too\n旧凭据即刻作废，已建立的连接同样失效")
+    _say_written(Nodes(Bus(read_settings())).rotate(code, path), path)
+    say("the former credentials ended just now, on open connections too", "旧凭据即刻作废，已建立的连接同样失效")
 
 
 @node.command("remove")
@@ -64,42 +64,31 @@ def remove(code: str) -> None:
 
     Its topics and everything it published stay.
     """
-    for ended in _nodes().remove(code):
-        click.echo(f"{ended.user}: ended 已作废")
+    for ended in Nodes(Bus(read_settings())).remove(code):
+        click.echo(f"{ended.user}: {both('ended', '已作废')}")
 
 
 @node.command("list")
 @as_json
 def list_(as_json: bool) -> None:
     """Which nodes may publish, as whom and how much; no secrets. 节点列表。"""
-    from schemas.districts import districts
-
-    found = _nodes().all()
+    found = Nodes(Bus(read_settings())).all()
     if as_json:
-        click.echo(json.dumps([asdict(n) for n in found], ensure_ascii=False, indent=2))
+        print_json([asdict(n) for n in found])
         return
     for n in found:
-        kind = f"certificate 证书, until 至 {n.expires or '?'}" if n.mutual_tls else "password 密码"
-        rate = f"{n.bytes_per_second / 2**20:g} MiB/s" if n.bytes_per_second else "no limit 不限速"
-        state = "" if n.in_force else "  (left by a killed command, may do nothing 未完成，无任何权限)"
+        until = f"{both('certificate, until', '证书，至')} {n.expires or '?'}"
+        kind = until if n.mutual_tls else both("password", "密码")
+        rate = f"{n.bytes_per_second / 2**20:g} MiB/s" if n.bytes_per_second else both("no limit", "不限速")
+        state = "" if n.in_force else f"  ({both('left by a killed command, may do nothing', '未完成，无任何权限')})"
         click.echo(f"{n.district}  {districts()[n.district]}  {n.user}  {kind}  {rate}{state}")
     if not found:
-        click.echo("no node has credentials 尚无节点凭据")
+        click.echo(both("no node has credentials", "尚无节点凭据"))
 
 
-def _nodes(topics: bool = False) -> Nodes:
-    from infra.operate.nodes import Nodes
-
-    bus = open_bus()
-    nodes = Nodes(bus)
-    if topics:
-        bus.adopt_contracts()
-    return nodes
-
-
-def _written(made: Node, path: Path) -> None:
-    click.echo(
-        f"{made.user}: {path.absolute()}\n"
-        "Carry this file to the district by a safe way, keep its mode 0600, and put its path into SUIBUS_NODE there.\n"
-        "请以安全方式将该文件送至该区，权限保持 0600，并在当地将其路径写入 SUIBUS_NODE。"
+def _say_written(made: Node, path: Path) -> None:
+    click.echo(f"{made.user}: {path.absolute()}")
+    say(
+        "Carry this file to the district by a safe way, keep its mode 0600, and put its path into SUIBUS_NODE there.",
+        "请以安全方式将该文件送至该区，权限保持 0600，并在当地将其路径写入 SUIBUS_NODE。",
     )

@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import csv
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
-if TYPE_CHECKING:
-    from infra.bus.bus import Bus
-    from producers.inbox import Held, Inbox
-    from schemas.dataset import Dataset
-
-SHOWN = 200  # receipts on a terminal
-_COLUMNS = ("receipt 回执", "dataset", "key", "rules", "reason 原因", "refused at")
+from infra.bus.bus import Bus
+from infra.settings import read_settings
+from infra.terminal.console import SHOWN, both, print_json_array, print_table, say
+from producers.inbox import Held, Inbox, fetch_receipts
+from producers.outbox import Outbox
+from producers.sources.files import RECEIPT_COLUMNS
+from schemas.contract_folders import find_dataset
+from schemas.dataset import Dataset
+from schemas.districts import check_district
+from schemas.errors import InputError, UnavailableError
+from schemas.wire.receipt import Receipt, parse_receipt_id
 
 
 @click.command()
@@ -44,13 +48,6 @@ def receipts(
     until a corrected row that answers it was published. With the bus away it lists what was fetched before (exit
     status 3). --acknowledge fetches nothing: it marks what you have seen.
     """
-    from infra.bus.bus import Bus
-    from infra.settings import read_settings
-    from producers.inbox import Inbox
-    from schemas.contract_folders import find_dataset
-    from schemas.districts import check_district
-    from schemas.errors import InputError
-
     if file and not dataset:
         raise InputError("--csv needs DATASET: its columns are the contract's.", "--csv 须指定数据集：各列即契约的列。")
     check_district(district)
@@ -60,7 +57,7 @@ def receipts(
     with Inbox(bus.outbox(district).with_name("inbox.sqlite")) as inbox:
         if acknowledge:
             count = _acknowledge(inbox, district, only, acknowledge)
-            click.echo(f"{count:,} receipts acknowledged\n已确认 {count:,} 条回执")
+            say(f"{count:,} receipts acknowledged", f"已确认 {count:,} 条回执")
             return
         status = _fetch(bus, inbox, district, timeout)
         if file and found:
@@ -74,45 +71,36 @@ def receipts(
 
 def _fetch(bus: Bus, inbox: Inbox, district: str, timeout: float) -> int:
     """Bring the inbox up to date; 3 where that was not possible, and why is told."""
-    from producers.inbox import fetch_receipts
-    from producers.outbox import Outbox
-    from schemas.errors import UnavailableError
-
     if inbox.outbox_path.exists():
         with Outbox(inbox.outbox_path) as outbox:
             inbox.settle(outbox)  # of a publish that was killed
     try:
-        info = fetch_receipts(inbox, {**bus.security, "bootstrap_servers": bus.address.split(",")}, district, timeout)
+        info = fetch_receipts(inbox, bus.access_when_up, district, timeout)
     except UnavailableError as error:
-        click.echo(f"{error.en}\n{error.zh}", err=True)
+        say(error.en, error.zh, err=True)
         return error.exit_status
     for en, zh in info.notes:
-        click.echo(f"{en}\n{zh}", err=True)
+        say(en, zh, err=True)
     return 0
 
 
 def _acknowledge(inbox: Inbox, district: str, only: str | None, ids: Sequence[str]) -> int:
-    from schemas.errors import InputError
-    from schemas.wire.receipt import parse_receipt_id
-
     if "all" in ids:
         held = [h.receipt for h in inbox.receipts("new", only)]
         return inbox.mark([(r.topic, r.partition, r.offset) for r in held], "acknowledged")
-    places = []
+    named = []
     for text in ids:
-        place = parse_receipt_id(text, district)
-        if place is None or inbox.find(*place) is None:
+        refused = parse_receipt_id(text, district)
+        if refused is None or inbox.find(*refused) is None:
             raise InputError(
                 f"{text!r} is no receipt that was fetched. Write it as `suibus receipts` shows it; nothing was marked.",
                 f"没有获取过回执 {text!r}。请按 `suibus receipts` 所示填写；未作任何标记。",
             )
-        places.append(place)
-    return inbox.mark(places, "acknowledged")
+        named.append(refused)
+    return inbox.mark(named, "acknowledged")
 
 
 def _print_all(inbox: Inbox, only: str | None) -> None:
-    from infra.terminal.console import print_json_array
-
     print_json_array(
         {"receipt": h.receipt.id, "state": h.state, "since": h.since, **asdict(h.receipt)}
         for h in inbox.receipts(dataset_id=only)
@@ -120,34 +108,30 @@ def _print_all(inbox: Inbox, only: str | None) -> None:
 
 
 def _print(inbox: Inbox, only: str | None) -> None:
-    from infra.terminal.console import print_table
-
     found = inbox.receipts("new", only)
     rows = [_row(held) for held in islice(found, SHOWN)]
-    print_table(_COLUMNS, rows, "no receipt is open 没有待处理的回执")
+    columns = (both("receipt", "回执"), "dataset", "key", "rules", both("reason", "原因"), "refused at")
+    print_table(columns, rows, ("no receipt is open", "没有待处理的回执"))
     if next(found, None):
-        click.echo(f"(the first {SHOWN}; --json gives all 仅显示前 {SHOWN} 条，--json 可输出全部)")
+        click.echo(f"({both(f'the first {SHOWN}; --json gives all', f'仅显示前 {SHOWN} 条，--json 可输出全部')})")
 
 
 def _row(held: Held) -> tuple[str, ...]:
     r = held.receipt
     rules = ", ".join(reason.rule for reason in r.reasons)
     reasons = "; ".join(
-        f"{x.reason} {x.reason_zh}" + (f" ({x.column}: {x.found[:60]})" if x.found else "") for x in r.reasons
+        both(x.reason, x.reason_zh) + (f" ({x.column}: {x.found[:60]})" if x.found else "") for x in r.reasons
     )
     return r.short_id, r.dataset, _line(r.key or ""), _line(rules), _line(reasons), r.refused_at
 
 
 def _line(text: str) -> str:
-    """On one line, and nothing in it that a terminal would obey."""
+    """The text on one line, without what a terminal would take for a command."""
     return "".join(c if c.isprintable() else " " for c in text)
 
 
 def _write(inbox: Inbox, dataset: Dataset, district: str, file: Path) -> None:
     """The open receipts of rows as a CSV that Excel opens and `suibus publish --corrections` takes; never over a file."""
-    from producers.sources.files import RECEIPT_COLUMNS
-    from schemas.errors import InputError
-
     try:
         out = file.open("x", encoding="utf-8-sig", newline="")
     except FileExistsError:
@@ -161,27 +145,27 @@ def _write(inbox: Inbox, dataset: Dataset, district: str, file: Path) -> None:
         writer = csv.writer(out)
         writer.writerow([*RECEIPT_COLUMNS, *names])
         for held in inbox.receipts("new", dataset.id):
-            receipt = held.receipt
-            if receipt.deleted:
+            if held.receipt.deleted:
                 deletions += 1
                 continue
-            writer.writerow([*_first(receipt.short_id, receipt.reasons), *_cells(receipt.record or {}, names)])
+            writer.writerow([*_reasons(held.receipt), *_cells(held.receipt.record or {}, names)])
             rows += 1
-    click.echo(
-        f"{rows:,} receipts written to {file}. Correct the rows, delete those that you leave as they are, and publish:\n"
-        f"已将 {rows:,} 条回执写入 {file}。请更正各行，删去不更正的行，然后发布："
+    say(
+        f"{rows:,} receipts written to {file}. Correct the rows, delete those that you leave as they are, and publish:",
+        f"已将 {rows:,} 条回执写入 {file}。请更正各行，删去不更正的行，然后发布：",
     )
     click.echo(f"  suibus publish {dataset.name} {file} --district {district} --corrections")
     if deletions:
-        click.echo(
-            f"{deletions:,} refused deletions are not among them: publish them again with --delete.\n"
-            f"其中不含 {deletions:,} 条被拒的删除：请用 --delete 重新发布。"
+        say(
+            f"{deletions:,} refused deletions are not among them: publish them again with --delete.",
+            f"其中不含 {deletions:,} 条被拒的删除：请用 --delete 重新发布。",
         )
 
 
-def _first(receipt: str, reasons: Sequence[Any]) -> list[str]:
-    return [receipt, "; ".join(r.reason for r in reasons), "；".join(r.reason_zh for r in reasons)]
+def _reasons(receipt: Receipt) -> list[str]:
+    en, zh = [r.reason for r in receipt.reasons], [r.reason_zh for r in receipt.reasons]
+    return [receipt.short_id, "; ".join(en), "；".join(zh)]
 
 
-def _cells(record: Any, names: Sequence[str]) -> list[str]:
+def _cells(record: Mapping[str, Any], names: Sequence[str]) -> list[str]:
     return [record.get(name) or "" for name in names]

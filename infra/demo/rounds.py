@@ -7,7 +7,6 @@ breaks a row rule, and half a file, which breaks a dataset rule.
 from __future__ import annotations
 
 import csv
-import os
 import shutil
 import time
 from collections.abc import Callable
@@ -16,8 +15,10 @@ from pathlib import Path
 import click
 
 from infra.bus.bus import Bus
+from infra.operate.records import account_records, quarantined_records, release_records
 from infra.settings import Settings, read_settings
-from infra.terminal.output import account_records, quarantined_records, release_records, write_rows
+from infra.terminal.console import both
+from infra.terminal.output import write_rows
 from infra.up import stop
 from pipelines.fates import FATES
 from producers.publish.publisher import PublishInfo, publish_source
@@ -38,11 +39,11 @@ Row = dict[str, str]
 def run(tell: Tell) -> None:
     """Run both rounds in a state folder made anew, and stop everything that was started."""
     started = time.monotonic()
-    named = bool(os.environ.get("SUIBUS_HOME"))
-    home = read_settings().home if named else Path(".suibus-demo")
-    settings = Settings(
-        home=home, bootstrap_servers=None, node=None, lake=None, registry_url=None
-    )  # no other bus is touched
+    found = read_settings()
+    named = "home" in found.model_fields_set
+    home = found.home if named else Path(".suibus-demo")
+    # no other bus is touched
+    settings = Settings(home=home, bootstrap_servers=None, node=None, lake=None, registry_url=None)
     make_anew(settings, ours=not named)
     bus = Bus(settings)
     try:
@@ -65,7 +66,7 @@ def run(tell: Tell) -> None:
 def make_anew(settings: Settings, ours: bool = False) -> None:
     """Empty what an earlier demo left. StateError, and nothing is touched, if the state there is not a demo's.
 
-    `ours`: the folder is the demo's by its name; another must hold the mark of an earlier demo, or no state.
+    `ours`: the folder is the demo's by its name; another one must hold the file that an earlier demo left, or no state.
     """
     home, mark = settings.home, settings.home / _MARK
     state = [home / name for name in _STATE if (home / name).exists()]
@@ -88,7 +89,8 @@ def _first_round(bus: Bus, dataset: Dataset, tell: Tell) -> None:
     for code, name in districts().items():
         info = _publish(bus, dataset, code, REGISTER / f"{code}.csv")
         click.echo(
-            f"  {code} {name}  {info.accepted:>4} rows validated and sent, {info.rejected} rejected 已校验并发送"
+            f"  {code} {name}  {info.accepted:>4} {both('rows validated and sent', '行已校验并发送')}, "
+            f"{info.rejected} {both('rejected', '行被拒')}"
         )
     bus.sync(tell=tell)
     _query(bus, BY_DISTRICT)
@@ -103,16 +105,16 @@ def _second_round(bus: Bus, dataset: Dataset, tell: Tell) -> None:
         path = _write(folder / f"{code}.csv", change(_read(code)))
         info = _publish(bus, dataset, code, path)
         click.echo(
-            f"  {code} {districts()[code]}  new or changed 新增或变更 {info.accepted}, gone 删除 {info.deleted}, "
-            f"unchanged 未变 {info.unchanged}"
+            f"  {code} {districts()[code]}  {both('new or changed', '新增或变更')} {info.accepted}, "
+            f"{both('gone', '删除')} {info.deleted}, {both('unchanged', '未变')} {info.unchanged}"
         )
     bus.sync(tell=tell)
     for record in quarantined_records(bus, dataset.name):
         click.echo(
-            f"  quarantined 已隔离: {record['key']} at {record['topic']} {record['partition']}:{record['offset']}"
+            f"  {both('quarantined', '已隔离')}: {record['key']}, {record['topic']} {record['partition']}:{record['offset']}"
         )
         for reason in record["reasons"]:
-            click.echo(f"    {reason['rule']}: {reason['reason']} {reason['reason_zh']}")
+            click.echo(f"    {reason['rule']}: {both(reason['reason'], reason['reason_zh'])}")
     _query(
         bus,
         "SELECT code, name, street_name FROM grassroots_division WHERE code LIKE '440106001%' ORDER BY code LIMIT 4",
@@ -124,13 +126,16 @@ def _second_round(bus: Bus, dataset: Dataset, tell: Tell) -> None:
     )
     whole = _read("440111")
     info = _publish(bus, dataset, "440111", _write(folder / "440111-half.csv", whole[:40]))
-    click.echo(f"  440111 {districts()['440111']}  gone 删除 {info.deleted}, unchanged 未变 {info.unchanged}")
+    gone, unchanged = both("gone", "删除"), both("unchanged", "未变")
+    click.echo(f"  440111 {districts()['440111']}  {gone} {info.deleted}, {unchanged} {info.unchanged}")
     bus.sync(tell=tell)
     _query(bus, "SELECT count(*) AS communities_of_440111 FROM grassroots_division WHERE district_code = '440111'")
 
     _title("The corrected delivery is released", "更正后的交付获准发布")
     info = _publish(bus, dataset, "440111", _write(folder / "440111.csv", whole))
-    click.echo(f"  440111 {districts()['440111']}  back 恢复 {info.accepted}, unchanged 未变 {info.unchanged}")
+    click.echo(
+        f"  440111 {districts()['440111']}  {both('back', '恢复')} {info.accepted}, {unchanged} {info.unchanged}"
+    )
     bus.sync(tell=tell)
     _query(bus, BY_DISTRICT)
 
@@ -138,7 +143,7 @@ def _second_round(bus: Bus, dataset: Dataset, tell: Tell) -> None:
 def _show_records(bus: Bus, dataset: Dataset) -> None:
     _title("What was shared, and where every record went", "发布记录与收支账")
     for record in reversed(release_records(bus, dataset.name)):
-        failed = ", ".join(record["failed"] + record["warnings"]) or "all rules hold 全部规则通过"
+        failed = ", ".join(record["failed"] + record["warnings"]) or both("all rules hold", "全部规则通过")
         click.echo(
             f"  release {record['release']} {record['status']:8} {record['rows']:,} rows, version "
             f"{record['silver_version']}, verdict {record['verdict_sha256'][:12]}: {failed}"
@@ -146,7 +151,7 @@ def _show_records(bus: Bus, dataset: Dataset) -> None:
     for sums in account_records(bus, dataset.name):
         fates = " + ".join(f"{sums[fate]} {fate}" for fate in FATES if sums[fate])
         click.echo(
-            f"  {sums['district']}  {sums['received']} received = {fates}  {'✓' if sums['closes'] else '✗ does not close'}"
+            f"  {sums['district']}  {sums['received']} received = {fates}  {'✓' if sums['closes'] else '✗ ' + both('does not close', '不平')}"
         )
 
 
@@ -187,11 +192,11 @@ def _publish(bus: Bus, dataset: Dataset, code: str, path: Path) -> PublishInfo:
 
 
 def _query(bus: Bus, sql: str) -> None:
-    from pipelines.share.query import query
+    from pipelines.share.query import query  # the light install has no Spark
 
     click.echo(f'\n$ suibus query --as {DEPARTMENT} "{sql}"')
     write_rows(query(sql, bus.lake(), bus.store, DEPARTMENT), "table")
 
 
 def _title(en: str, zh: str) -> None:
-    click.echo(f"\n── {en} · {zh} " + "─" * 8)
+    click.echo(f"\n── {both(en, zh, ' · ')} " + "─" * 8)

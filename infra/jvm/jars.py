@@ -1,28 +1,32 @@
-"""The jars of Spark and of the broker, resolved once from pinned coordinates by the Ivy that PySpark carries.
+"""The jars of Spark and of the broker: resolved once from pinned coordinates by the Ivy that PySpark carries, and checked by hash.
 
-They lie under the virtual environment, so that removing it removes them. SUIBUS_JARS names another folder,
-which may be copied to a machine without network; SUIBUS_IVY_SETTINGS names an ivysettings.xml, for a mirror.
+    python -m infra.jvm.jars          fetch and check both sets
+    python -m infra.jvm.jars --lock   write jars.lock anew, after a change of the coordinates (make lock)
+
+`jars.lock` beside this file names every jar with its SHA-256, in the order of the class path; `sha256sum -c` in the folder of the
+jars reads it too. That folder (SUIBUS_JARS) may be copied to a machine without network.
 """
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import os
 import re
-import shutil
 import subprocess
 import sys
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 
-from schemas.errors import UnavailableError
+from infra.jvm.java import find_java, jvm_environment
+from infra.settings import Settings, read_settings
+from infra.terminal import console
+from schemas.errors import StateError, SuibusError, UnavailableError
+from schemas.ports.files import write_whole
+from schemas.ports.lease import Lease
 from schemas.tell import Tell, quiet
 
 SetName = Literal["spark", "broker"]
@@ -39,95 +43,94 @@ COORDINATES: dict[SetName, tuple[str, ...]] = {
         "org.apache.logging.log4j:log4j-slf4j-impl:2.25.5",  # without it the broker logs nothing
     ),
 }
+LOCK = Path(__file__).with_name("jars.lock")
+_TITLE = "# SHA-256 of each jar, by its path in the folder of the jars. Written by: make lock"
 
 
-def print_line(en: str, _zh: str) -> None:
-    """Print it as a line on standard output, where a setup shows its progress."""
-    sys.stdout.write(en + "\n")
-    sys.stdout.flush()
+def resolve_jars(name: SetName, settings: Settings, tell: Tell = quiet) -> list[Path]:
+    """The jars of a set, each with the SHA-256 that the lock says; the first use fetches them, later ones cost milliseconds.
+
+    StateError names every jar that differs from the lock, is missing or additional; none is used then. UnavailableError where
+    they cannot be fetched. A run that is killed is run again, and goes on from what was fetched.
+    """
+    if checked := checked_jars(name, settings):
+        return checked
+    folder, locked = settings.jars, read_lock(name)
+    with Lease(folder / f"{name}.lock").hold():
+        if checked := checked_jars(name, settings):
+            return checked
+        there = all((folder / path).is_file() for path in locked)
+        check_jars(name, folder, locked if there else _fetch(name, settings, tell), locked)
+        write_whole(_proof_file(name, folder), _proof(folder, locked))
+    tell(f"{name} jars: {len(locked)} ready", f"{name} 组件：{len(locked)} 个已就绪")
+    return [folder / path for path in locked]
 
 
-@dataclass(frozen=True)
-class Java:
-    """A Java that was found: its program, its major version, and whether Spark's vector module is in it."""
-
-    program: Path
-    major: int
-    vector: bool
-
-
-def find_java() -> Java:
-    """Find Java 17 or later, by JAVA_HOME and then PATH; UnavailableError says what to install."""
-    home = os.environ.get("JAVA_HOME")
-    named = Path(home, "bin", "java") if home else None
-    found = str(named) if named and named.is_file() else shutil.which("java")
-    if found is None:
-        raise _no_java("no Java was found on PATH or at JAVA_HOME", "PATH 与 JAVA_HOME 中均未找到 Java")
-    program = Path(found).resolve()
-    release = program.parent.parent / "release"
-    if release.is_file():  # milliseconds, where starting a JVM costs a quarter of a second
-        text = release.read_text(errors="replace")
-    else:
-        asked = subprocess.run([program, "-version"], capture_output=True, text=True, check=False)
-        modules = subprocess.run([program, "--list-modules"], capture_output=True, text=True, check=False)
-        text = asked.stderr + modules.stdout
-    version = re.search(r'(?:JAVA_VERSION=|version )"(?:1\.)?(\d+)', text)
-    major = int(version[1]) if version else 0
-    if major < 17:
-        raise _no_java(f"{program} is Java {major or 'unknown'}", f"{program} 的版本是 {major or '未知'}")
-    return Java(program, major, "jdk.incubator.vector" in text)
-
-
-def _no_java(en: str, zh: str) -> UnavailableError:
-    return UnavailableError(
-        f"Suibus needs Java 17 or 21: {en}. Install a JDK (Debian: apt-get install openjdk-17-jre-headless) "
-        "or point JAVA_HOME at one.",
-        f"Suibus 需要 Java 17 或 21:{zh}。请安装 JDK(Debian:apt-get install openjdk-17-jre-headless),"
-        "或用 JAVA_HOME 指明其位置。",
-    )
-
-
-def jars_folder() -> Path:
-    """The folder that holds the jars."""
-    named = os.environ.get("SUIBUS_JARS")
-    return Path(named).expanduser().absolute() if named else Path(sys.prefix, "share", "suibus", "ivy")
-
-
-def resolved(name: SetName) -> list[Path] | None:
-    """The jars of a set, or None where they have not been resolved yet or one of them is gone."""
-    folder = jars_folder()
+def checked_jars(name: SetName, settings: Settings) -> list[Path] | None:
+    """The jars of a set if they were checked here and have kept their size and time since; else None. Reads no jar."""
+    folder, locked = settings.jars, read_lock(name)
     try:
-        found = [folder / line for line in _list_file(folder, name).read_text("utf-8").splitlines()]
+        same = _proof_file(name, folder).read_text("utf-8") == _proof(folder, locked)
     except FileNotFoundError:
         return None
-    return found if found and all(path.is_file() for path in found) else None
+    return [folder / path for path in locked] if same and locked else None
 
 
-def jars(name: SetName, tell: Tell = quiet) -> list[Path]:
-    """The jars of a set; the first use fetches them, later ones cost milliseconds and no JVM.
+def check_jars(name: SetName, folder: Path, found: Iterable[str], locked: Mapping[str, str]) -> None:
+    """Hold the jars that were found, paths in a folder, against the lock. StateError names all that is not as it says."""
+    hashes = {path: _sha256(folder / path) for path in found}
+    wrong = [
+        (
+            f"{path}: SHA-256 {hashes[path]}, expected {locked[path]}",
+            f"{path}：SHA-256 为 {hashes[path]}，应为 {locked[path]}",
+        )
+        for path in hashes.keys() & locked.keys()
+        if hashes[path] != locked[path]
+    ]
+    wrong += [(f"{path}: missing", f"{path}：缺失") for path in locked.keys() - hashes.keys()]
+    wrong += [
+        (f"{path}: not in the lock (SHA-256 {hashes[path]})", f"{path}：不在锁定清单中（SHA-256 为 {hashes[path]}）")
+        for path in hashes.keys() - locked.keys()
+    ]
+    if wrong:
+        en, zh = ("\n  ".join(lines) for lines in zip(*sorted(wrong), strict=True))
+        raise StateError(
+            f"The {name} jars in {folder} are not those of {LOCK.name}, so none of them is used:\n  {en}\n"
+            "Delete the files named here and run: python -m infra.jvm.jars. If they come back the same, the network or the "
+            "mirror (SUIBUS_IVY_SETTINGS) does not serve what Suibus was tested with; take the jars from elsewhere (SUIBUS_JARS). "
+            "Whoever changed the coordinates runs: make lock.",
+            f"{folder} 中的 {name} 组件与 {LOCK.name} 不符，均不采用：\n  {zh}\n"
+            "请删除上列文件，然后执行：python -m infra.jvm.jars。若重新下载后仍相同，说明网络或镜像（SUIBUS_IVY_SETTINGS）"
+            "提供的并非 Suibus 测试所用的组件，请改用其他来源（SUIBUS_JARS）。若是自行更改了组件坐标，请执行：make lock。",
+        )
 
-    The list is written last and at once, so a killed run leaves none and the next one goes on where it was.
-    UnavailableError says what was tried, what Ivy answered and what to do.
-    """
-    if found := resolved(name):
-        return found
-    folder = jars_folder()
-    with _lock(folder / f"{name}.lock"):
-        return resolved(name) or _resolve(name, folder, tell)
+
+def read_lock(name: SetName) -> dict[str, str]:
+    """The SHA-256 of each jar of a set, by its path in the folder of the jars, in the order of the class path."""
+    lines = [line.split("  ", 1) for line in LOCK.read_text("utf-8").splitlines() if not line.startswith("#")]
+    return {path: digest for digest, path in lines if path.startswith(f"{name}/")}
 
 
-def _list_file(folder: Path, name: SetName) -> Path:
-    key = hashlib.sha256(" ".join(COORDINATES[name]).encode()).hexdigest()[:12]
-    return folder / f"{name}-{key}.list"
+def write_lock(settings: Settings, tell: Tell = quiet) -> None:
+    """Fetch both sets and write what came as the lock, for the coordinates as they are now."""
+    found = [path for name in COORDINATES for path in _fetch(name, settings, tell)]
+    lines = [_TITLE, *(f"{_sha256(settings.jars / path)}  {path}" for path in found)]
+    write_whole(LOCK, "\n".join(lines) + "\n")
 
 
-@contextmanager
-def _lock(path: Path) -> Iterator[None]:
-    """Hold a lock between processes; a process that dies gives it back."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+def _proof_file(name: SetName, folder: Path) -> Path:
+    return folder / f"{name}.checked"
+
+
+def _proof(folder: Path, locked: Mapping[str, str]) -> str:
+    """The hash that each jar must have, and its size and time now; FileNotFoundError where one is gone."""
+    stats = {path: (folder / path).stat() for path in locked}
+    return "".join(f"{locked[path]} {s.st_size} {s.st_mtime_ns} {path}\n" for path, s in stats.items())
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _pyspark_jars() -> Path:
@@ -137,7 +140,7 @@ def _pyspark_jars() -> Path:
         raise UnavailableError(
             "Spark is not installed here, so neither Spark nor the embedded broker can run. "
             "Install the city's packages (in the project's folder: pip install '.[city]'), or set SUIBUS_BOOTSTRAP_SERVERS.",
-            "此处未安装 Spark,无法运行 Spark 与内置消息代理。请安装市级组件(在项目文件夹执行 pip install '.[city]'),"
+            "此处未安装 Spark，无法运行 Spark 与内置消息代理。请安装市级组件（在项目文件夹执行 pip install '.[city]'），"
             "或设置 SUIBUS_BOOTSTRAP_SERVERS。",
         )
     return folder
@@ -163,66 +166,64 @@ def _ivy_xml(name: SetName, carried: Path) -> str:
     )
 
 
-def _resolve(name: SetName, folder: Path, tell: Tell) -> list[Path]:
-    java, carried = find_java(), _pyspark_jars()
+def _fetch(name: SetName, settings: Settings, tell: Tell) -> list[str]:
+    """Let Ivy fetch a set: the paths of its jars in their folder, in the order of the class path."""
+    java, carried, folder = find_java(settings.java_home), _pyspark_jars(), settings.jars
     cache = folder / name  # one cache a set: the two sets can be resolved side by side
     cache.mkdir(parents=True, exist_ok=True)
     ivy_xml, class_path = folder / f"{name}.xml", folder / f"{name}.path"
     ivy_xml.write_text(_ivy_xml(name, carried), "utf-8")
     command: list[str | Path] = [java.program, f"-Divy.default.ivy.user.dir={cache}", "-jar"]
     command += [next(carried.glob("ivy-*.jar")), "-cache", cache, "-ivy", ivy_xml]
-    if mirror := os.environ.get("SUIBUS_IVY_SETTINGS"):
-        command += ["-settings", mirror]
+    if settings.ivy_settings:
+        command += ["-settings", settings.ivy_settings]
     command += ["-confs", "default", "-cachepath", class_path]
 
-    tail: deque[str] = deque(maxlen=12)
+    last: deque[str] = deque(maxlen=12)
     modules = fetched = 0
-    tell(f"{name} jars: looking up {' '.join(COORDINATES[name])}", f"{name} 组件:查询依赖")
+    tell(
+        f"{name} jars: looking up {' '.join(COORDINATES[name])}", f"{name} 组件：查询依赖 {' '.join(COORDINATES[name])}"
+    )
     with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace", env=jvm_env()
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace", env=jvm_environment()
     ) as ivy:
         assert ivy.stdout is not None  # noqa: S101 for mypy: it is a pipe
         for line in ivy.stdout:
-            tail.append(line.rstrip())
+            last.append(line.rstrip())
             modules += line.startswith("\tfound ")
             fetched += line.lstrip().startswith("[SUCCESSFUL ]")
             if line.startswith("\tfound ") and modules % 10 == 0:
-                tell(f"{name} jars: {modules} modules looked up", f"{name} 组件:已查询 {modules} 个模块")
+                tell(f"{name} jars: {modules} modules looked up", f"{name} 组件：已查询 {modules} 个模块")
             if line.lstrip().startswith("[SUCCESSFUL ]") and fetched % 10 == 0:
-                tell(f"{name} jars: {fetched} fetched", f"{name} 组件:已下载 {fetched} 个")
+                tell(f"{name} jars: {fetched} fetched", f"{name} 组件：已下载 {fetched} 个")
     if ivy.returncode or not class_path.is_file():
-        shown = "\n  ".join(tail)
+        shown = "\n  ".join(last)
         raise UnavailableError(
             f"The {name} jars could not be resolved: {', '.join(COORDINATES[name])}. Ivy ended with:\n"
             f"  {shown}\nCheck the network and run the same command again; what was fetched is kept in "
-            f"{cache}. Without network copy that folder's parent from another machine and set SUIBUS_JARS to "
-            "it; for a mirror set SUIBUS_IVY_SETTINGS to an ivysettings.xml.",
-            f"{name} 组件解析失败。请检查网络后重新执行同一命令,已下载的内容保留在 {cache}。"
-            "无网络时,请从其他机器复制其上级文件夹并设置 SUIBUS_JARS;使用镜像时,"
+            f"{cache}. Without network copy {folder} from another machine and set SUIBUS_JARS to the copy; for a mirror "
+            "set SUIBUS_IVY_SETTINGS to an ivysettings.xml.",
+            f"{name} 组件解析失败：{', '.join(COORDINATES[name])}。Ivy 的最后输出：\n"
+            f"  {shown}\n请检查网络后重新执行同一命令，已下载的内容保留在 {cache}。"
+            f"无网络时，请从其他机器复制 {folder}，并将 SUIBUS_JARS 设为副本的路径；使用镜像时，"
             "请将 SUIBUS_IVY_SETTINGS 设为 ivysettings.xml 的路径。",
         )
-    found = [Path(entry) for entry in class_path.read_text("utf-8").strip().split(os.pathsep)]
-    written = _list_file(folder, name)
-    draft = written.with_suffix(".draft")
-    draft.write_text("\n".join(str(path.relative_to(folder)) for path in found) + "\n", "utf-8")
-    draft.replace(written)
-    tell(f"{name} jars: {len(found)} ready", f"{name} 组件:{len(found)} 个已就绪")
-    return found
-
-
-def jvm_env() -> dict[str, str]:
-    """The environment for a JVM: in the C locale Java turns the Chinese in a path into question marks."""
-    return {**os.environ, "LC_ALL": "C.UTF-8"}
+    return [Path(jar).relative_to(folder).as_posix() for jar in class_path.read_text("utf-8").strip().split(os.pathsep)]
 
 
 def main() -> None:
-    """Resolve both sets side by side, with a line for each step."""
-    with ThreadPoolExecutor() as pool:
-        for found in [pool.submit(jars, name, print_line) for name in COORDINATES]:
-            try:
-                found.result()
-            except UnavailableError as error:
-                sys.exit(str(error))
+    """Fetch and check both sets side by side, or with --lock write the lock; a line for each step."""
+    try:
+        settings = read_settings()
+        if "--lock" in sys.argv[1:]:
+            write_lock(settings, console.tell)
+            return
+        with ThreadPoolExecutor() as pool:
+            for resolved in [pool.submit(resolve_jars, name, settings, console.tell) for name in COORDINATES]:
+                resolved.result()
+    except SuibusError as error:
+        console.say_error(error.en, error.zh)
+        sys.exit(error.exit_status)
 
 
 if __name__ == "__main__":

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from threading import Lock
@@ -19,10 +17,12 @@ from pyspark.java_gateway import launch_gateway
 from pyspark.sql import SparkSession
 from pyspark.sql.avro.functions import from_avro, to_avro
 
-from infra.jvm.jars import find_java, jars, jars_folder, print_line
-from infra.kafka.broker import tail
-from infra.settings import Settings
-from schemas.errors import UnavailableError
+from infra.jvm.jars import resolve_jars
+from infra.jvm.java import find_java, jvm_environment
+from infra.jvm.process import exchanged_environment, tail
+from infra.settings import Settings, read_settings
+from infra.terminal import console
+from schemas.errors import SuibusError, UnavailableError
 from schemas.tell import Tell
 from schemas.wire.avro import LARGEST
 
@@ -81,13 +81,13 @@ def spark_session(settings: Settings) -> SparkSession:
     with _starting:
         if SparkContext._active_spark_context is not None:
             return SparkSession.builder.getOrCreate()
-        archive = jars_folder() / _ARCHIVE
+        archive = settings.jars / _ARCHIVE
         java_options = [f'-XX:SharedArchiveFile="{archive}"'] if archive.is_file() else []
         return _start(settings, java_options)
 
 
 def _start(settings: Settings, java_options: list[str]) -> SparkSession:
-    java = find_java()
+    java = find_java(settings.java_home)
     if not java.vector:
         raise UnavailableError(
             f"{java.program} lacks the module jdk.incubator.vector, which Spark needs. Point JAVA_HOME at a "
@@ -95,13 +95,15 @@ def _start(settings: Settings, java_options: list[str]) -> SparkSession:
             f"{java.program} 缺少 Spark 所需的模块 jdk.incubator.vector。请将 JAVA_HOME 指向完整的 JDK 17 或 21。",
         )
     conf = SparkConf(loadDefaults=False)
-    conf.setAll(_options(settings, jars("spark"), java_options))
+    conf.setAll(_options(settings, resolve_jars("spark", settings), java_options))
     folder = settings.home / "spark"
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "log4j2.properties").write_text(_LOG4J, "ascii")
     log = folder / "spark.log"
+    here = {"SPARK_LOCAL_IP": "127.0.0.1"} if settings.spark_master.startswith("local") else {}
+    environment = jvm_environment(without=_FOREIGN, JAVA_HOME=str(java.program.parent.parent), **here)
     try:
-        with log.open("ab") as output, _own_environment(java.program, settings.spark_master.startswith("local")):
+        with log.open("ab") as output, exchanged_environment(environment):
             output.truncate(0)
             launch: Any = launch_gateway  # PySpark leaves it untyped
             where = {"stdout": output, "stderr": output, "cwd": folder}
@@ -111,7 +113,7 @@ def _start(settings: Settings, java_options: list[str]) -> SparkSession:
         raise UnavailableError(
             f"Spark did not start ({error}). The end of {log}:\n{tail(log)}\n"
             "Check the memory (SUIBUS_SPARK_MEMORY) and the disk, and try again.",
-            f"Spark 未能启动({error})。日志末尾见英文({log})。请检查内存(SUIBUS_SPARK_MEMORY)与磁盘后重试。",
+            f"Spark 未能启动（{error}）。{log} 的末尾：\n{tail(log)}\n请检查内存（SUIBUS_SPARK_MEMORY）与磁盘后重试。",
         ) from error
 
 
@@ -174,21 +176,20 @@ def _options(settings: Settings, spark_jars: list[Path], java_options: list[str]
     ]
 
 
-def make_class_archive(tell: Tell) -> Path | None:
-    """Run Spark once and keep its loaded classes: later sessions start and first run in about half the time.
+def make_class_archive(settings: Settings, tell: Tell) -> Path | None:
+    """Run Spark once and keep the classes that it loaded: later sessions start, and run first, in about half the time.
 
-    None where this Java keeps no archive; sessions then start as they do without. Java itself checks that an
-    archive fits and goes on without it where it does not. Takes a process of its own, which it leaves without
-    Spark.
+    None where this Java keeps no archive; sessions then start without one. Java itself checks whether an archive fits,
+    and goes on without it where it does not. Call it in a process of its own: Spark cannot be started there again.
     """
-    archive = jars_folder() / _ARCHIVE
+    archive = settings.jars / _ARCHIVE
     draft = archive.with_suffix(".draft")
     draft.unlink(missing_ok=True)
-    tell("Spark classes: one trial run", "Spark 类库:试运行一次")
+    tell("Spark classes: one trial run", "Spark 类库：试运行一次")
     with TemporaryDirectory(ignore_cleanup_errors=True) as folder:
-        settings = Settings(home=Path(folder), spark_master="local[*]", lake=None)
-        spark = _start(settings, [f'-XX:ArchiveClassesAtExit="{draft}"'])
-        path = settings.lake_path
+        trial = settings.model_copy(update={"home": Path(folder), "spark_master": "local[*]", "lake": None})
+        spark = _start(trial, [f'-XX:ArchiveClassesAtExit="{draft}"'])
+        path = trial.lake_path
         rows = spark.range(9).selectExpr("id", "string(id) s", "cast(id as decimal(18,2)) d", "now() t")
         rows.write.format("delta").save(path)
         DeltaTable.forPath(spark, path).alias("a").merge(
@@ -201,29 +202,16 @@ def make_class_archive(tell: Tell) -> Path | None:
         gateway.proc.stdin.close()
         gateway.proc.wait()
     if not draft.is_file():
-        tell("Spark classes: this Java keeps no archive", "Spark 类库:当前 Java 不支持类归档")
+        tell("Spark classes: this Java keeps no archive", "Spark 类库：当前 Java 不支持类归档")
         return None
     draft.replace(archive)
-    tell("Spark classes: ready", "Spark 类库:已就绪")
+    tell("Spark classes: ready", "Spark 类库：已就绪")
     return archive
 
 
-@contextmanager
-def _own_environment(java: Path, local: bool) -> Iterator[None]:
-    """Launch the JVM with our Java and none of another Spark's settings, then put the environment back."""
-    before = dict(os.environ)
-    for name in _FOREIGN:
-        os.environ.pop(name, None)
-    os.environ["JAVA_HOME"] = str(java.parent.parent)
-    if local:
-        os.environ["SPARK_LOCAL_IP"] = "127.0.0.1"
-    os.environ["LC_ALL"] = "C.UTF-8"  # else Java turns the Chinese in a path into question marks
-    try:
-        yield
-    finally:
-        os.environ.clear()
-        os.environ.update(before)
-
-
 if __name__ == "__main__":
-    make_class_archive(print_line)
+    try:
+        make_class_archive(read_settings(), console.tell)
+    except SuibusError as refused:
+        console.say_error(refused.en, refused.zh)
+        sys.exit(refused.exit_status)

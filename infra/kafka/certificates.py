@@ -1,7 +1,7 @@
 """The bus's own certificate authority: it vouches for the broker, for the city and for nodes that use mutual TLS.
 
-Kafka keeps no list of revoked certificates. So a certificate carries a name of its own (see infra/operate/nodes.py), and
-what ends it before its time is that the name loses every right.
+Kafka keeps no list of revoked certificates. So each certificate carries a name that no other has (see infra/operate/nodes.py),
+and to end it before its time is to take every right from that name.
 """
 
 from __future__ import annotations
@@ -15,9 +15,10 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+from pydantic import SecretStr
 
-from infra.settings import write_secret
 from schemas.errors import StateError
+from schemas.ports.files import write_whole
 
 CA_DAYS = 3650
 DAYS = 397  # of every other certificate
@@ -27,7 +28,7 @@ _CLIENT, _SERVER = ExtendedKeyUsageOID.CLIENT_AUTH, ExtendedKeyUsageOID.SERVER_A
 
 
 class Authority:
-    """The authority of one state folder; made on first use, and the same ever after."""
+    """The authority of one state folder: made on first use, and kept from then on."""
 
     def __init__(self, folder: Path) -> None:
         self._secret = folder / "authority.pem"  # its key and its certificate in one file: never one without the other
@@ -39,11 +40,12 @@ class Authority:
             builder = _builder(name, name, key, CA_DAYS)
             builder = builder.add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
             builder = builder.add_extension(_usage(signs=True), critical=True)
-            write_secret(self._secret, _pem(key) + _pem(builder.sign(key, hashes.SHA256())))
+            text = _key_pem(key) + _pem(builder.sign(key, hashes.SHA256()))
+            write_whole(self._secret, text, secret=True)
         try:
-            text = self._secret.read_bytes()
-            loaded = serialization.load_pem_private_key(text, None)
-            self._certificate = x509.load_pem_x509_certificate(text)
+            kept = self._secret.read_bytes()
+            loaded = serialization.load_pem_private_key(kept, None)
+            self._certificate = x509.load_pem_x509_certificate(kept)
         except ValueError as error:
             raise StateError(
                 f"{self._secret} cannot be read ({error}). Put it back from a backup; without it every node needs "
@@ -59,7 +61,7 @@ class Authority:
         """The authority's certificate as PEM: what others trust. No secret."""
         return _pem(self._certificate)
 
-    def issue(self, name: str, *, hosts: Sequence[str] = (), days: int = DAYS) -> tuple[str, str]:
+    def issue(self, name: str, *, hosts: Sequence[str] = (), days: int = DAYS) -> tuple[str, SecretStr]:
         """A certificate for `name`, and its private key, both as PEM.
 
         It serves a client; with `hosts`, names or addresses, it serves the broker too: a node's own certificate can
@@ -75,10 +77,10 @@ class Authority:
         builder = builder.add_extension(identifier, critical=False)
         if hosts:
             builder = builder.add_extension(x509.SubjectAlternativeName([_host(h) for h in hosts]), critical=False)
-        return _pem(builder.sign(self._key, hashes.SHA256())), _pem(key)
+        return _pem(builder.sign(self._key, hashes.SHA256())), SecretStr(_key_pem(key))
 
     def issued(self, path: Path, hosts: Sequence[str] = ()) -> bool:
-        """Whether the first certificate in a file is this authority's, holds a while yet, and names these hosts."""
+        """Whether the first certificate in a file is this authority's, is valid for a while yet, and names these hosts."""
         try:
             found = x509.load_pem_x509_certificate(path.read_bytes())
             found.verify_directly_issued_by(self._certificate)
@@ -128,9 +130,11 @@ def _host(text: str) -> x509.GeneralName:
         return x509.DNSName(text)
 
 
-def _pem(part: x509.Certificate | ec.EllipticCurvePrivateKey) -> str:
-    if isinstance(part, x509.Certificate):
-        return part.public_bytes(serialization.Encoding.PEM).decode()
-    return part.private_bytes(  # PKCS 8, the only one that Kafka reads
+def _pem(certificate: x509.Certificate) -> str:
+    return certificate.public_bytes(serialization.Encoding.PEM).decode()
+
+
+def _key_pem(key: ec.EllipticCurvePrivateKey) -> str:
+    return key.private_bytes(  # PKCS 8, the only one that Kafka reads
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     ).decode()

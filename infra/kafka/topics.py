@@ -7,8 +7,6 @@ import math
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any
 
 from kafka import KafkaAdminClient, KafkaConsumer, TopicPartition
 from kafka.admin import ConfigResource, OffsetSpec
@@ -21,7 +19,7 @@ from kafka.errors import (
     for_code,
 )
 
-from infra.kafka.broker import MAX_MESSAGE_BYTES
+from infra.kafka.properties import MAX_MESSAGE_BYTES
 from pipelines.ingest.offsets import TopicState
 from producers.send.why_refused import why_refused
 from schemas.dataset import UP_PREFIX
@@ -46,21 +44,11 @@ def _largest(topic: str) -> str:
     return _UPWARDS if topic.startswith(UP_PREFIX) else str(MAX_MESSAGE_BYTES)
 
 
-@dataclass(frozen=True)
 class Kafka:
-    """One Kafka. Every call raises UnavailableError where no broker answers."""
+    """A Kafka, by the access to it. Every call raises UnavailableError where no broker answers."""
 
-    access: KafkaAccess
-
-    @property
-    def servers(self) -> str:
-        """Its servers."""
-        return self.access.servers
-
-    @property
-    def client(self) -> dict[str, Any]:
-        """Settings of a kafka-python client."""
-        return self.access.kafka_python()
+    def __init__(self, access: KafkaAccess | str) -> None:
+        self.access = KafkaAccess.to(access)
 
     def ensure(self, names: Iterable[str], partitions: int = 1, replication: int = 1) -> list[str]:
         """Make the topics that are missing and return those made, ready to be written.
@@ -95,45 +83,45 @@ class Kafka:
         """The state of each of the topics that exists: what a reader of committed records can read."""
         with self.admin() as admin:
             found = {t["name"]: t for t in admin.describe_topics(sorted(set(topics))) if not t["error_code"]}
-            places = [TopicPartition(name, p["partition_index"]) for name, t in found.items() for p in t["partitions"]]
-            first = admin.list_partition_offsets(dict.fromkeys(places, OffsetSpec.EARLIEST), timeout_ms=ANSWER_MS)
+            every = [TopicPartition(name, p["partition_index"]) for name, t in found.items() for p in t["partitions"]]
+            first = admin.list_partition_offsets(dict.fromkeys(every, OffsetSpec.EARLIEST), timeout_ms=ANSWER_MS)
             ends = admin.list_partition_offsets(
-                dict.fromkeys(places, OffsetSpec.LATEST), isolation_level="read_committed", timeout_ms=ANSWER_MS
+                dict.fromkeys(every, OffsetSpec.LATEST), isolation_level="read_committed", timeout_ms=ANSWER_MS
             )
         states = {name: TopicState(str(topic["topic_id"]), {}) for name, topic in found.items()}
-        for place in places:
-            states[place.topic].partitions[place.partition] = (first[place].offset, ends[place].offset)
+        for partition in every:
+            states[partition.topic].partitions[partition.partition] = (first[partition].offset, ends[partition].offset)
         return states
 
     def since(self, behind: Mapping[tuple[str, int], tuple[int, int]]) -> dict[tuple[str, int], float]:
         """When the first waiting record of each topic and partition was accepted by its node, in seconds since 1970.
 
-        `behind` gives of each the next offset and the end. Kafka tells a record's time only with the record, so one of each
-        is fetched; what is not here in time, or is no record but a transaction's mark, is left out.
+        `behind` gives for each the next offset and the end. Kafka tells a record's time only with the record, so one of each
+        is fetched; a partition is left out where none arrives in time, or where only markers of transactions wait.
         """
         found: dict[tuple[str, int], float] = {}
         if not behind:
             return found
         until = time.monotonic() + FETCH_SECONDS
-        places = {TopicPartition(*place): offsets for place, offsets in behind.items()}
+        asked = {TopicPartition(*partition): offsets for partition, offsets in behind.items()}
         consumer = None
         try:
             consumer = KafkaConsumer(
-                **self.client, group_id=None, isolation_level="read_committed", auto_offset_reset="earliest",
+                **self.access.kafka_python(), group_id=None, isolation_level="read_committed", auto_offset_reset="earliest",
                 enable_auto_commit=False, allow_auto_create_topics=False, metrics_enabled=False,
                 bootstrap_timeout_ms=int(FETCH_SECONDS * 1000), max_partition_fetch_bytes=1 << 16, fetch_max_wait_ms=100,
             )  # fmt: skip
-            consumer.assign(list(places))
-            for place, (at, _) in places.items():
-                consumer.seek(place, at)
-            while places and time.monotonic() < until:
-                for place, records in consumer.poll(timeout_ms=100, max_records=1).items():
-                    found[place.topic, place.partition] = records[0].timestamp / 1000
-                    consumer.pause(place)
-                    places.pop(place, None)
-                for place in [p for p, (_, end) in places.items() if (consumer.position(p) or 0) >= end]:
-                    consumer.pause(place)
-                    del places[place]
+            consumer.assign(list(asked))
+            for partition, (start, _) in asked.items():
+                consumer.seek(partition, start)
+            while asked and time.monotonic() < until:
+                for partition, records in consumer.poll(timeout_ms=100, max_records=1).items():
+                    found[partition.topic, partition.partition] = records[0].timestamp / 1000
+                    consumer.pause(partition)
+                    asked.pop(partition, None)
+                for partition in [p for p, (_, end) in asked.items() if (consumer.position(p) or 0) >= end]:
+                    consumer.pause(partition)
+                    del asked[partition]
         except (KafkaError, OSError) as error:
             log.warning("the age of waiting records is not known: %s", first_line(error))
         finally:
@@ -153,42 +141,40 @@ class Kafka:
 
     @contextmanager
     def admin(self) -> Iterator[KafkaAdminClient]:
-        """An admin client, its errors told as ours."""
-        admin = None
+        """An admin client whose errors are told as Suibus's own."""
+        admin, servers = None, self.access.servers
         try:
             admin = KafkaAdminClient(
-                **self.client,
-                bootstrap_timeout_ms=ANSWER_MS,
-                request_timeout_ms=ANSWER_MS,
+                **self.access.kafka_python(), bootstrap_timeout_ms=ANSWER_MS, request_timeout_ms=ANSWER_MS
             )
             yield admin
         except UnknownTopicOrPartitionError as error:
             raise InputError(
-                f"Kafka at {self.servers} does not know a topic: {error}. Declare the dataset's topics first.",
-                f"Kafka({self.servers})中没有所需主题:{error}。请先建立该数据集的主题。",
+                f"Kafka at {servers} does not have a topic: {error}. Declare the dataset's topics first.",
+                f"Kafka（{servers}）中没有所需主题：{error}。请先建立该数据集的主题。",
             ) from error
         except AuthorizationError as error:
             raise InputError(
-                f"Kafka at {self.servers} does not let this user do that ({first_line(error)}). Only the city may, or "
+                f"Kafka at {servers} does not let this user do that ({first_line(error)}). Only the city may, or "
                 "whoever's file SUIBUS_NODE names has the right: see docs/security.md.",
-                f"Kafka（{self.servers}）不允许当前用户执行该操作（{first_line(error)}）。请由市级执行，"
+                f"Kafka（{servers}）不允许当前用户执行该操作（{first_line(error)}）。请由市级执行，"
                 "或让 SUIBUS_NODE 指向有权限者的文件，见 docs/security.zh-CN.md。",
             ) from error
         except KafkaError as error:
             if getattr(error, "errno", -1) >= 0 and not getattr(error, "retriable", False):
                 raise InputError(
-                    f"Kafka at {self.servers} refused: {error}. Correct the topic's settings and try again.",
-                    f"Kafka({self.servers})拒绝了请求:{error}。请更正主题设置后重试。",
+                    f"Kafka at {servers} refused: {error}. Correct the topic's settings and try again.",
+                    f"Kafka（{servers}）拒绝了请求：{error}。请更正主题设置后重试。",
                 ) from error
-            if refused := why_refused(self.client):
+            if refused := why_refused(self.access.kafka_python()):
                 raise UnavailableError(
-                    f"Kafka at {self.servers}: {refused[0]}.", f"Kafka（{self.servers}）：{refused[1]}。"
+                    f"Kafka at {servers}: {refused[0]}.", f"Kafka（{servers}）：{refused[1]}。"
                 ) from error
             raise UnavailableError(
-                f"Kafka at {self.servers} gave no answer ({type(error).__name__}). Nothing was lost. Start the "
+                f"Kafka at {servers} gave no answer ({type(error).__name__}). Nothing was lost. Start the "
                 "embedded broker with: suibus up, or check SUIBUS_BOOTSTRAP_SERVERS and the network; try again.",
-                f"Kafka({self.servers})没有应答({type(error).__name__})。数据没有丢失。"
-                "请用 suibus up 启动内置消息代理,或检查 SUIBUS_BOOTSTRAP_SERVERS 与网络,然后重试。",
+                f"Kafka（{servers}）没有应答（{type(error).__name__}）。数据没有丢失。"
+                "请用 suibus up 启动内置消息代理，或检查 SUIBUS_BOOTSTRAP_SERVERS 与网络，然后重试。",
             ) from error
         finally:
             if admin is not None:

@@ -10,7 +10,11 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 
-from infra.jvm.jars import COORDINATES, SetName, find_java, resolved
+from kafka import KafkaAdminClient
+from kafka.errors import KafkaError
+
+from infra.jvm.jars import COORDINATES, SetName, checked_jars
+from infra.jvm.java import find_java
 from infra.kafka.broker import Broker
 from infra.settings import Settings
 from schemas.errors import InputError, SuibusError
@@ -37,12 +41,12 @@ def examine(settings: Settings) -> list[Check]:
     """
     return [
         _python(),
-        _java(),
+        _java(settings),
         _memory(),
         _disk(settings.home),
         _writable(settings.home),
         _broker(settings),
-        *(_jars(name) for name in COORDINATES),
+        *(_jars(name, settings) for name in COORDINATES),
         _libraries(),
     ]
 
@@ -57,9 +61,9 @@ def _python() -> Check:
     return _check("python", ok, found, "Install Python 3.11 or 3.12.", "请安装 Python 3.11 或 3.12。")
 
 
-def _java() -> Check:
+def _java(settings: Settings) -> Check:
     try:
-        java = find_java()
+        java = find_java(settings.java_home)
     except SuibusError as error:
         return Check("java", False, "-", error.en, error.zh)
     found = f"{java.major}, {'with' if java.vector else 'without'} jdk.incubator.vector, {java.program}"
@@ -77,13 +81,16 @@ def _memory() -> Check:
         text = Path("/proc/meminfo").read_text("ascii")
         free = int(re.findall(r"MemAvailable:\s+(\d+)", text)[0]) * 1024 / GIB
     except (OSError, IndexError):  # not Linux: what the machine has at all
-        free = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / GIB
+        try:
+            free = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / GIB
+        except (AttributeError, ValueError):  # nor macOS
+            return Check("memory", False, "not known", "Look at it by hand.", "请自行查看。")
     return _check(
         "memory",
         free >= MEMORY_GIB,
         f"{free:.1f} GiB available",
         f"Spark and the broker want {MEMORY_GIB} GiB: close other programs or lower SUIBUS_SPARK_MEMORY.",
-        f"Spark 与消息代理需要 {MEMORY_GIB} GiB 内存:请关闭其他程序,或调低 SUIBUS_SPARK_MEMORY。",
+        f"Spark 与消息代理需要 {MEMORY_GIB} GiB 内存：请关闭其他程序，或调低 SUIBUS_SPARK_MEMORY。",
     )
 
 
@@ -99,7 +106,7 @@ def _disk(home: Path) -> Check:
         free >= DISK_GIB,
         f"{free:.1f} GiB free at {home}",
         f"Free {DISK_GIB} GiB there, or set SUIBUS_HOME to a larger disk.",
-        f"请在该处留出 {DISK_GIB} GiB,或将 SUIBUS_HOME 设到更大的磁盘。",
+        f"请在该处留出 {DISK_GIB} GiB，或将 SUIBUS_HOME 设到更大的磁盘。",
     )
 
 
@@ -110,44 +117,40 @@ def _writable(home: Path) -> Check:
         folder.is_dir() and os.access(folder, os.W_OK | os.X_OK),
         str(home),
         f"Let this user write to {folder}, or set SUIBUS_HOME to another folder.",
-        f"请授予当前用户对 {folder} 的写权限,或将 SUIBUS_HOME 设为其他文件夹。",
+        f"请授予当前用户对 {folder} 的写权限，或将 SUIBUS_HOME 设为其他文件夹。",
     )
 
 
 def _broker(settings: Settings) -> Check:
-    from kafka import KafkaAdminClient  # slow to import where a person only asks for help
-    from kafka.errors import KafkaError
-
     try:
-        embedded = Broker(settings.home)
-        bootstrap = settings.servers or embedded.bootstrap
-        security = settings.security if settings.servers else embedded.client
-        admin = KafkaAdminClient(**security, bootstrap_servers=bootstrap.split(","), bootstrap_timeout_ms=3000)
-        nodes = len(admin.describe_cluster()["brokers"])
-        admin.close()
+        access = settings.access or Broker(settings).access
     except InputError as error:  # the node file
         return Check("broker", False, str(settings.node), error.en, error.zh)
     except SuibusError:  # not running is a state, not a fault
         return Check("broker", True, "not running; `suibus up` starts it")
+    try:
+        admin = KafkaAdminClient(**access.kafka_python(), bootstrap_timeout_ms=3000)
+        nodes = len(admin.describe_cluster()["brokers"])
+        admin.close()
     except (KafkaError, ValueError) as error:
         return Check(
             "broker",
             False,
-            f"{bootstrap}: {type(error).__name__}",
+            f"{access.servers}: {type(error).__name__}",
             "Start it (suibus up), or check SUIBUS_BOOTSTRAP_SERVERS and the network.",
-            "请启动消息代理(suibus up),或检查 SUIBUS_BOOTSTRAP_SERVERS 与网络。",
+            "请启动消息代理（suibus up），或检查 SUIBUS_BOOTSTRAP_SERVERS 与网络。",
         )
-    return Check("broker", True, f"{bootstrap}, {nodes} node(s)")
+    return Check("broker", True, f"{access.servers}, {nodes} node(s)")
 
 
-def _jars(name: SetName) -> Check:
-    found = resolved(name)
+def _jars(name: SetName, settings: Settings) -> Check:
+    found = checked_jars(name, settings)
     return _check(
         f"{name} jars",
         found is not None,
-        f"{len(found)} resolved" if found else "-",
+        f"{len(found)} as locked" if found else "absent, or not checked since they changed",
         "Run: make setup (or: python -m infra.jvm.jars).",
-        "请执行:make setup(或 python -m infra.jvm.jars)。",
+        "请执行：make setup（或 python -m infra.jvm.jars）。",
     )
 
 
@@ -156,7 +159,7 @@ def _libraries() -> Check:
     try:
         lines = requires("suibus") or []
     except PackageNotFoundError:
-        return Check("libraries", False, "suibus is not installed", "Run: make setup.", "请执行:make setup。")
+        return Check("libraries", False, "suibus is not installed", "Run: make setup.", "请执行：make setup。")
     wrong = []
     for line in lines:
         pin = re.match(r"([A-Za-z0-9._-]+)(?:\[\w+\])?==([^;\s]+)(.*extra)?", line)
@@ -173,5 +176,5 @@ def _libraries() -> Check:
         not wrong,
         "; ".join(wrong) or "as pinned",
         "Install the pinned versions: make setup.",
-        "请安装锁定的版本:make setup。",
+        "请安装锁定的版本：make setup。",
     )

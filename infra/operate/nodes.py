@@ -1,4 +1,4 @@
-"""Who may do what on the bus: the credentials, rights and limits of the districts' nodes. Kafka itself keeps them.
+"""Who may publish on the bus: the credentials, rights and limits of the districts' nodes. Kafka itself keeps them.
 
 Every set of credentials has a name of its own, `<district>.<8 hex digits>`, never used twice, and rights belong to
 that name. So taking the rights away ends a lost file at once: with a certificate too, which Kafka cannot revoke, and
@@ -9,44 +9,25 @@ from __future__ import annotations
 
 import re
 import secrets
-import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from kafka import KafkaAdminClient
-from kafka.admin import (
-    ACL,
-    ACLFilter,
-    ACLOperation,
-    ACLPermissionType,
-    ACLResourcePatternType,
-    ResourcePattern,
-    ResourcePatternFilter,
-    ResourceType,
-    ScramMechanism,
-    UserScramCredentialDeletion,
-    UserScramCredentialUpsertion,
-)
-from kafka.errors import ResourceNotFoundError, for_code
-from kafka.protocol.admin import AlterClientQuotasRequest, DescribeClientQuotasRequest
+from pydantic import SecretStr
 
-from infra.kafka.topics import Kafka
-from infra.settings import NodeFile, node_text, read_node_file, write_secret
-from schemas.dataset import DOWN_PREFIX, UP_PREFIX
+from infra.kafka import passwords, quotas, rights
+from infra.node_file import NodeFile, node_text, read_node_file
 from schemas.districts import check_district, districts
-from schemas.errors import InputError, StateError
+from schemas.errors import InputError
+from schemas.ports.files import write_whole
 
 if TYPE_CHECKING:
     from infra.bus.bus import Bus
 
 RATE = 16  # MiB a second, each way, unless told otherwise
-_SCRAM = ScramMechanism.SCRAM_SHA_512
 _NAME = re.compile(r"(\d{6})\.[0-9a-f]{8}")
-_QUOTAS = ("producer_byte_rate", "consumer_byte_rate")
-_APPLIED = 10.0  # seconds until a broker that lives has applied what the controller took
 
 
 @dataclass(frozen=True)
@@ -65,44 +46,41 @@ class Nodes:
     """The nodes of one bus, as its administrator sees them. Every call may be repeated after a kill."""
 
     def __init__(self, bus: Bus) -> None:
-        if not bus.settings.servers:
+        outside = bus.settings.access
+        if outside is None:
             bus.broker.servers(mutual_tls=False)  # StateError where the bus lets everybody in
         elif not bus.settings.node:
             raise InputError(
-                f"Nodes of {bus.settings.servers} can be managed by its administrator only: put the path of a node file "
+                f"Nodes of {outside.servers} can be managed by its administrator only: put the path of a node file "
                 "with the administrator's credentials into SUIBUS_NODE.",
-                f"只有管理员可以管理 {bus.settings.servers} 的节点：请将含管理员凭据的节点文件路径写入 SUIBUS_NODE。",
+                f"只有管理员可以管理 {outside.servers} 的节点：请将含管理员凭据的节点文件路径写入 SUIBUS_NODE。",
             )
-        self._kafka: Kafka = bus.kafka
+        self._kafka = bus.kafka
         self._bus = bus
 
     def all(self) -> list[Node]:
-        """Every set of credentials, by district; those of nobody's district are not ours and not listed."""
+        """Every set of credentials, by district; names that are no district's are not listed."""
         found: dict[str, Node] = {}
         with self._kafka.admin() as admin:
-            acls, _ = admin.describe_acls(_acls_of(None))
-            for acl in acls:
-                if node := _node(found, acl.principal.removeprefix("User:")):
-                    writes = acl.operation == ACLOperation.WRITE and acl.resource_pattern.resource_name.startswith(
-                        "gz."
-                    )
-                    found[node.user] = replace(node, in_force=node.in_force or writes)
-            for user, quotas in _describe_quotas(admin).items():
-                if node := _node(found, user):
-                    found[user] = replace(node, bytes_per_second=int(quotas[_QUOTAS[0]]))
-            for user in admin.describe_user_scram_credentials():
-                if node := _node(found, user):
+            for user, publishes in rights.publishers(admin).items():
+                if node := _known(found, user):
+                    found[user] = replace(node, in_force=publishes)
+            for user, rate in quotas.limits(admin).items():
+                if node := _known(found, user):
+                    found[user] = replace(node, bytes_per_second=rate)
+            for user in passwords.users_with_password(admin):
+                if node := _known(found, user):
                     found[user] = replace(node, mutual_tls=False)
         for node in list(found.values()):
             if (certificate := self._certificate(node.user)).is_file():
-                from infra.kafka.certificates import expires
+                from infra.kafka.certificates import expires  # the light install has no cryptography
 
                 ends = expires(certificate.read_text("ascii")).isoformat(timespec="seconds")
                 found[node.user] = replace(node, expires=ends)
         return sorted(found.values(), key=lambda n: (n.district, not n.in_force, n.user))
 
     def add(self, code: str, output: Path, *, mutual_tls: bool = False, rate: int = RATE) -> Node:
-        """Make credentials, rights and limits of a district's node, and write its configuration file (mode 0600).
+        """Make credentials, rights and limits of a district's node, and write its file (mode 0600).
 
         `rate` is in MiB a second. The file is there only once all else is. A district has one set of credentials:
         InputError where it has another, or where the file exists and is not this very one.
@@ -111,8 +89,8 @@ class Nodes:
         with suppress(InputError):
             if output.exists() and (here := _in_force(mine, read_node_file(output).user)):
                 return here  # made before
-        self._absent(output)
-        draft = self._draft(code, output)
+        _check_absent(output)
+        draft = _draft(code, output)
         if any(n.in_force for n in mine) and not (draft and _in_force(mine, draft.user)):
             raise InputError(
                 f"District {code} has credentials already ({mine[0].user}). `suibus node rotate {code}` makes new ones "
@@ -126,13 +104,13 @@ class Nodes:
         mine = self._of(code)
         if not mine:
             raise _none(code)
-        self._absent(output)
+        _check_absent(output)
         old = mine[0]
         rate = old.bytes_per_second or RATE * 2**20
-        return self._issue(code, output, self._draft(code, output), old.mutual_tls, rate, mine)
+        return self._issue(code, output, _draft(code, output), old.mutual_tls, rate, mine)
 
     def remove(self, code: str) -> list[Node]:
-        """End a district's credentials at once and forget them; what was ended. Its topics and records stay."""
+        """End a district's credentials at once and forget them; returns what was ended. Its topics and records stay."""
         mine = self._of(code)
         if not mine:
             raise _none(code)
@@ -146,37 +124,21 @@ class Nodes:
     def _certificate(self, user: str) -> Path:
         return self._bus.broker.security / "issued" / f"{user}.pem"
 
-    def _absent(self, output: Path) -> None:
-        if output.exists():
-            raise InputError(
-                f"{output} exists and is not overwritten. Move it away, or name another file with --output.",
-                f"{output} 已存在，不会被覆盖。请移走该文件，或用 --output 指定其他文件。",
-            )
-
-    def _draft(self, code: str, output: Path) -> NodeFile | None:
-        """What a killed command had begun to make for this file, so that this one goes on with it."""
-        try:
-            found = read_node_file(_part(output))
-        except InputError:
-            return None
-        return found if found.district == code else None
-
     def _issue(
         self, code: str, output: Path, draft: NodeFile | None, mutual_tls: bool, rate: int, before: Sequence[Node]
     ) -> Node:
         """Written down first, made in Kafka next, in force by the rights, and only then handed out."""
         if draft is None:
-            write_secret(_part(output), self._text(code, f"{code}.{secrets.token_hex(4)}", mutual_tls))
+            text = self._text(code, f"{code}.{secrets.token_hex(4)}", mutual_tls)
+            write_whole(_part(output), text, secret=True)
             draft = read_node_file(_part(output))
         with self._kafka.admin() as admin:
-            if password := draft.client.get("sasl_plain_password"):
-                _scram(admin, UserScramCredentialUpsertion(draft.user, _SCRAM, str(password)))
-            _alter_quotas(admin, draft.user, rate)
-            _create(admin, _rights(code, draft.user))
-            self._applied(admin, draft.user, True)
+            if password := draft.access.password:
+                passwords.set_password(admin, draft.user, password)
+            quotas.limit(admin, draft.user, rate)
+            rights.grant(admin, code, draft.user)
         self._end([node for node in before if node.user != draft.user])
-        self._absent(output)
-        _part(output).rename(output)
+        hand_out(output)
         return next(node for node in self._of(code) if node.user == draft.user)
 
     def _text(self, code: str, user: str, mutual_tls: bool) -> str:
@@ -187,46 +149,61 @@ class Nodes:
                     "Certificates for another Kafka come from its own authority, which is not here. Leave out --mutual-tls.",
                     "外部 Kafka 的证书由其自身的证书机构签发。请去掉 --mutual-tls。",
                 )
-            trusted = read_node_file(settings.node).authority
-            return node_text(settings.servers or "", user, trusted, code, password=secrets.token_urlsafe(32))
+            trusted, servers = read_node_file(settings.node).authority, self._kafka.access.servers
+            return node_text(servers, user, trusted, code, password=_new_password())
         servers = broker.servers(mutual_tls)
-        from infra.kafka.certificates import Authority
+        from infra.kafka.certificates import Authority  # the light install has no cryptography
 
         authority = Authority(broker.security)
         if not mutual_tls:
-            return node_text(servers, user, authority.certificate, code, password=secrets.token_urlsafe(32))
+            return node_text(servers, user, authority.certificate, code, password=_new_password())
         certificate, key = authority.issue(user)
-        self._certificate(user).parent.mkdir(exist_ok=True)
-        self._certificate(user).write_text(certificate, "ascii")
-        return node_text(servers, user, authority.certificate, code, key=key, certificate=certificate)
+        write_whole(self._certificate(user), certificate)
+        return node_text(servers, user, authority.certificate, code, certificate=certificate, key=key)
 
     def _end(self, nodes: Sequence[Node]) -> None:
         """The rights first, which is what cuts off; then whatever else bears the name."""
         with self._kafka.admin() as admin:
             for node in nodes:
-                for _, _, error in admin.delete_acls([_acls_of(node.user)]):
-                    if error.errno:
-                        raise error
-                self._applied(admin, node.user, False)
+                rights.revoke(admin, node.user)
                 if not node.mutual_tls:
-                    _scram(admin, UserScramCredentialDeletion(node.user, _SCRAM))
-                _alter_quotas(admin, node.user, None)
+                    passwords.drop_password(admin, node.user)
+                quotas.lift_limit(admin, node.user)
                 self._certificate(node.user).unlink(missing_ok=True)
 
-    def _applied(self, admin: KafkaAdminClient, user: str, wanted: bool) -> None:
-        """Wait until the broker itself goes by it."""
-        until = time.monotonic() + _APPLIED
-        while bool(admin.describe_acls(_acls_of(user))[0]) != wanted:
-            if time.monotonic() > until:
-                raise StateError(
-                    f"Kafka took the change of {user}'s rights and has not applied it after {_APPLIED:g} s. Look at its "
-                    "log, and run the same command again.",
-                    f"Kafka 已接收 {user} 的权限变更，但 {_APPLIED:g} 秒后仍未生效。请查看其日志，然后重新执行同一命令。",
-                )
-            time.sleep(0.02)
+
+def hand_out(output: Path) -> None:
+    """Put the finished draft in the place of the node's file; InputError where a file is there by now."""
+    _check_absent(output)
+    _part(output).rename(output)
 
 
-def _node(found: Mapping[str, Node], user: str) -> Node | None:
+def _new_password() -> SecretStr:
+    return SecretStr(secrets.token_urlsafe(32))
+
+
+def _part(output: Path) -> Path:
+    return output.with_name(f"{output.name}.part")
+
+
+def _draft(code: str, output: Path) -> NodeFile | None:
+    """What a killed command had begun to make for this file, so that this one goes on with it."""
+    try:
+        found = read_node_file(_part(output))
+    except InputError:
+        return None
+    return found if found.district == code else None
+
+
+def _check_absent(output: Path) -> None:
+    if output.exists():
+        raise InputError(
+            f"{output} exists and is not overwritten. Move it away, or name another file with --output.",
+            f"{output} 已存在，不会被覆盖。请移走该文件，或用 --output 指定其他文件。",
+        )
+
+
+def _known(found: Mapping[str, Node], user: str) -> Node | None:
     """What is known of a name so far; None of one that is no district's."""
     match = _NAME.fullmatch(user)
     return found.get(user, Node(match[1], user)) if match and match[1] in districts() else None
@@ -236,86 +213,8 @@ def _in_force(nodes: Sequence[Node], user: str) -> Node | None:
     return next((node for node in nodes if node.user == user and node.in_force), None)
 
 
-def _part(output: Path) -> Path:
-    return output.with_name(f"{output.name}.part")
-
-
 def _none(code: str) -> InputError:
     return InputError(
         f"District {code} has no credentials on this bus. `suibus node add {code}` makes them.",
         f"{code} 在本总线上没有凭据。可执行 suibus node add {code} 签发。",
     )
-
-
-def _rights(code: str, user: str) -> list[ACL]:
-    """All that a node may do, the right to publish last. Each right includes to describe what it is for.
-
-    Kafka asks for the right to read where a transaction commits a position, so a node may read what it published.
-    """
-    rights = (
-        (ResourceType.TRANSACTIONAL_ID, f"suibus.{code}.", ACLOperation.WRITE),
-        (ResourceType.GROUP, f"suibus.{code}.", ACLOperation.READ),
-        (ResourceType.TOPIC, f"{DOWN_PREFIX}{code}.", ACLOperation.READ),
-        (ResourceType.TOPIC, f"{UP_PREFIX}{code}.", ACLOperation.READ),
-        (ResourceType.TOPIC, f"{UP_PREFIX}{code}.", ACLOperation.WRITE),
-    )
-    return [
-        ACL(
-            f"User:{user}",
-            "*",
-            operation,
-            ACLPermissionType.ALLOW,
-            ResourcePattern(kind, prefix, ACLResourcePatternType.PREFIXED),
-        )
-        for kind, prefix, operation in rights
-    ]
-
-
-def _acls_of(user: str | None) -> ACLFilter:
-    anything = ResourcePatternFilter(ResourceType.ANY, None, ACLResourcePatternType.ANY)
-    return ACLFilter(user and f"User:{user}", None, ACLOperation.ANY, ACLPermissionType.ANY, anything)
-
-
-def _create(admin: KafkaAdminClient, acls: list[ACL]) -> None:
-    for error in admin.create_acls(acls)["failed"]:
-        raise error("the rights were not made")
-
-
-def _scram(admin: KafkaAdminClient, change: UserScramCredentialUpsertion | UserScramCredentialDeletion) -> None:
-    for user, error in admin.alter_user_scram_credentials([change]).items():
-        gone = isinstance(change, UserScramCredentialDeletion) and "does not exist" in (error or "")
-        if error and not gone:
-            raise StateError(
-                f"Kafka did not change the password of {user}: {error}. Run the same command again.",
-                f"Kafka 未能更改 {user} 的密码：{error}。请重新执行同一命令。",
-            )
-
-
-# kafka-python has the messages of quotas, but no calls.
-
-
-def _alter_quotas(admin: KafkaAdminClient, user: str, rate: int | None) -> None:
-    """Limit what a user sends and reads, in bytes a second and broker; None takes the limits away."""
-    entry = AlterClientQuotasRequest.EntryData
-    request = AlterClientQuotasRequest(
-        entries=[
-            entry(
-                entity=[entry.EntityData(entity_type="user", entity_name=user)],
-                ops=[entry.OpData(key=key, value=float(rate or 0), remove=rate is None) for key in _QUOTAS],
-            )
-        ],
-        validate_only=False,
-    )
-    for answer in admin._manager.run(admin._manager.send, request).entries:
-        if answer.error_code and for_code(answer.error_code) is not ResourceNotFoundError:
-            raise for_code(answer.error_code)(answer.error_message)
-
-
-def _describe_quotas(admin: KafkaAdminClient) -> dict[str, dict[str, float]]:
-    component = DescribeClientQuotasRequest.ComponentData(entity_type="user", match_type=2, match=None)  # 2: each
-    request = DescribeClientQuotasRequest(components=[component], strict=True)
-    answer: Any = admin._manager.run(admin._manager.send, request)
-    if answer.error_code:
-        raise for_code(answer.error_code)(answer.error_message)
-    found = {e.entity[0].entity_name: {v.key: v.value for v in e.values} for e in answer.entries or []}
-    return {user: {key: quotas.get(key, 0.0) for key in _QUOTAS} for user, quotas in found.items()}

@@ -1,22 +1,21 @@
-"""What the commands share: the bus of this state folder, and printing for people and for programs."""
+"""What every command says and prints: sentences in both languages, tables for people, JSON for programs."""
 
 from __future__ import annotations
 
 import json
+import logging
 import sys
 import time
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from importlib.util import find_spec
+from typing import Any
 
 import click
 
 from infra.terminal.logs import logged
 from schemas.errors import InputError
 
-if TYPE_CHECKING:
-    from infra.bus.bus import Bus
-    from schemas.dataset import Dataset
-
+SHOWN = 200  # rows of a table on a terminal
 CITY = ("pyspark", "delta", "great_expectations", "py4j", "pyarrow", "pandas")
 NEEDS_CITY = (
     "this command is the city's and needs its extra; in the project's folder: pip install '.[city]'",
@@ -26,24 +25,32 @@ NEEDS_CITY = (
 
 def need_city() -> None:
     """Refuse before anything is touched where the city's libraries are not installed."""
-    from importlib.util import find_spec
-
     if find_spec("pyspark") is None:
         raise InputError(*NEEDS_CITY)
 
 
-def open_bus() -> Bus:
-    """The bus of the settings in force."""
-    from infra.bus.bus import Bus
-    from infra.settings import read_settings
+def both(en: str, zh: str, between: str = " ") -> str:
+    """The same thing in English and Chinese, the language of the terminal first."""
+    from infra.settings import chinese_first  # Pydantic is half of what --help would take
 
-    return Bus(read_settings())
+    return f"{zh}{between}{en}" if chinese_first() else f"{en}{between}{zh}"
+
+
+def say(en: str, zh: str, *, err: bool = False) -> None:
+    """Say a sentence, a line for each language."""
+    click.echo(both(en, zh, "\n"), err=err)
+
+
+def say_error(en: str, zh: str) -> None:
+    """Say what went wrong, on standard error or in the log."""
+    if not logged(en, zh, logging.ERROR):
+        say(f"error: {en}", f"错误：{zh}", err=True)
 
 
 def tell(en: str, zh: str) -> None:
-    """Say what happens, to a person or to the log."""
+    """Say what happens, with the time, to a person or to the log."""
     if not logged(en, zh):
-        click.echo(f"{time.strftime('%H:%M:%S')}  {en}\n          {zh}")
+        click.echo(f"{time.strftime('%H:%M:%S')}  {both(en, zh, chr(10) + ' ' * 10)}")
 
 
 def print_json(value: Any) -> None:
@@ -60,9 +67,9 @@ def print_json_array(values: Iterable[Any]) -> None:
     click.echo("[]" if separator == "[\n" else "\n]")
 
 
-def print_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], empty: str) -> None:
-    """A table, or what is said where it has no rows."""
-    from rich.console import Console
+def print_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], empty: tuple[str, str]) -> None:
+    """A table, or what is said in English and Chinese where it has no rows."""
+    from rich.console import Console  # slow, and --help needs none
     from rich.table import Table
 
     table = Table(*columns, box=None, header_style="bold", pad_edge=False)
@@ -75,25 +82,7 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], empty: st
         console = Console(width=None if sys.stdout.isatty() else 180, highlight=False, markup=False)
         console.print(table)
     else:
-        click.echo(empty)
+        click.echo(both(*empty))
 
 
 as_json = click.option("--json", "as_json", is_flag=True, help="One JSON value on standard output and nothing else.")
-
-
-def datasets_in_force(bus: Bus, name: str | None) -> dict[str, Dataset]:
-    """The majors of a dataset in force, or of all, by id; InputError names those that are."""
-    known = bus.store.datasets()
-    found = {k: d for k, d in known.items() if name is None or name in (d.name, d.id)}
-    if name is not None and not found:
-        names = ", ".join(sorted({d.name for d in known.values()})) or "none / 无"
-        raise InputError(
-            f"Dataset {name!r} is not in force here. In force: {names}.",
-            f"数据集 {name!r} 未生效。已生效：{names}。",
-        )
-    return found
-
-
-def dataset_in_force(bus: Bus, name: str) -> Dataset:
-    """The newest major of a dataset in force; InputError names those that are."""
-    return max(datasets_in_force(bus, name).values(), key=lambda d: d.major)

@@ -1,4 +1,4 @@
-"""What the looking commands show: tables of the lake as plain rows, and query results as table, CSV or JSON."""
+"""Query results as a table, CSV or JSON, and single values as text."""
 
 from __future__ import annotations
 
@@ -7,23 +7,20 @@ import csv
 import json
 import math
 import sys
-from collections.abc import Iterator
-from datetime import date, datetime
+from datetime import UTC, date, datetime
 from decimal import Decimal
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import click
+from rich.console import Console
+from rich.table import Table
 
-from infra.bus.bus import Bus
-from infra.terminal.console import datasets_in_force
-from schemas.dataset import Dataset
+from infra.terminal.console import SHOWN, both
 from schemas.errors import InputError, first_line
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
-
-SHOWN = 200  # rows of a table on a terminal
 
 
 def write_rows(frame: DataFrame, format_: str) -> None:
@@ -31,7 +28,7 @@ def write_rows(frame: DataFrame, format_: str) -> None:
 
     InputError if a row cannot be computed, such as a division by zero: what was printed by then is not the whole.
     """
-    from pyspark.errors import PySparkException
+    from pyspark.errors import PySparkException  # the light install has no Spark
 
     write = {"json": _write_json, "csv": _write_csv}.get(format_, _write_table)
     try:
@@ -60,7 +57,7 @@ def _write_csv(frame: DataFrame) -> None:
 
 def _write_json(frame: DataFrame) -> None:
     """Spark writes each object: decimals as numbers with all their digits, moments in UTC with microseconds."""
-    from pyspark.sql import functions as F
+    from pyspark.sql import functions as F  # the light install has no Spark
 
     if twice := sorted({name for name in frame.columns if frame.columns.count(name) > 1}):
         raise InputError(
@@ -77,9 +74,6 @@ def _write_json(frame: DataFrame) -> None:
 
 
 def _write_table(frame: DataFrame) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
     rows = frame.limit(SHOWN + 1).collect()
     table = Table(box=None, header_style="bold", pad_edge=False)
     for field in frame.schema.fields:
@@ -97,8 +91,11 @@ def _write_table(frame: DataFrame) -> None:
         table.add_row(*("∅" if v is None else _text(v) for v in row))
     console = Console(width=None if sys.stdout.isatty() else 200, highlight=False, markup=False)
     console.print(table)
-    more = f"the first {SHOWN} rows; --format csv gives all 仅显示前 {SHOWN} 行，--format csv 可输出全部"
-    console.print(f"({more})" if len(rows) > SHOWN else f"({len(rows)} rows 行)")
+    if len(rows) > SHOWN:
+        more = both(f"the first {SHOWN} rows; --format csv gives all", f"仅显示前 {SHOWN} 行，--format csv 可输出全部")
+    else:
+        more = both(f"{len(rows)} rows", f"{len(rows)} 行")
+    console.print(f"({more})")
 
 
 def plain(value: Any) -> Any:
@@ -123,78 +120,4 @@ def _text(value: Any) -> str:
 
 def _moment(value: datetime) -> str:
     """Spark hands out naive datetimes in this process's zone; people get UTC with its sign."""
-    from datetime import UTC
-
     return value.astimezone(UTC).isoformat().replace("+00:00", "Z")
-
-
-def release_records(bus: Bus, name: str | None) -> list[dict[str, Any]]:
-    """Every decision of the gate, newest first; `verdict` is the whole verdict."""
-    lake = bus.lake()
-    frame = lake.releases().read().orderBy("decided_at", ascending=False)
-    found = [plain(row.asDict(recursive=True)) for row in frame.collect()]
-    names = {d.id: d.name for d in bus.store.datasets().values()}
-    wanted = datasets_in_force(bus, name)
-    listed = []
-    for record in found:
-        if record["dataset"] in wanted or name is None:
-            record["verdict"] = json.loads(record["verdict"])
-            listed.append(
-                {
-                    **record,
-                    "dataset": names.get(record["dataset"], record["dataset"]),
-                    "dataset_id": record["dataset"],
-                }
-            )
-    return listed
-
-
-def quarantined_records(bus: Bus, name: str | None) -> list[dict[str, Any]]:
-    """Every quarantined record, as `each_quarantined` gives them."""
-    return list(each_quarantined(bus, name))
-
-
-def each_quarantined(bus: Bus, name: str | None) -> Iterator[dict[str, Any]]:
-    """Every quarantined record, oldest first: where it stood, its bytes (base64), its reasons, what could be read.
-
-    They come from the lake a partition at a time: there may be more than memory holds.
-    """
-    lake = bus.lake()
-    for dataset in datasets_in_force(bus, name).values():
-        rows = lake.bronze(dataset).read().where("_quarantined").orderBy("_timestamp", "_topic", "_offset")
-        for row in rows.toLocalIterator():
-            yield _quarantined(row.asDict(recursive=True), dataset)
-
-
-def _quarantined(row: dict[str, Any], dataset: Dataset) -> dict[str, Any]:
-    record = {f.name: row[f.name] for f in dataset.table_fields}
-    decoded = record if any(v is not None for v in record.values()) else None
-    shown = {
-        "dataset": dataset.name,
-        "district": row["_district"],
-        "topic": row["_topic"],
-        "partition": row["_partition"],
-        "offset": row["_offset"],
-        "timestamp": row["_timestamp"],
-        "key": row["_key"],
-        "reasons": row["_reasons"],
-        "value": row["_value"],
-        "record": decoded,
-    }
-    found: dict[str, Any] = plain(shown)
-    return found
-
-
-def account_records(bus: Bus, name: str | None) -> list[dict[str, Any]]:
-    """The conservation sum of each dataset and district, and whether it closes."""
-    from pipelines.merge.account import account_totals
-
-    lake = bus.lake()
-    names = {d.id: d.name for d in bus.store.datasets().values()}
-    wanted = datasets_in_force(bus, name)
-    rows = [row.asDict() for row in account_totals(lake.account().read()).collect()]
-    return [
-        {**row, "dataset": names.get(row["dataset"], row["dataset"])}
-        for row in rows
-        if name is None or row["dataset"] in wanted
-    ]

@@ -145,7 +145,7 @@ class Bare(Side):
         first = {t: {str(p): a for p, (a, _) in parts.items()} for t, parts in offsets.items()}
         last = {t: {str(p): z for p, (_, z) in parts.items()} for t, parts in offsets.items()}
         options = {
-            **self.bus.kafka.spark,
+            **self.bus.kafka.access.spark(),
             **self.settings,
             "assign": json.dumps({t: list(parts) for t, parts in offsets.items()}),
             "startingOffsets": json.dumps(first),

@@ -20,6 +20,7 @@ from kafka import KafkaProducer
 import producers.send.transport
 from infra.kafka.broker import Broker
 from infra.kafka.topics import Kafka
+from infra.settings import Settings
 from producers.outbox import CHUNK, Entry, Outbox
 from producers.publish.publisher import Publisher, publish_source
 from producers.send.sender import flush
@@ -145,7 +146,7 @@ class Side:
 def run(quick: bool) -> Iterator[Row]:
     """The rows of the table."""
     with TemporaryDirectory() as folder:
-        broker = Broker(Path(folder) / "bus")
+        broker = Broker(Settings(home=Path(folder) / "bus"))
         servers = broker.start()
         try:
             for columns, count in ((68, 5_000), (12, 10_000)) if quick else ((68, 50_000), (12, 100_000)):

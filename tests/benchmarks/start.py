@@ -16,7 +16,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from infra.bus.bus import Bus
-from infra.jvm.jars import jars
+from infra.jvm.jars import resolve_jars
 from infra.kafka.topics import Kafka
 from infra.settings import Settings
 from schemas.wire.avro import avro_schema
@@ -39,7 +39,8 @@ BROKER = """\
 import sys
 from pathlib import Path
 from infra.kafka.broker import Broker
-print(getattr(Broker(Path(sys.argv[1])), sys.argv[2])())
+from infra.settings import Settings
+print(getattr(Broker(Settings(home=Path(sys.argv[1]))), sys.argv[2])())
 """
 SEND = """\
 import csv, io, json, sys
@@ -64,7 +65,7 @@ class Prompt:
         (folder / "contracts" / f"{NAME}.yaml").write_text(contract_text(NAME, COLUMNS), "utf-8")
         self.environment = {k: v for k, v in os.environ.items() if k in ("SUIBUS_JARS",) or not k.startswith("SUIBUS_")}
         self.environment |= {"SUIBUS_HOME": str(self.home), "SUIBUS_CONTRACTS": str(folder / "contracts")}
-        self.classes = os.pathsep.join(map(str, jars("spark")))
+        self.classes = os.pathsep.join(map(str, resolve_jars("spark", Settings())))
         self.dataset, self.published = contract(NAME, COLUMNS), 0
 
     def python(self, *words: str, given: str | None = None) -> str:

@@ -15,7 +15,9 @@ from pathlib import Path
 from kafka import KafkaAdminClient
 from kafka.errors import KafkaError
 
-from infra.jvm.jars import find_java, jars, jvm_env
+from infra.jvm.jars import resolve_jars
+from infra.jvm.java import find_java, jvm_environment
+from infra.settings import read_settings
 
 _PROPERTIES = """\
 process.roles=broker,controller
@@ -53,9 +55,10 @@ class Cluster:
             ports = [opened.getsockname()[1] for opened in sockets]
         self.ports, self.controllers = ports[:3], ports[3:]
         self.processes: dict[int, subprocess.Popen[bytes]] = {}
+        settings = read_settings()
         self._java = [
-            str(find_java().program), "-Xms128m", "-Xmx256m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1",
-            "-Djava.awt.headless=true", "-cp", os.pathsep.join(map(str, jars("broker"))),
+            str(find_java(settings.java_home).program), "-Xms128m", "-Xmx256m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1",
+            "-Djava.awt.headless=true", "-cp", os.pathsep.join(map(str, resolve_jars("broker", settings))),
         ]  # fmt: skip
 
     @property
@@ -99,11 +102,15 @@ class Cluster:
                 name.write_text("S" + base64.urlsafe_b64encode(uuid.uuid4().bytes).decode()[1:22])
             subprocess.run(
                 [*self._java, "kafka.tools.StorageTool", "format", "-t", name.read_text(), "-c", "server.properties"],
-                cwd=folder, env=jvm_env(), check=True, capture_output=True,
+                cwd=folder, env=jvm_environment(), check=True, capture_output=True,
             )  # fmt: skip
         with (folder / "broker.log").open("ab") as log:
             self.processes[number] = subprocess.Popen(
-                [*self._java, "kafka.Kafka", "server.properties"], cwd=folder, env=jvm_env(), stdout=log, stderr=log
+                [*self._java, "kafka.Kafka", "server.properties"],
+                cwd=folder,
+                env=jvm_environment(),
+                stdout=log,
+                stderr=log,
             )
 
     def _members(self, number: int) -> int:

@@ -35,6 +35,7 @@ from threading import Lock
 from typing import Any
 
 from infra.kafka.broker import Broker
+from infra.settings import Settings
 from schemas.errors import UnavailableError
 from tests.faults.model import DISTRICTS, ORDERED, UNORDERED, Delivery, Model, Tally, compare
 from tests.faults.worker import POINTS
@@ -138,7 +139,7 @@ class Harness:
         self.started = time.monotonic()
         (home / "files").mkdir(parents=True)  # fails where a bus is there already
         (home / "offered").mkdir()
-        self.broker = Broker(home)
+        self.broker = Broker(Settings(home=home))
         self.groups: list[int] = []
         self.ready: dict[str, list[Worker]] = {"publish": [], "city": []}
 

@@ -146,11 +146,11 @@ def test_a_broker_on_a_full_disk_is_told_by_the_bus_and_loses_nothing_acknowledg
         until = time.monotonic() + 150
         while node.start("flush", "--district", DISTRICT, "--timeout", "20").wait() and time.monotonic() < until:
             time.sleep(1)
-        check_delivered(Broker(node.home).bootstrap, node, 41_000, keys)
+        check_delivered(Broker(Settings(home=node.home)).bootstrap, node, 41_000, keys)
     finally:
         up.terminate()
         up.wait(60)
-        Broker(node.home).stop()
+        Broker(Settings(home=node.home)).stop()
 
 
 def _command() -> list[str]:

@@ -9,13 +9,14 @@ from kafka import KafkaConsumer, KafkaProducer
 
 from infra.kafka.broker import Broker
 from infra.kafka.topics import Kafka
+from infra.settings import Settings
 from schemas.errors import InputError, UnavailableError
 
 
 @pytest.fixture(scope="module")
 def embedded(tmp_path_factory):
     """A broker of these tests alone, running or not, its home named with a space, a comma and Chinese."""
-    made = Broker(tmp_path_factory.mktemp("broker") / "穗 数, 通")
+    made = Broker(Settings(home=tmp_path_factory.mktemp("broker") / "穗 数, 通"))
     yield made
     made.stop()
 
@@ -23,7 +24,7 @@ def embedded(tmp_path_factory):
 @pytest.fixture
 def new(tmp_path):
     """A broker that was never started."""
-    made = Broker(tmp_path)
+    made = Broker(Settings(home=tmp_path))
     yield made
     made.stop()
 
@@ -44,8 +45,12 @@ def _records(bootstrap, topic, count):
     return found
 
 
+def _state_file(broker):
+    return broker.home / "run" / "broker.json"
+
+
 def _pid(broker):
-    return json.loads(broker._state_file.read_text("utf-8"))["pid"]
+    return json.loads(_state_file(broker).read_text("utf-8"))["pid"]
 
 
 def test_started_broker_answers_and_starting_again_changes_nothing(embedded):
@@ -58,7 +63,9 @@ def test_started_broker_answers_and_starting_again_changes_nothing(embedded):
 
 def test_two_starts_at_once_make_one_broker(new):
     addresses = []
-    threads = [threading.Thread(target=lambda: addresses.append(Broker(new.folder.parent).start())) for _ in range(2)]
+    threads = [
+        threading.Thread(target=lambda: addresses.append(Broker(Settings(home=new.home)).start())) for _ in range(2)
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -90,11 +97,18 @@ def test_killed_broker_is_recognised_and_starts_again_with_every_acknowledged_re
 def test_state_left_by_an_earlier_boot_is_no_running_broker(embedded):
     embedded.start()
     embedded.stop()
-    state = json.loads(embedded._state_file.read_text("utf-8"))
+    state = json.loads(_state_file(embedded).read_text("utf-8"))
     # The pid now belongs to somebody else: to this test.
-    embedded._state_file.write_text(json.dumps({**state, "pid": os.getpid(), "born": "another boot 1"}))
+    _state_file(embedded).write_text(json.dumps({**state, "pid": os.getpid(), "born": "another boot 1"}))
     assert not embedded.running()
     embedded.stop()  # must not end this test
+
+
+def test_address_is_chosen_before_the_first_start_and_kept(new):
+    address = new.access_when_up.servers
+    assert not new.running()
+    assert Broker(Settings(home=new.home)).access_when_up.servers == address
+    assert new.start() == address == new.access.servers
 
 
 def test_two_brokers_run_beside_each_other_and_share_nothing(embedded, broker):

@@ -20,11 +20,12 @@ from typing import Any
 
 import psycopg
 import pytest
+from pydantic import SecretStr
 
 from infra.bus.bus import Bus
+from infra.commands.publish import publish_rows
 from infra.kafka.broker import Broker
 from infra.settings import Settings
-from infra.terminal.publish import publish_command
 from producers.outbox import Mode
 from producers.publish.publisher import Publisher, publish_source
 from producers.sources.files import BATCH, open_query
@@ -137,7 +138,7 @@ class Node:
 
     def publish(self, sql: str, database: str, mode: Mode = "append") -> int:
         bus = self.road.bus
-        return publish_command(bus, self.name, DISTRICT, mode, None, sql, database, None, None, timeout=30)
+        return publish_rows(bus, self.name, DISTRICT, mode, query=sql, database=SecretStr(database), timeout=30)
 
     def rejects(self) -> list[dict[str, str]]:
         path = self.folder / f"{self.name}.{DISTRICT}.rejects.csv"

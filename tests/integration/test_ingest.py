@@ -13,8 +13,8 @@ from kafka import KafkaProducer
 
 from infra.bus.bus import Bus
 from infra.kafka.broker import Broker
+from infra.operate.records import quarantined_records
 from infra.settings import Settings
-from infra.terminal.output import quarantined_records
 from pipelines.ingest.decode import change_log
 from schemas.contract import parse_contract
 from schemas.store import ContractStore

@@ -26,12 +26,13 @@ from infra.bus.bus import Bus
 from infra.kafka.broker import Broker
 from infra.operate.backup import back_up, restore
 from infra.operate.metrics import metrics_text, serve_metrics
-from infra.settings import Settings, write_secret
+from infra.settings import Settings
 from infra.terminal.logs import JsonLines
 from producers.outbox import Entry, Outbox
 from producers.publish.publisher import Publisher
 from producers.send.sender import _Sender, flush
 from schemas.errors import InputError, StateError, UnavailableError
+from schemas.ports.files import write_whole
 from tests.integration.conftest import Road
 
 TOPIC = "gz.up.440106.t.v1"
@@ -53,7 +54,7 @@ def bus(tmp_path: Path) -> Bus:
         (home / name).write_bytes(os.urandom(size))
     (home / "kafka" / "data" / "t-0" / "0.index").write_bytes(bytes(5_000_000))
     (home / "security").mkdir(mode=0o700)
-    write_secret(home / "security" / "authority.pem", "secret")
+    write_whole(home / "security" / "authority.pem", "secret", secret=True)
     (home / "spark").mkdir()
     (home / "spark" / "spark.log").write_text("scratch")
     return found
@@ -259,7 +260,7 @@ def test_bus_restored_after_its_state_was_destroyed_goes_on_with_nothing_lost_or
     tmp_path: Path, spark: Any, names: Callable[[], str]
 ) -> None:
     settings = Settings(home=tmp_path / "home")
-    Broker(settings.home).start()
+    Broker(settings).start()
     try:
         road = Road(Bus(settings), names())
         road.publish({"id": "a", "seq": 1}, {"id": "b", "seq": 1})
@@ -291,7 +292,7 @@ def test_bus_restored_after_its_state_was_destroyed_goes_on_with_nothing_lost_or
         assert sum(row["duplicate"] + row["superseded"] + row["unchanged"] for row in account.values()) == 0
         assert road.query("SELECT count(*) AS n FROM t") == [{"n": 5}]
     finally:
-        Broker(settings.home).stop()
+        Broker(settings).stop()
 
 
 def test_a_damaged_outbox_holds_up_no_other(road: Road) -> None:

@@ -24,10 +24,10 @@ from fastavro import parse_schema, schemaless_reader, schemaless_writer
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 
 from infra.bus.bus import Bus
+from infra.commands.publish import publish_rows
 from infra.kafka.broker import Broker
+from infra.operate.records import quarantined_records
 from infra.settings import Settings
-from infra.terminal.output import quarantined_records
-from infra.terminal.publish import publish_command
 from schemas.errors import InputError, UnavailableError
 from schemas.wire.avro import MAGIC, avro_schema
 from schemas.wire.registry import Registry
@@ -138,7 +138,7 @@ class Node:
         rows = [{"id": i, "district_code": DISTRICT, "seq": 1, "amount": 5, "price": "12.34", "seen": ""} for i in ids]
         path = write_csv(self.folder / f"{ids[0]}.csv", rows)
         bus = self.bus(registry)
-        return publish_command(bus, self.name, DISTRICT, "append", path, None, None, None, None, timeout=30)
+        return publish_rows(bus, self.name, DISTRICT, file=path, timeout=30)
 
     def write(self, key: str, frame: bytes, schema: Mapping[str, Any], **row: Any) -> None:
         """One record as a foreign producer writes it."""

@@ -16,8 +16,9 @@ from kafka import KafkaProducer
 from infra.bus.bus import Bus
 from infra.cli import main
 from infra.demo.rounds import make_anew
+from infra.operate.records import quarantined_records
 from infra.settings import Settings
-from infra.terminal.output import quarantined_records, write_rows
+from infra.terminal.output import write_rows
 from pipelines.share.query import query
 from pipelines.sync import Inputs, sync
 from producers.outbox import Entry, Outbox

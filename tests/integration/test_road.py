@@ -11,8 +11,8 @@ from infra.bus.bus import Bus
 from infra.demo.rounds import REGISTER
 from infra.demo.sources import check_digit, write_enterprises, write_flights
 from infra.kafka.broker import Broker
+from infra.operate.records import account_records, quarantined_records
 from infra.settings import Settings
-from infra.terminal.output import account_records, quarantined_records
 from pipelines.share.query import query
 from producers.publish.publisher import Publisher, PublishInfo, publish_source
 from producers.sources.files import open_source

@@ -43,19 +43,26 @@ from kafka.net.compat import KafkaNetClient
 from kafka.protocol.admin import CreateAclsRequest
 from kafka.protocol.consumer import FetchRequest
 from kafka.structs import OffsetAndMetadata
+from pydantic import SecretStr
 
-from infra.bus.bus import Bus
+from infra.bus.bus import Bus, security
 from infra.kafka.broker import Broker
 from infra.kafka.certificates import Authority
+from infra.kafka.passwords import users_with_password
+from infra.kafka.quotas import ask, lift_limit, limits
+from infra.kafka.rights import every_right, rights_of
 from infra.kafka.topics import Kafka
-from infra.operate.nodes import Node, Nodes, _acls_of, _rights
-from infra.settings import NodeFile, Settings, node_text, read_node_file, write_secret
+from infra.node_file import node_text, read_node_file
+from infra.operate.nodes import Node, Nodes
+from infra.settings import Settings
 from producers.outbox import Entry, Outbox
 from producers.publish.publisher import Publisher
 from producers.send.sender import flush
 from producers.send.transport import TransportName
 from schemas.dataset import Dataset, Field, receipts_topic
 from schemas.errors import InputError, StateError, UnavailableError
+from schemas.ports.files import write_whole
+from schemas.ports.kafka_access import KafkaAccess
 from tests.integration.conftest import Road
 
 ROOT = Path(__file__).parents[2]
@@ -107,11 +114,22 @@ def files(city: Bus, nodes: Nodes, tmp_path_factory: pytest.TempPathFactory) -> 
 @pytest.fixture(scope="module")
 def own(files: dict[str, Path]) -> dict[str, Any]:
     """kafka-python's settings of node 440106."""
-    return client_of(read_node_file(files[OWN]))
+    return client_of(files[OWN])
 
 
-def client_of(node: NodeFile, **more: Any) -> dict[str, Any]:
-    return {**node.client, "bootstrap_servers": node.servers.split(","), "bootstrap_timeout_ms": 10_000, **more}
+def client_of(path: Path) -> dict[str, Any]:
+    """kafka-python's settings of the node whose file this is."""
+    return {**read_node_file(path).access.kafka_python(), "bootstrap_timeout_ms": 10_000}
+
+
+def client_of_city(city: Bus) -> dict[str, Any]:
+    return city.kafka.access.kafka_python()
+
+
+def send(outbox: Path, access: KafkaAccess, timeout: float = 60.0, transport: TransportName = "kafka-python") -> int:
+    """Send what an outbox holds; how many records went."""
+    client = security(access)
+    return flush(outbox, access.servers, timeout, client=client, transport=transport).sent
 
 
 def admin(client: dict[str, Any]) -> closing[KafkaAdminClient]:
@@ -136,8 +154,8 @@ def read(client: dict[str, Any], topic: str) -> list[bytes]:
 
 
 def publish(path: Path, district: str, outbox: Path, *codes: str) -> None:
-    node = read_node_file(path)
-    with Publisher(DATASET, district, outbox, node.servers, client=node.client, timeout=15) as publisher:
+    access = read_node_file(path).access
+    with Publisher(DATASET, district, outbox, access.servers, client=security(access), timeout=15) as publisher:
         for code in codes:
             publisher.publish({"code": code, "at": 1})
 
@@ -149,22 +167,22 @@ def publish(path: Path, district: str, outbox: Path, *codes: str) -> None:
 def test_node_publishes_its_own_rows_and_reads_its_own_receipts(
     city: Bus, files: dict[str, Path], tmp_path: Path, district: str
 ) -> None:
-    before = len(read(city.kafka.client, DATASET.topic(district)))
+    before = len(read(client_of_city(city), DATASET.topic(district)))
     publish(files[district], district, tmp_path / "o", "a", "b")
-    assert len(read(city.kafka.client, DATASET.topic(district))) == before + 2
-    with closing(KafkaProducer(**city.kafka.client)) as producer:
+    assert len(read(client_of_city(city), DATASET.topic(district))) == before + 2
+    with closing(KafkaProducer(**client_of_city(city))) as producer:
         producer.send(receipts_topic(district), b"receipt").get(10)
-    assert read(client_of(read_node_file(files[district])), receipts_topic(district))[-1] == b"receipt"
+    assert read(client_of(files[district]), receipts_topic(district))[-1] == b"receipt"
 
 
 def test_bus_made_secure_keeps_its_records(city: Bus) -> None:
-    assert read(city.kafka.client, DATASET.topic(THIRD)) == [b"before"]
+    assert read(client_of_city(city), DATASET.topic(THIRD)) == [b"before"]
 
 
 def test_node_is_held_to_its_rate(nodes: Nodes, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     nodes.add("440111", tmp_path / "n", rate=1)
     caplog.set_level("WARNING", logger="kafka")  # which a command of another test has silenced
-    with closing(KafkaProducer(**client_of(read_node_file(tmp_path / "n")), linger_ms=0)) as producer:
+    with closing(KafkaProducer(**client_of(tmp_path / "n"), linger_ms=0)) as producer:
         for _ in range(24):  # 12 MiB, in one go
             producer.send(DATASET.topic("440111"), os.urandom(1 << 19))
         producer.flush(60)
@@ -197,7 +215,7 @@ def test_node_cannot_read_another_topic(city: Bus, own: dict[str, Any], topic: s
     with admin(own) as node:
         for asked, expected in ((topic, TopicAuthorizationFailedError), (mine, NoError)):
             for request in (fetch(12, topic=asked), fetch(13, topic_id=ids[asked])):
-                (answer,) = node._manager.run(node._manager.send, request).responses[0].partitions
+                (answer,) = ask(node, request).responses[0].partitions
                 assert for_code(answer.error_code) is expected
                 assert asked == mine or not answer.records
 
@@ -237,7 +255,7 @@ def test_node_cannot_delete_empty_alter_or_make_its_own_topics(city: Bus, own: d
         shorter = ConfigResource("TOPIC", topic, {"retention.ms": "1"})
         assert "Authorization" in str(node.alter_configs([shorter], raise_on_unknown=False))
     assert city.kafka.states([topic, made]) == before
-    with admin(city.kafka.client) as look:
+    with admin(client_of_city(city)) as look:
         found = look.describe_configs([ConfigResource("TOPIC", topic, ["retention.ms"])], config_filter="all")
     assert found["topic"][topic]["retention.ms"]["value"] != "1"
 
@@ -258,29 +276,27 @@ def test_node_cannot_use_a_transactional_id_or_group_of_another(own: dict[str, A
 
 
 def test_node_cannot_see_or_change_rights_passwords_or_limits(city: Bus, own: dict[str, Any]) -> None:
-    from infra.operate.nodes import _alter_quotas, _describe_quotas
-
     with admin(own) as node:
         with pytest.raises(ClusterAuthorizationFailedError):
-            node.describe_acls(_acls_of(None))
+            node.describe_acls(every_right(None))
         user = own["sasl_plain_username"]
-        assert set(node.create_acls(_rights(OTHER, user))["failed"]) == {ClusterAuthorizationFailedError}
-        assert node.delete_acls([_acls_of(None)])[0][2] is ClusterAuthorizationFailedError
+        assert set(node.create_acls(rights_of(OTHER, user))["failed"]) == {ClusterAuthorizationFailedError}
+        assert node.delete_acls([every_right(None)])[0][2] is ClusterAuthorizationFailedError
         with pytest.raises(ClusterAuthorizationFailedError):
             node.describe_user_scram_credentials([user])
         forged = UserScramCredentialUpsertion("city", "SCRAM-SHA-512", "forged")
         assert all(node.alter_user_scram_credentials([forged]).values())
         with pytest.raises(ClusterAuthorizationFailedError):
-            _alter_quotas(node, user, None)
+            lift_limit(node, user)
         with pytest.raises(ClusterAuthorizationFailedError):
-            _describe_quotas(node)
-    with admin(city.kafka.client) as look:
-        assert "city" not in look.describe_user_scram_credentials()
-        assert not [a for a in look.describe_acls(_acls_of(user))[0] if OTHER in a.resource_pattern.resource_name]
+            limits(node)
+    with admin(client_of_city(city)) as look:
+        assert "city" not in users_with_password(look)
+        assert not [a for a in look.describe_acls(every_right(user))[0] if OTHER in a.resource_pattern.resource_name]
 
 
 def test_topic_that_nobody_declared_is_never_made(city: Bus, own: dict[str, Any]) -> None:
-    for client, topic in ((own, f"gz.up.{OWN}.undeclared.v1"), (city.kafka.client, "gz.up.undeclared")):
+    for client, topic in ((own, f"gz.up.{OWN}.undeclared.v1"), (client_of_city(city), "gz.up.undeclared")):
         with closing(KafkaProducer(**client, max_block_ms=1500)) as producer, pytest.raises(KafkaError):
             producer.send(topic, b"x").get(10)
         assert city.kafka.states([topic]) == {}
@@ -289,33 +305,34 @@ def test_topic_that_nobody_declared_is_never_made(city: Bus, own: dict[str, Any]
 # ── who does not get in ──────────────────────────────────────────────────────────────────────────────────────
 
 
-def refused(city: Bus, tmp_path: Path) -> dict[str, tuple[NodeFile, str]]:
+def refused(city: Bus, tmp_path: Path) -> dict[str, tuple[KafkaAccess, str]]:
     """Who is refused, and what the message says."""
     here, foreign = Authority(city.broker.security), Authority(tmp_path / "foreign")
     by_password, by_certificate = city.broker.servers(False), city.broker.servers(True)
 
-    def node(servers: str, authority: Authority, **secret: str) -> NodeFile:
+    def node(servers: str, trusted: Authority, **secret: Any) -> KafkaAccess:
         path = tmp_path / uuid.uuid4().hex
-        write_secret(path, node_text(servers, f"{OWN}.00000000", authority.certificate, OWN, **secret))
-        return read_node_file(path)
+        text = node_text(servers, f"{OWN}.00000000", trusted.certificate, OWN, **secret)
+        write_whole(path, text, secret=True)
+        return read_node_file(path).access
 
-    def certificate(authority: Authority, days: int = 9) -> dict[str, str]:
+    def certificate(authority: Authority, days: int = 9) -> dict[str, Any]:
         made, key = authority.issue(f"{OWN}.00000000", days=days)
         return {"key": key, "certificate": made}
 
-    with closing(KafkaAdminClient(**city.kafka.client)) as a:
+    with closing(KafkaAdminClient(**client_of_city(city))) as a:
         a.alter_user_scram_credentials([UserScramCredentialUpsertion(f"{OWN}.00000000", "SCRAM-SHA-512", "right")])
     return {
-        "wrong password": (node(by_password, here, password="wrong"), "refuses the password"),
+        "wrong password": (node(by_password, here, password=SecretStr("wrong")), "refuses the password"),
         "expired certificate": (node(by_certificate, here, **certificate(here, -1)), "certificate has expired"),
         "foreign certificate": (
             node(by_certificate, here, **certificate(foreign)),
             "refuses this node's certificate: unable to get local issuer",
         ),
-        "no certificate": (node(by_certificate, here, password="right"), "certificate: there is none"),
-        "untrusted broker": (node(by_password, foreign, password="right"), "does not trust it: self-signed"),
-        "plain text": (NodeFile(by_password, "", None, "", {}), "lets nobody in without credentials"),
-        "plain text at the city's door": (NodeFile(city.bootstrap, "", None, "", {}), "nobody in without credentials"),
+        "no certificate": (node(by_certificate, here, password=SecretStr("right")), "certificate: there is none"),
+        "untrusted broker": (node(by_password, foreign, password=SecretStr("right")), "does not trust it: self-signed"),
+        "plain text": (KafkaAccess(by_password), "lets nobody in without credentials"),
+        "plain text at the city's door": (KafkaAccess(city.bootstrap), "nobody in without credentials"),
     }
 
 
@@ -325,63 +342,67 @@ def test_node_sends_its_own_and_nothing_of_others_by_either_transport(
 ) -> None:
     """One with a password, one with a certificate."""
     for district, foreign in ((OWN, OTHER), (OTHER, OWN)):
-        node, path = read_node_file(files[district]), tmp_path / f"{district}.sqlite"
+        access, path = read_node_file(files[district]).access, tmp_path / f"{district}.sqlite"
         before = ends(city, DATASET.topic(district))
         with Outbox(path) as outbox:
             outbox.accept(DATASET.topic(district), [Entry(b"k", b"v")])
-        assert flush(path, node.servers, client=node.client, transport=transport).sent == 1
+        assert send(path, access, transport=transport) == 1
         assert ends(city, DATASET.topic(district)) != before
         with Outbox(path) as outbox:
             outbox.accept(DATASET.topic(foreign), [Entry(b"k", b"v")])
         with pytest.raises(UnavailableError, match="does not let this node write"):
-            flush(path, node.servers, client=node.client, transport=transport)
+            send(path, access, transport=transport)
 
 
 def test_wrong_or_absent_credentials_are_refused_with_the_cause_and_its_remedy(
     city: Bus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("producers.send.why_refused.WAIT_MS", 30_000)
-    for name, (node, message) in refused(city, tmp_path).items():
+    for name, (access, message) in refused(city, tmp_path).items():
         with Outbox(tmp_path / f"{name}.sqlite") as outbox:
             outbox.accept(DATASET.topic(OWN), [Entry(b"k", b"forged")])
         before = ends(city, DATASET.topic(OWN))
         for transport in TRANSPORTS:
             with pytest.raises(UnavailableError, match=re.escape(message)) as caught:
-                flush(tmp_path / f"{name}.sqlite", node.servers, 0.5, client=node.client, transport=transport)
+                send(tmp_path / f"{name}.sqlite", access, 0.5, transport)
             assert "1 rows wait" in caught.value.en, name
             assert re.search("SUIBUS_NODE|suibus node rotate|servers", caught.value.zh), name
         assert ends(city, DATASET.topic(OWN)) == before
 
 
-def asked_of_controller(city: Bus, security: dict[str, Any]) -> Any:
+def asked_of_controller(city: Bus, client: dict[str, Any]) -> Any:
     """The controller's answer to a client that speaks its protocol."""
     port = json.loads((city.home / "run" / "broker.json").read_text("utf-8"))["controller_port"]
-    net = KafkaNetClient(bootstrap_servers=[f"127.0.0.1:{port}"], **security)
-    request = CreateAclsRequest(
-        creations=[KafkaAdminClient._convert_create_acls_resource_request(_rights(OWN, "x")[0])]
-    )
+    net = KafkaNetClient(**{**client, "bootstrap_servers": [f"127.0.0.1:{port}"]})
+    right = rights_of(OWN, "x")[0]
+    creation = CreateAclsRequest.AclCreation(
+        resource_type=right.resource_pattern.resource_type, resource_name=right.resource_pattern.resource_name,
+        resource_pattern_type=right.resource_pattern.pattern_type, principal=right.principal, host=right.host,
+        operation=right.operation, permission_type=right.permission_type,
+    )  # fmt: skip
+    request = CreateAclsRequest(creations=[creation])
 
-    async def ask() -> Any:
+    async def send_to_controller() -> Any:
         connection = await net._manager.get_connection("bootstrap-0", timeout_ms=5000, pop_on_close=False)
         return await connection.send_request(request)
 
     try:
-        return net._manager.run(ask)
+        return net._manager.run(send_to_controller)
     finally:
         net.close()
 
 
 def test_controller_obeys_nobody_without_the_citys_certificate(city: Bus, files: dict[str, Path]) -> None:
-    trust = {"security_protocol": "SSL", "ssl_cafile": city.broker.client["ssl_cafile"]}
+    trust = {"security_protocol": "SSL", "ssl_cafile": str(city.broker.access.authority)}
     # To one who speaks plain text the controller's TLS alert looks like a frame too long, where it comes before the end.
-    for security in ({}, trust):
+    for client in ({}, trust):
         with pytest.raises((KafkaConnectionError, InvalidReceiveError)):
-            asked_of_controller(city, security)
-    node = asked_of_controller(city, dict(read_node_file(files[OTHER]).client))
+            asked_of_controller(city, client)
+    node = asked_of_controller(city, client_of(files[OTHER]))
     assert for_code(node.results[0].error_code) is ClusterAuthorizationFailedError
-    assert asked_of_controller(city, dict(city.broker.client)).results[0].error_code == 0
-    with admin(city.kafka.client) as look:
-        look.delete_acls([_acls_of("x")])
+    assert asked_of_controller(city, client_of_city(city)).results[0].error_code == 0
+    with admin(client_of_city(city)) as look:
+        look.delete_acls([every_right("x")])
 
 
 def test_node_cannot_pass_for_the_broker(city: Bus, files: dict[str, Path]) -> None:
@@ -417,7 +438,7 @@ def test_rotate_and_remove_end_the_old_file_at_once_also_on_an_open_connection(
     topic = DATASET.topic(THIRD)
     first, second = tmp_path / "1.toml", tmp_path / "2.toml"
     nodes.add(THIRD, first, mutual_tls=mutual_tls, rate=7)
-    with closing(KafkaProducer(**client_of(read_node_file(first)))) as old:
+    with closing(KafkaProducer(**client_of(first))) as old:
         old.send(topic, b"a").get(10)
         made = nodes.rotate(THIRD, second)
         before = ends(city, topic)
@@ -426,15 +447,13 @@ def test_rotate_and_remove_end_the_old_file_at_once_also_on_an_open_connection(
     assert (made.mutual_tls, made.bytes_per_second) == (mutual_tls, 7 << 20)
     with Outbox(tmp_path / "o") as outbox:
         outbox.accept(topic, [Entry(b"k", b"c")])
-    node = read_node_file(first)
     with pytest.raises(UnavailableError, match="does not let this node" if mutual_tls else "refuses the password"):
-        flush(tmp_path / "o", node.servers, 15.0, client=node.client)
+        send(tmp_path / "o", read_node_file(first).access, 15.0)
     assert ends(city, topic) == before
-    node = read_node_file(second)
-    assert flush(tmp_path / "o", node.servers, client=node.client).sent == 1
-    with closing(KafkaProducer(**client_of(node))) as old:
+    assert send(tmp_path / "o", read_node_file(second).access) == 1
+    with closing(KafkaProducer(**client_of(second))) as old:
         old.send(topic, b"d").get(10)
-        assert [n.user for n in nodes.remove(THIRD)] == [node.user]
+        assert [n.user for n in nodes.remove(THIRD)] == [read_node_file(second).user]
         before = ends(city, topic)
         with pytest.raises(TopicAuthorizationFailedError):
             old.send(topic, b"e").get(10)
@@ -448,57 +467,57 @@ class KilledError(BaseException):
     """The process ends here."""
 
 
-MOMENTS = ["_scram", "_alter_quotas", "_create", "Nodes._applied", "Nodes._end", "Nodes._absent"]
+@contextmanager
+def killed_at(step: str) -> Iterator[None]:
+    """What runs within ends right before a step."""
+
+    def die(*_: Any) -> None:
+        raise KilledError
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(KilledError):
+        patch.setattr(step, die)
+        yield
+
+
+ADDING = [
+    "infra.kafka.passwords.set_password",
+    "infra.kafka.quotas.limit",
+    "infra.kafka.rights.grant",
+    "infra.kafka.rights.wait_until_applied",
+    "infra.operate.nodes.hand_out",
+]
+ENDING = ["infra.kafka.rights.revoke", "infra.kafka.passwords.drop_password", "infra.kafka.quotas.lift_limit"]
 
 
 @pytest.mark.parametrize(
-    ("command", "moment"), [*(("add", m) for m in MOMENTS), *(("rotate", m) for m in MOMENTS[1::2])]
+    ("command", "step"), [*(("add", step) for step in ADDING), *(("rotate", step) for step in (*ADDING[1::2], *ENDING))]
 )
 def test_command_killed_anywhere_and_repeated_leaves_one_set_in_force(
-    city: Bus, nodes: Nodes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str, moment: str
+    city: Bus, nodes: Nodes, tmp_path: Path, command: str, step: str
 ) -> None:
-    import infra.operate.nodes
-
     district, path = "440112", tmp_path / "node.toml"
     if command == "rotate":
         nodes.add(district, tmp_path / "first.toml")
     repeat = getattr(nodes, command)
-    times = iter(range(9))
-
-    def die(*_: Any, **__: Any) -> None:
-        if moment != "Nodes._absent" or next(times):  # the second look is right before the file is handed out
-            raise KilledError
-
-    with monkeypatch.context() as patched:
-        owner, _, name = moment.rpartition(".")
-        patched.setattr(infra.operate.nodes.Nodes if owner else infra.operate.nodes, name, die)
-        with pytest.raises(KilledError):
-            repeat(district, path)
+    with killed_at(step):
+        repeat(district, path)
     assert not path.exists()
     made: Node = repeat(district, path)
     listed = [n for n in nodes.all() if n.district == district]
     assert listed == [made]
     assert made.in_force
     assert read_node_file(path).user == made.user
-    with closing(KafkaProducer(**client_of(read_node_file(path)))) as producer:
+    with closing(KafkaProducer(**client_of(path))) as producer:
         producer.send(DATASET.topic(district), b"let in").get(10)
     assert not list(tmp_path.glob("*.part"))
     nodes.remove(district)
 
 
-def test_remove_killed_halfway_is_finished_when_repeated(
-    nodes: Nodes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    import infra.operate.nodes
-
-    def die(*_: Any) -> None:
-        raise KilledError
-
+@pytest.mark.parametrize("step", ENDING[1:])
+def test_remove_killed_halfway_is_finished_when_repeated(nodes: Nodes, tmp_path: Path, step: str) -> None:
     nodes.add("440113", tmp_path / "n")
-    with monkeypatch.context() as patched:
-        patched.setattr(infra.operate.nodes, "_scram", die)
-        with pytest.raises(KilledError):
-            nodes.remove("440113")
+    with killed_at(step):
+        nodes.remove("440113")
     assert [n.in_force for n in nodes.all() if n.district == "440113"] == [False]
     nodes.remove("440113")
     assert not [n for n in nodes.all() if n.district == "440113"]
@@ -531,7 +550,8 @@ KEPT = "kept-by-the-administrator"
 def keeper(city: Bus, path: Path) -> Iterator[None]:
     """The node file of an administrator as an outside Kafka has one: a password, and rights that it was given."""
     trusted = Authority(city.broker.security).certificate
-    write_secret(path, node_text(city.broker.servers(False), "keeper", trusted, password=KEPT))
+    text = node_text(city.broker.servers(False), "keeper", trusted, password=SecretStr(KEPT))
+    write_whole(path, text, secret=True)
     literal, prefixed = ACLResourcePatternType.LITERAL, ACLResourcePatternType.PREFIXED
     over = [
         ResourcePattern(ResourceType.CLUSTER, "kafka-cluster", literal),
@@ -539,11 +559,11 @@ def keeper(city: Bus, path: Path) -> Iterator[None]:
         ResourcePattern(ResourceType.TOPIC, "gz.down.", prefixed),
         ResourcePattern(ResourceType.GROUP, "spark-kafka-", prefixed),
     ]
-    with admin(city.kafka.client) as a:
+    with admin(client_of_city(city)) as a:
         a.alter_user_scram_credentials([UserScramCredentialUpsertion("keeper", "SCRAM-SHA-512", KEPT)])
         a.create_acls([ACL("User:keeper", "*", ACLOperation.ALL, ACLPermissionType.ALLOW, what) for what in over])
         yield
-        a.delete_acls([_acls_of("keeper")])
+        a.delete_acls([every_right("keeper")])
         a.alter_user_scram_credentials([UserScramCredentialDeletion("keeper", "SCRAM-SHA-512")])
 
 
@@ -551,7 +571,7 @@ def test_bus_that_lost_its_authority_is_not_started_open(tmp_path: Path) -> None
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "broker.json").write_text('{"port": 1, "controller_port": 2, "secure": true}', "utf-8")
     with pytest.raises(StateError, match="from a backup"):
-        Broker(tmp_path).start()
+        Broker(Settings(home=tmp_path)).start()
     assert not (tmp_path / "kafka").exists()
 
 
@@ -583,7 +603,13 @@ def hidden(city: Bus, files: dict[str, Path]) -> list[bytes]:
     keys = [*city.broker.security.glob("*.*"), *files.values()]
     found = re.findall(rb"BEGIN PRIVATE KEY-----\n(.+)\n", b"".join(k.read_bytes() for k in keys))
     assert len(found) == 4  # the authority's, the broker's, the city's, one node's
-    return [*found, str(read_node_file(files[OWN]).client["sasl_plain_password"]).encode()]
+    return [*found, password_in(files[OWN]).encode()]
+
+
+def password_in(path: Path) -> str:
+    password = read_node_file(path).access.password
+    assert password is not None
+    return password.get_secret_value()
 
 
 def test_files_with_secrets_are_their_owners_alone(city: Bus, files: dict[str, Path], tmp_path: Path) -> None:
@@ -607,9 +633,9 @@ def test_secrets_stand_in_no_log_no_argument_no_environment_and_no_repr(
     caplog.set_level("DEBUG", "kafka")
     publish(files[OWN], OWN, tmp_path / "o", "a")
     node = read_node_file(files[OWN])
-    with admin(client_of(node)) as a:
+    with admin(client_of(files[OWN])) as a:
         a.list_topics()
-    told = [repr(node), repr(Kafka(node.servers, node.client)), str(node.client), caplog.text]
+    told = [repr(node), repr(Kafka(node.access).access), str(node.access.kafka_python()), caplog.text]
     assert "sasl_plain_password" in caplog.text  # kafka-python does log its settings
     pid = json.loads((city.home / "run" / "broker.json").read_text("utf-8"))["pid"]
     told += [Path(f"/proc/{pid}/{name}").read_text("utf-8", "replace") for name in ("cmdline", "environ")]
@@ -639,13 +665,13 @@ def test_sync_ingests_on_a_secure_bus_and_spark_tells_no_secret(
     with keeper(city, tmp_path / "admin.toml"):
         bus = city if door == "certificate" else Bus(Settings(home=tmp_path / "h", node=tmp_path / "admin.toml"))
         road = Road(bus, names())
-        node = read_node_file(files[OWN])
-        with Publisher(road.dataset, OWN, tmp_path / "o", node.servers, client=node.client) as publisher:
+        node = read_node_file(files[OWN]).access
+        with Publisher(road.dataset, OWN, tmp_path / "o", node.servers, client=security(node)) as publisher:
             publisher.publish({"id": "1", "district_code": OWN, "seq": 1, "amount": 5})
         assert not bus.sync().failures
         assert road.query("SELECT id, amount FROM t") == [{"id": "1", "amount": 5}]
         if door == "certificate":
-            assert not [s for s in secrets if s.decode() in str(bus.kafka.spark)]
+            assert not [s for s in secrets if s.decode() in str(bus.kafka.access.spark())]
     log = (settings.home / "spark" / "spark.log").read_bytes()
     assert not [s for s in (*secrets, KEPT.encode()) if s in log]
 
@@ -671,13 +697,13 @@ def test_node_needs_its_file_and_nothing_else_and_a_secure_bus_stays_so(tmp_path
     center = Suibus(tmp_path, SUIBUS_HOME=str(tmp_path / "center"))
     node = Suibus(tmp_path, SUIBUS_HOME=str(tmp_path / "node"), SUIBUS_NODE=str(tmp_path / f"suibus-{OWN}.toml"))
     register = ROOT / "infra" / "demo" / "register"
-    broker = Broker(tmp_path / "center")
+    broker = Broker(Settings(home=tmp_path / "center"))
     try:
         center("up", "--secure", "--services-only", "--detach")
         center("node", "add", OWN)
         listed = center("node", "list", "--json")
         assert json.loads(listed)[0]["district"] == OWN
-        assert str(read_node_file(tmp_path / f"suibus-{OWN}.toml").client["sasl_plain_password"]) not in listed
+        assert password_in(tmp_path / f"suibus-{OWN}.toml") not in listed
         center("down")
         center("up", "--services-only", "--detach")
         assert "all on the bus" in node("publish", "grassroots_division", f"{register}/{OWN}.csv", "--district", OWN)

@@ -33,7 +33,7 @@ def test_everything_exported_says_what_it_is() -> None:
 MODULES = [
     "suibus",
     "infra.cli",
-    "infra.terminal.publish",
+    "infra.commands.publish",
     *sorted(
         ".".join(path.relative_to(ROOT).with_suffix("").parts)
         for folder in ("schemas", "producers")

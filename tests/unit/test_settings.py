@@ -1,10 +1,13 @@
 from pathlib import Path
 
 import pytest
-from pydantic import ValidationError
+from pydantic import SecretStr, ValidationError
 
-from infra.settings import Settings, node_text, read_node_file, read_settings, spark_options, write_secret
+from infra.node_file import node_text
+from infra.settings import Settings, chinese_first, read_settings
 from schemas.errors import InputError
+from schemas.ports.files import write_whole
+from schemas.ports.kafka_access import KafkaAccess
 
 
 def test_home_is_absolute_and_under_the_current_folder_by_default(tmp_path, monkeypatch):
@@ -43,81 +46,52 @@ def test_wrong_value_names_its_variable_in_both_languages(monkeypatch):
     assert "SUIBUS_PARTITIONS" in caught.value.zh
 
 
-AUTHORITY = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----"
-
-
-def node_file(path, **secret):
-    write_secret(path, node_text("bus.example:9093", "440106.1f2e3d4c", AUTHORITY, "440106", **secret))
-    return path
-
-
-def test_node_file_alone_names_the_bus_and_how_to_get_in(tmp_path, monkeypatch):
-    monkeypatch.setenv("SUIBUS_NODE", str(node_file(tmp_path / "n.toml", password="s3cret")))
-    settings = read_settings()
-    assert settings.servers == "bus.example:9093"
-    assert settings.security == {
-        "security_protocol": "SASL_SSL",
-        "ssl_cafile": str(tmp_path / "n.toml"),
-        "sasl_mechanism": "SCRAM-SHA-512",
-        "sasl_plain_username": "440106.1f2e3d4c",
-        "sasl_plain_password": "s3cret",
-    }
-    assert "s3cret" not in f"{settings!r} {settings.security} {read_node_file(tmp_path / 'n.toml')!r}"
+def test_node_file_alone_names_the_bus_and_a_variable_names_another_address_of_it(tmp_path, monkeypatch):
+    path = tmp_path / "n.toml"
+    password = SecretStr("s3cret")
+    write_whole(path, node_text("bus.example:9093", "440106.1f2e3d4c", "", "440106", password=password), secret=True)
+    monkeypatch.setenv("SUIBUS_NODE", str(path))
+    assert read_settings().access == KafkaAccess("bus.example:9093", "440106.1f2e3d4c", password)
     monkeypatch.setenv("SUIBUS_BOOTSTRAP_SERVERS", "elsewhere:1")
-    assert read_settings().servers == "elsewhere:1"
+    assert read_settings().access == KafkaAccess("elsewhere:1", "440106.1f2e3d4c", password)
+    monkeypatch.delenv("SUIBUS_NODE")
+    assert read_settings().access == KafkaAccess("elsewhere:1")
+    monkeypatch.delenv("SUIBUS_BOOTSTRAP_SERVERS")
+    assert read_settings().access is None
 
 
-def test_spark_gets_the_certificate_by_its_file_and_the_password_as_its_login(tmp_path):
-    by_certificate = read_node_file(node_file(tmp_path / "c.toml", key="KEY", certificate=AUTHORITY))
-    assert spark_options(by_certificate.client) == {
-        "kafka.security.protocol": "SSL",
-        "kafka.ssl.truststore.type": "PEM",
-        "kafka.ssl.truststore.location": str(tmp_path / "c.toml"),
-        "kafka.ssl.keystore.type": "PEM",
-        "kafka.ssl.keystore.location": str(tmp_path / "c.toml"),
-    }
-    by_password = spark_options(read_node_file(node_file(tmp_path / "p.toml", password="s3cret")).client)
-    assert by_password["kafka.sasl.mechanism"] == "SCRAM-SHA-512"
-    assert by_password["kafka.sasl.jaas.config"].endswith('username="440106.1f2e3d4c" password="s3cret";')
-    assert spark_options({}) == {}
+def test_settings_show_no_secret(monkeypatch):
+    monkeypatch.setenv("SUIBUS_DATABASE", "postgresql+psycopg://u:s3cret@host/db")
+    monkeypatch.setenv("SUIBUS_REGISTRY_URL", "https://u:s3cret@registry")
+    settings = read_settings()
+    assert "s3cret" not in f"{settings} {settings!r} {settings.model_dump()} {settings.model_dump_json()}"
+    assert settings.database.get_secret_value().endswith("s3cret@host/db")
+
+
+def test_java_home_is_read_under_its_own_name(monkeypatch):
+    monkeypatch.setenv("JAVA_HOME", "/opt/java")
+    assert read_settings().java_home == Path("/opt/java")
+    monkeypatch.setenv("SUIBUS_JAVA_HOME", "/opt/other")
+    assert read_settings().java_home == Path("/opt/java")
 
 
 @pytest.mark.parametrize(
-    ("text", "reason"),
+    ("variables", "chinese"),
     [
-        ("servers = 'a:1'\nuser = 'u'\n", "not whole"),
-        ("servers = 'a:1'\nuser = 'u'\nkey = 'k'\n", "not whole"),
-        ("servers = 'a:1'\nuser = 'u'\nkey = 'k'\ncertificate = 'c'\npassword = 'p'\n", "not whole"),
-        ("user = 'u'\npassword = 'p'\n", "not whole"),
-        ("servers = a:1\npassword = s3cret", "not TOML"),
-        (None, "No such file"),
+        ({}, False),
+        ({"LANG": "zh_CN.UTF-8"}, True),
+        ({"LANG": "zh_HK.UTF-8", "LC_ALL": ""}, True),
+        ({"LANG": "zh_CN.UTF-8", "LC_MESSAGES": "en_GB.UTF-8"}, False),
+        ({"LANG": "en_GB.UTF-8", "LC_MESSAGES": "en_GB.UTF-8", "LC_ALL": "zh_CN"}, True),
+        ({"LANG": "zh_CN.UTF-8", "LC_ALL": "C.UTF-8"}, False),
     ],
 )
-def test_node_file_that_is_not_whole_is_refused_without_showing_it(tmp_path, text, reason):
-    path = tmp_path / "n.toml"
-    if text is not None:
-        write_secret(path, text)
-    with pytest.raises(InputError, match=reason) as caught:
-        read_node_file(path)
-    assert "s3cret" not in str(caught.value)
-    assert str(path) in caught.value.zh
-
-
-@pytest.mark.parametrize("mode", [0o640, 0o604, 0o660])
-def test_node_file_that_others_can_read_is_refused(tmp_path, mode):
-    path = node_file(tmp_path / "n.toml", password="s3cret")
-    path.chmod(mode)
-    with pytest.raises(InputError, match="chmod 600"):
-        read_node_file(path)
-
-
-def test_secret_file_is_private_from_its_first_byte_and_replaces_one_that_is_not(tmp_path):
-    path = tmp_path / "n"
-    path.write_text("old")
-    path.chmod(0o666)
-    write_secret(path, "new")
-    assert (path.read_text(), path.stat().st_mode & 0o777) == ("new", 0o600)
-    assert list(tmp_path.iterdir()) == [path]
+def test_language_is_that_of_the_first_variable_set(variables, chinese, monkeypatch):
+    for name in ("LC_ALL", "LC_MESSAGES", "LANG"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert chinese_first() is chinese
 
 
 @pytest.mark.parametrize("host", ["bus example", "http://bus", "bus:9092", "-bus", "a\nb"])

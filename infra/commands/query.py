@@ -1,0 +1,32 @@
+"""`suibus query`: the released versions, by SQL."""
+
+from __future__ import annotations
+
+import click
+
+from infra.bus.bus import Bus
+from infra.settings import read_settings
+from infra.terminal.output import write_rows
+
+
+@click.command()
+@click.argument("sql")
+@click.option("--as", "department", metavar="DEPARTMENT", help="Who asks; unset: the city itself.")
+@click.option(
+    "--format",
+    "format_",
+    type=click.Choice(["table", "csv", "json"]),
+    default="table",
+    show_default=True,
+    help="json: one array of row objects and nothing else.",
+)
+def query(sql: str, department: str | None, format_: str) -> None:
+    """Query the released versions with Spark SQL. 查询已发布数据。
+
+    \b
+    suibus query "SELECT district_code, count(*) FROM grassroots_division GROUP BY 1"
+    """
+    from pipelines.share.query import query as run  # the light install has no Spark, and shows this help all the same
+
+    bus = Bus(read_settings())
+    write_rows(run(sql, bus.lake(), bus.store, department), format_)

@@ -1,0 +1,31 @@
+"""`suibus sync`: one pass over everything that was published."""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+from infra.bus.bus import Bus
+from infra.operate.records import dataset_in_force
+from infra.settings import read_settings
+from infra.terminal.console import need_city, tell
+
+
+@click.command()
+@click.argument("datasets", nargs=-1, metavar="[DATASET]…")
+def sync(datasets: tuple[str, ...]) -> None:
+    """Bring everything up to the end of what is published, once, and stop. 同步一次。
+
+    Ingests all topics, then merges, judges and releases the datasets named (all, if none is) and those with new
+    records. Exit status 1 if a dataset failed. A release that is held is the gate doing its work: it is printed, and `suibus releases` lists it.
+    """
+    need_city()
+    bus = Bus(read_settings())
+    bus.adopt_contracts(tell)
+    bus.flush_outboxes()
+    only = {dataset_in_force(bus, name).id for name in datasets} if datasets else None
+    info = bus.sync(only, tell)
+    if not info.did_something:
+        tell("nothing new", "没有新数据")
+    sys.exit(1 if info.failures else 0)

@@ -1,0 +1,84 @@
+"""A process that outlives the command that started it: it is started as nobody's child, told apart by its birth, and ended for certain."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Process:
+    """A process of this machine. The system uses an id again: the same id with another birth is another process."""
+
+    pid: int
+    born: str
+
+    @property
+    def alive(self) -> bool:
+        """Whether it runs still; one that ended and was not yet waited for does not count."""
+        return birth(self.pid) == self.born
+
+    def end(self, asked: float = 20.0, killed: float = 10.0) -> None:
+        """Ask it to end, kill it after `asked` seconds, and wait until it is gone, `killed` seconds more at most."""
+        for number, seconds in ((signal.SIGTERM, asked), (signal.SIGKILL, killed)):
+            if self.alive:
+                os.kill(self.pid, number)
+                until = time.monotonic() + seconds
+                while self.alive and time.monotonic() < until:
+                    time.sleep(0.05)
+
+
+def start_detached(command: Sequence[str], folder: Path, output: str, environment: Mapping[str, str]) -> Process:
+    """Start a command in a folder and a session of its own; what it says goes to the end of the file `output` there."""
+    # The shell puts the command into the background and ends: so it outlives us, and leaves no zombie.
+    in_background = ["sh", "-c", 'output=$1; shift; nohup "$@" >>"$output" 2>&1 </dev/null & echo $!', "sh", output]
+    started = subprocess.run(
+        [*in_background, *command],
+        cwd=folder,
+        env=environment,
+        start_new_session=True,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    pid = int(started.stdout)
+    return Process(pid, birth(pid) or "over")
+
+
+def birth(pid: int) -> str | None:
+    """When a process began, as a text that no other process with this id has; None where none runs."""
+    if Path("/proc/self/stat").exists():
+        try:
+            fields = Path(f"/proc/{pid}/stat").read_text("utf-8", errors="replace").rpartition(")")[2].split()
+        except (FileNotFoundError, ProcessLookupError):
+            return None
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
+        return None if fields[0] in "ZX" else f"{boot} {fields[19]}"  # clock ticks since that boot
+    asked = subprocess.run(["ps", "-o", "stat=,lstart=", "-p", str(pid)], capture_output=True, text=True, check=False)
+    status, _, began = asked.stdout.strip().partition(" ")
+    return began.strip() if status and not status.startswith("Z") else None
+
+
+@contextmanager
+def exchanged_environment(wanted: Mapping[str, str]) -> Iterator[None]:
+    """Give this process another environment for a while, for a library that hands it on to the processes it starts."""
+    before = dict(os.environ)
+    os.environ.clear()
+    os.environ.update(wanted)
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+
+
+def tail(path: Path, lines: int = 15) -> str:
+    """The last lines of a log; empty where there is none."""
+    text = path.read_text("utf-8", errors="replace") if path.is_file() else ""
+    return "\n".join(text.splitlines()[-lines:])

@@ -1,0 +1,102 @@
+"""What the lake says of releases, quarantined records and the account, as plain values that print as JSON."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+from infra.bus.bus import Bus
+from infra.terminal.output import plain
+from schemas.dataset import Dataset
+from schemas.errors import InputError
+
+
+def datasets_in_force(bus: Bus, name: str | None) -> dict[str, Dataset]:
+    """The majors of a dataset in force, or of all, by id; InputError names those that are."""
+    known = bus.store.datasets()
+    found = {k: d for k, d in known.items() if name is None or name in (d.name, d.id)}
+    if name is not None and not found:
+        names = ", ".join(sorted({d.name for d in known.values()}))
+        raise InputError(
+            f"Dataset {name!r} is not in force here. In force: {names or 'none'}.",
+            f"数据集 {name!r} 未生效。已生效：{names or '无'}。",
+        )
+    return found
+
+
+def dataset_in_force(bus: Bus, name: str) -> Dataset:
+    """The newest major of a dataset in force; InputError names those that are."""
+    return max(datasets_in_force(bus, name).values(), key=lambda d: d.major)
+
+
+def release_records(bus: Bus, name: str | None) -> list[dict[str, Any]]:
+    """Every decision of the gate, newest first; `verdict` is the whole verdict."""
+    lake = bus.lake()
+    frame = lake.releases().read().orderBy("decided_at", ascending=False)
+    found = [plain(row.asDict(recursive=True)) for row in frame.collect()]
+    names = {d.id: d.name for d in bus.store.datasets().values()}
+    wanted = datasets_in_force(bus, name)
+    listed = []
+    for record in found:
+        if record["dataset"] in wanted or name is None:
+            record["verdict"] = json.loads(record["verdict"])
+            listed.append(
+                {
+                    **record,
+                    "dataset": names.get(record["dataset"], record["dataset"]),
+                    "dataset_id": record["dataset"],
+                }
+            )
+    return listed
+
+
+def quarantined_records(bus: Bus, name: str | None) -> list[dict[str, Any]]:
+    """Every quarantined record, as `each_quarantined` gives them."""
+    return list(each_quarantined(bus, name))
+
+
+def each_quarantined(bus: Bus, name: str | None) -> Iterator[dict[str, Any]]:
+    """Every quarantined record, oldest first: its topic, partition and offset, its bytes (base64), its reasons, what could be read.
+
+    They come from the lake a partition at a time: there may be more than memory holds.
+    """
+    lake = bus.lake()
+    for dataset in datasets_in_force(bus, name).values():
+        rows = lake.bronze(dataset).read().where("_quarantined").orderBy("_timestamp", "_topic", "_offset")
+        for row in rows.toLocalIterator():
+            yield _quarantined(row.asDict(recursive=True), dataset)
+
+
+def _quarantined(row: dict[str, Any], dataset: Dataset) -> dict[str, Any]:
+    record = {f.name: row[f.name] for f in dataset.table_fields}
+    decoded = record if any(v is not None for v in record.values()) else None
+    shown = {
+        "dataset": dataset.name,
+        "district": row["_district"],
+        "topic": row["_topic"],
+        "partition": row["_partition"],
+        "offset": row["_offset"],
+        "timestamp": row["_timestamp"],
+        "key": row["_key"],
+        "reasons": row["_reasons"],
+        "value": row["_value"],
+        "record": decoded,
+    }
+    found: dict[str, Any] = plain(shown)
+    return found
+
+
+def account_records(bus: Bus, name: str | None) -> list[dict[str, Any]]:
+    """The conservation sum of each dataset and district, and whether it closes."""
+    from pipelines.merge.account import account_totals  # the light install has no Spark
+
+    lake = bus.lake()
+    names = {d.id: d.name for d in bus.store.datasets().values()}
+    wanted = datasets_in_force(bus, name)
+    rows = [row.asDict() for row in account_totals(lake.account().read()).collect()]
+    return [
+        {**row, "dataset": names.get(row["dataset"], row["dataset"])}
+        for row in rows
+        if name is None or row["dataset"] in wanted
+    ]
