@@ -13,7 +13,8 @@ from infra.settings import Settings, read_settings
 from producers.inbox import Inbox, fetch_receipts
 from producers.publish.publisher import Publisher, PublishInfo, publish_source
 from producers.send.sender import FlushInfo, flush
-from producers.sources.files import open_query, open_source
+from producers.sources.database import open_query
+from producers.sources.files import open_source
 from schemas.compatibility import Change, compare
 from schemas.contract import SHIPPED, find_dataset, load_contract, load_contracts
 from schemas.dataset import Dataset, Field, Rule

@@ -145,7 +145,7 @@ def _line(text: str) -> str:
 
 def _write(inbox: Inbox, dataset: Dataset, district: str, file: Path) -> None:
     """The open receipts of rows as a CSV that Excel opens and `suibus publish --corrections` takes; never over a file."""
-    from producers.sources.files import RECEIPT_COLUMNS
+    from producers.sources.source import RECEIPT_COLUMNS
     from schemas.errors import InputError
 
     try:

@@ -14,7 +14,8 @@ from infra.bus.bus import Bus
 from producers.inbox import Inbox
 from producers.outbox import Mode
 from producers.publish.publisher import Progress, PublishInfo, publish_source
-from producers.sources.files import open_query, open_source
+from producers.sources.database import open_query
+from producers.sources.files import open_source
 from schemas.dataset import Dataset
 
 if TYPE_CHECKING:

@@ -23,7 +23,7 @@ from producers.outbox import CHUNK, Delivery, Entry, Mode, Outbox, refuse_empty_
 from producers.send.ahead import Background
 from producers.send.sender import FlushInfo, flush
 from producers.send.transport import TransportName, check_transport
-from producers.sources.files import RECEIPT_COLUMNS, Record, Source
+from producers.sources.source import RECEIPT_COLUMNS, Record, Source
 from schemas.dataset import Dataset, check_district
 from schemas.errors import InputError, UnavailableError
 from schemas.row.coercer import Defect, RowCoercer, RowError, clean, show

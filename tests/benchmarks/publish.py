@@ -24,7 +24,7 @@ from producers.outbox import CHUNK, Entry, Outbox
 from producers.publish.publisher import Publisher, publish_source
 from producers.send.sender import flush
 from producers.send.transport import TransportName
-from producers.sources.files import Record, Source
+from producers.sources.source import Record, Source
 from schemas.row.coercer import RowCoercer
 from schemas.wire.avro import avro_schema
 from tests.benchmarks.data import contract, rows

@@ -31,7 +31,7 @@ from pipelines.release.release import last_records, release_version, shared_rows
 from pipelines.share.query import query
 from producers.publish.publisher import Publisher, publish_source
 from producers.send.transport import TransportName
-from producers.sources.files import Record, Source
+from producers.sources.source import Record, Source
 from quality.gate import judge
 from schemas.dataset import Dataset
 from tests.benchmarks.bulk import DISTRICTS, Bulk, live, say

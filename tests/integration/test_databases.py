@@ -27,7 +27,8 @@ from infra.settings import Settings
 from infra.terminal.publish import publish_command
 from producers.outbox import Mode
 from producers.publish.publisher import Publisher, publish_source
-from producers.sources.files import BATCH, open_query
+from producers.sources.database import open_query
+from producers.sources.source import BATCH
 from schemas.errors import InputError, SuibusError, UnavailableError
 from tests.integration.conftest import Road
 

@@ -21,7 +21,7 @@ from pipelines.back import receipts as feedback
 from pipelines.back.receipts import send_receipts
 from pipelines.merge.merge import merge_pending
 from producers.inbox import FetchInfo, Inbox, fetch_receipts
-from producers.sources.files import RECEIPT_COLUMNS
+from producers.sources.source import RECEIPT_COLUMNS
 from schemas.contract import load_contract
 from schemas.dataset import districts, receipts_topic
 from schemas.errors import UnavailableError

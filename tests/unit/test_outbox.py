@@ -16,7 +16,8 @@ from producers.inbox import Inbox
 from producers.outbox import CHUNK, Delivery, Entry, Mode, Outbox
 from producers.publish.publisher import Publisher, PublishInfo, publish_source
 from producers.send.sender import FlushInfo
-from producers.sources.files import Record, Source, open_source
+from producers.sources.files import open_source
+from producers.sources.source import Record, Source
 from schemas.dataset import Dataset, Field
 from schemas.errors import InputError, StateError, UnavailableError
 from schemas.row.coercer import RowError
