@@ -11,7 +11,8 @@ The city's side (`Bus`, with `sync` and the lake) needs the `city` extra; import
 from infra.bus.bus import Bus
 from infra.settings import Settings, read_settings
 from producers.inbox import Inbox, fetch_receipts
-from producers.publish.publisher import Publisher, PublishInfo, publish_source
+from producers.publish.delivery import PublishInfo, publish_source
+from producers.publish.publisher import Publisher
 from producers.send.sender import FlushInfo, flush
 from producers.sources.database import open_query
 from producers.sources.files import open_source

@@ -19,7 +19,7 @@ from typing import Any, Literal, NamedTuple
 
 from producers.statefile import StateFile
 from schemas.dataset import parse_topic
-from schemas.errors import InputError, StateError
+from schemas.errors import StateError
 
 Mode = Literal["append", "delete", "snapshot"]
 CHUNK = 2_000  # rows a transaction
@@ -422,12 +422,3 @@ class Outbox(StateFile):
 
 def _digest(entry: Entry) -> bytes:
     return blake2b(entry.value or b"", digest_size=16).digest()
-
-
-def refuse_empty_snapshot(name: str) -> InputError:
-    """The error for a snapshot without rows."""
-    return InputError(
-        f"{name}: a snapshot without rows would delete everything published so far, so it is refused. "
-        "To delete, publish the keys with --delete.",
-        f"{name}：没有任何行的全量快照会删除此前发布的全部数据，因此拒绝。如需删除，请用 --delete 发布主键。",
-    )

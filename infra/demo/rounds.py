@@ -19,7 +19,7 @@ from infra.bus.bus import Bus
 from infra.settings import Settings, read_settings
 from infra.terminal.output import account_records, quarantined_records, release_records, write_rows
 from pipelines.sync_info import FATES
-from producers.publish.publisher import PublishInfo, publish_source
+from producers.publish.delivery import PublishInfo, publish_source
 from producers.sources.files import open_source
 from schemas.dataset import Dataset, districts
 from schemas.errors import StateError

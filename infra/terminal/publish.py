@@ -13,7 +13,7 @@ import click
 from infra.bus.bus import Bus
 from producers.inbox import Inbox
 from producers.outbox import Mode
-from producers.publish.publisher import Progress, PublishInfo, publish_source
+from producers.publish.delivery import Progress, PublishInfo, publish_source
 from producers.sources.database import open_query
 from producers.sources.files import open_source
 from schemas.dataset import Dataset

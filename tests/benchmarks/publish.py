@@ -21,7 +21,8 @@ import producers.send.transport
 from infra.kafka.broker import Broker
 from infra.kafka.topics import Kafka
 from producers.outbox import CHUNK, Entry, Outbox
-from producers.publish.publisher import Publisher, publish_source
+from producers.publish.delivery import publish_source
+from producers.publish.publisher import Publisher
 from producers.send.sender import flush
 from producers.send.transport import TransportName
 from producers.sources.source import Record, Source

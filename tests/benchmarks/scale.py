@@ -29,7 +29,8 @@ from pipelines.ingest.ingest import ingest_batch, read_position
 from pipelines.ingest.offsets import dump_position
 from pipelines.release.release import last_records, release_version, shared_rows
 from pipelines.share.query import query
-from producers.publish.publisher import Publisher, publish_source
+from producers.publish.delivery import publish_source
+from producers.publish.publisher import Publisher
 from producers.send.transport import TransportName
 from producers.sources.source import Record, Source
 from quality.gate import judge

@@ -26,7 +26,8 @@ from infra.kafka.broker import Broker
 from infra.settings import Settings
 from infra.terminal.publish import publish_command
 from producers.outbox import Mode
-from producers.publish.publisher import Publisher, publish_source
+from producers.publish.delivery import publish_source
+from producers.publish.publisher import Publisher
 from producers.sources.database import open_query
 from producers.sources.source import BATCH
 from schemas.errors import InputError, SuibusError, UnavailableError

@@ -21,7 +21,8 @@ from kafka.partitioner.default import murmur2
 
 from infra.kafka.topics import Kafka
 from producers.outbox import Entry, Outbox
-from producers.publish.publisher import Publisher, publish_source
+from producers.publish.delivery import publish_source
+from producers.publish.publisher import Publisher
 from producers.send.sender import _Sender, flush
 from producers.send.transport import _KafkaPython, _Librdkafka, librdkafka_settings
 from producers.sources.files import open_source
@@ -423,7 +424,8 @@ PUBLISHING = """
 import sys
 from pathlib import Path
 import producers.send.sender as sender
-from producers.publish.publisher import Publisher, publish_source
+from producers.publish.delivery import publish_source
+from producers.publish.publisher import Publisher
 from producers.sources.files import open_source
 from tests.integration.test_publish import DISTRICT, dataset
 sender.ROWS = 500

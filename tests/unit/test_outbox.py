@@ -6,7 +6,7 @@ import csv
 import sqlite3
 from collections.abc import Iterator
 from dataclasses import replace
-from itertools import pairwise
+from itertools import pairwise, permutations
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +14,10 @@ import pytest
 
 from producers.inbox import Inbox
 from producers.outbox import CHUNK, Delivery, Entry, Mode, Outbox
-from producers.publish.publisher import Publisher, PublishInfo, publish_source
+from producers.publish.delivery import PublishInfo, publish_source
+from producers.publish.publisher import Publisher
 from producers.send.sender import FlushInfo
+from producers.sources.database import open_query
 from producers.sources.files import open_source
 from producers.sources.source import Record, Source
 from schemas.dataset import Dataset, Field
@@ -534,6 +536,35 @@ def test_deletion_in_a_dataset_ordered_by_time_defaults_to_now(path: Path, tmp_p
     deliver(path)
     publish(path, file, "delete", replace(timed, sequence=None))
     assert headers(path) == [None]
+
+
+@pytest.mark.parametrize(("first", "second"), list(permutations(["Python", "CSV", "SQL"], 2)))
+def test_deletions_are_read_as_their_own_source_writes_them_whatever_the_publisher_read_before(
+    path: Path, tmp_path: Path, first: str, second: str
+) -> None:
+    """The same key is True in Python, `true` in a CSV and 1 in SQLite."""
+    data = replace(
+        DATASET, fields=(Field("open", "boolean", True), Field("name", "string")), key=("open",), district=None
+    )
+    file = tmp_path / "in.csv"
+    file.write_text("open\ntrue\n")
+    sqlite3.connect(tmp_path / "d.sqlite").close()
+    url = f"sqlite:///{tmp_path}/d.sqlite"
+    node = publisher(path, data)
+    for kind in (first, second):
+        if kind == "Python":
+            node.delete({"open": True})
+            node.accept()
+            continue
+        csv_file = kind == "CSV"
+        source = (
+            open_source(file, data, delete=True) if csv_file else open_query("SELECT 1 AS open", url, data, delete=True)
+        )
+        info = publish_source(node, source, "delete", rejects_path=tmp_path / "rejects.csv")
+        assert (info.deleted, info.rejected) == (1, 0), kind
+    node.outbox.close()
+    with Outbox(path) as outbox:
+        assert [(row.key, row.value) for row in outbox.head(9, 999)] == [(b'{"open":true}', None)] * 2
 
 
 # --- from Python ---------------------------------------------------------------------------------
