@@ -10,10 +10,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from schemas.errors import InputError
+from schemas.ports.kafka_access import KafkaAccess
 
 
 class Settings(BaseSettings):
@@ -179,6 +180,14 @@ def spark_options(client: Mapping[str, Any]) -> dict[str, str]:
         options["sasl.mechanism"] = client["sasl_mechanism"]
         options["sasl.jaas.config"] = f'{login} username="{user}" password="{password}";'
     return {f"kafka.{name}": value for name, value in options.items()}
+
+
+def access_by(servers: str, client: Mapping[str, Any]) -> KafkaAccess:
+    """The access that kafka-python's security settings describe."""
+    password = client.get("sasl_plain_password")
+    names = ("ssl_cafile", "ssl_certfile", "ssl_keyfile")
+    files = (Path(client[name]) if name in client else None for name in names)
+    return KafkaAccess(servers, client.get("sasl_plain_username"), password and SecretStr(password), *files)
 
 
 def write_secret(path: Path, text: str) -> None:

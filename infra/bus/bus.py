@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from infra.kafka.broker import Broker
 from infra.kafka.topics import Kafka
-from infra.settings import Settings, read_node_file
+from infra.settings import Settings, access_by, read_node_file
 from producers.publish.publisher import Publisher
 from producers.send.sender import flush
 from schemas.contract import SHIPPED, contract_files, find_dataset, load_contracts
@@ -111,7 +111,7 @@ class Bus:
             number = registry.register(f"{dataset.topic(district)}-value", avro_schema(dataset))
         path = self.outbox(district)
         return Publisher(
-            dataset, district, path, self.address, timeout=timeout, client=self.security,
+            dataset, district, path, access_by(self.address, self.security), timeout=timeout,
             transport=self.settings.transport, registry_id=number,
         )  # fmt: skip
 
@@ -247,9 +247,8 @@ class Bus:
         for path in sorted((self.home / "nodes").glob("*/outbox.sqlite")):
             with log_context(district=path.parent.name):
                 try:
-                    info = flush(
-                        path, self.bootstrap, timeout=10, client=self.security, transport=self.settings.transport
-                    )
+                    access = access_by(self.bootstrap, self.security)
+                    info = flush(path, access, timeout=10, transport=self.settings.transport)
                 except Exception as error:  # one outbox must not stop another
                     told = error.en if isinstance(error, SuibusError) else first_line(error)
                     log.warning("outbox %s: %s", path, told)

@@ -80,6 +80,7 @@ def publish(
 @click.option("--timeout", default=60.0, show_default=True, help="Seconds to wait for a broker that is away.")
 def flush(district: str, timeout: float) -> None:
     """Send what waits in a district's outbox. 发送待发数据。"""
+    from infra.settings import access_by
     from producers.send.sender import flush as send
     from schemas.dataset import check_district
 
@@ -90,5 +91,5 @@ def flush(district: str, timeout: float) -> None:
             f"District {district} has no outbox here ({path}): nothing was ever published.",
             f"此处没有 {district} 的发件箱（{path}）：从未发布过数据。",
         )
-    info = send(path, bus.bootstrap, timeout, client=bus.security, transport=bus.settings.transport)
+    info = send(path, access_by(bus.bootstrap, bus.security), timeout, transport=bus.settings.transport)
     tell(f"sent {info.sent:,} records", f"已发送 {info.sent:,} 条记录")

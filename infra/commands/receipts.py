@@ -74,15 +74,16 @@ def receipts(
 
 def _fetch(bus: Bus, inbox: Inbox, district: str, timeout: float) -> int:
     """Bring the inbox up to date; 3 where that was not possible, and why is told."""
+    from infra.settings import access_by
     from producers.inbox import fetch_receipts
     from producers.outbox import Outbox
     from schemas.errors import UnavailableError
 
     if inbox.outbox_path.exists():
         with Outbox(inbox.outbox_path) as outbox:
-            inbox.settle(outbox)  # of a publish that was killed
+            inbox.note_answers(outbox)  # of a publish that was killed
     try:
-        info = fetch_receipts(inbox, {**bus.security, "bootstrap_servers": bus.address.split(",")}, district, timeout)
+        info = fetch_receipts(inbox, access_by(bus.address, bus.security), district, timeout)
     except UnavailableError as error:
         click.echo(f"{error.en}\n{error.zh}", err=True)
         return error.exit_status
@@ -97,7 +98,7 @@ def _acknowledge(inbox: Inbox, district: str, only: str | None, ids: Sequence[st
 
     if "all" in ids:
         held = [h.receipt for h in inbox.receipts("new", only)]
-        return inbox.mark([(r.topic, r.partition, r.offset) for r in held], "acknowledged")
+        return inbox.set_state([(r.topic, r.partition, r.offset) for r in held], "acknowledged")
     places = []
     for text in ids:
         place = receipt_place(text, district)
@@ -107,7 +108,7 @@ def _acknowledge(inbox: Inbox, district: str, only: str | None, ids: Sequence[st
                 f"没有获取过回执 {text!r}。请按 `suibus receipts` 所示填写；未作任何标记。",
             )
         places.append(place)
-    return inbox.mark(places, "acknowledged")
+    return inbox.set_state(places, "acknowledged")
 
 
 def _print_all(inbox: Inbox, only: str | None) -> None:

@@ -22,7 +22,7 @@ from kafka.errors import (
 )
 
 from infra.kafka.broker import MAX_MESSAGE_BYTES
-from infra.settings import spark_options
+from infra.settings import access_by, spark_options
 from pipelines.ingest.offsets import TopicState
 from producers.send.why_refused import why_refused
 from schemas.dataset import UP_PREFIX
@@ -184,7 +184,7 @@ class Kafka:
                     f"Kafka at {self.servers} refused: {error}. Correct the topic's settings and try again.",
                     f"Kafka({self.servers})拒绝了请求:{error}。请更正主题设置后重试。",
                 ) from error
-            if refused := why_refused(self.client):
+            if refused := why_refused(access_by(self.servers, self.security)):
                 raise UnavailableError(
                     f"Kafka at {self.servers}: {refused[0]}.", f"Kafka（{self.servers}）：{refused[1]}。"
                 ) from error

@@ -77,8 +77,8 @@ def publish_source(
     `snapshot`: the source is the full dataset of this district; only what differs from the last snapshot is
     published, and keys that are gone are deleted, unless a row was rejected: its key may not be gone.
 
-    `corrections`: each row answers the receipt in its column `_receipt`, which this inbox must hold and which is marked
-    as answered once the row is accepted. It takes the refused record's place in the order of its key's versions: a newer
+    `corrections`: each row answers the receipt in its column `_receipt`, which this inbox must hold and which
+    counts as answered once the row is accepted. It takes the refused record's place in the order of its key's versions: a newer
     one stays.
     """
     start = time.monotonic()
@@ -104,7 +104,7 @@ def publish_source(
             with Rejects(path, delivery.rejects_size) as rejects:
                 take = _take(publisher, source, mode)
                 if corrections:
-                    corrections.settle(outbox)  # of a run that was killed
+                    corrections.note_answers(outbox)  # of a run that was killed
                     take = answering(take, publisher, corrections, mode)
                 records = iter(source.read())
                 for _ in islice(records, resumed):
@@ -116,7 +116,7 @@ def publish_source(
                         delivery, entries, read=len(chunk), rejected=len(rejected), rejects_size=rejects.size
                     )
                     if corrections:
-                        corrections.settle(outbox)
+                        corrections.note_answers(outbox)
                     if len(chunk) == CHUNK:  # there may be many more
                         publisher.send_ahead()
                     show()

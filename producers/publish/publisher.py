@@ -11,10 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from producers.outbox import CHUNK, Entry, Outbox
-from producers.send.ahead import Background
+from producers.send.ahead import Ahead
+from producers.send.connect import choose_transport
 from producers.send.sender import FlushInfo, flush
-from producers.send.transport import TransportName, check_transport
+from producers.send.transport import Connect, TransportName
 from schemas.dataset import Dataset, check_district
+from schemas.ports.kafka_access import KafkaAccess
 from schemas.row.coercer import Defect, RowCoercer, RowError
 from schemas.wire.avro import LARGEST, Encoder, sequence_text
 
@@ -26,6 +28,9 @@ class Publisher:
 
     A row that `publish` has taken is kept once its chunk is full or the block is left, also by an exception.
     Leaving the block sends what waits: UnavailableError if the bus is away, and what was accepted is kept.
+
+    `kafka`: the bus, by its address or with credentials. `timeout`: seconds to try, see `flush`. `transport`: what sends, by
+    name or by what connects, such as `MemoryBus.connect`. `registry_id`: the schema's in a registry, where there is one.
     """
 
     def __init__(
@@ -33,21 +38,20 @@ class Publisher:
         dataset: Dataset,
         district: str,
         outbox_path: str | Path,
-        bootstrap_servers: str,
+        kafka: KafkaAccess | str,
         *,
         timeout: float = 30.0,
-        client: Mapping[str, Any] | None = None,
-        transport: TransportName = "kafka-python",
+        transport: TransportName | Connect = "kafka-python",
         registry_id: int | None = None,
     ) -> None:
-        check_transport(transport, client or {})
+        choose_transport(transport)  # before anything is accepted
         self.dataset = dataset
         self.district = check_district(district)
         self.topic = dataset.topic(district)
         numeric = dataset.sequence is not None and dataset.field(dataset.sequence).kind in _NUMBERS
         self.outbox = Outbox(outbox_path, order=_number if numeric else bytes)
-        self._how = (bootstrap_servers, timeout, client or {}, transport)
-        self._background: Background | None = None
+        self._access, self._timeout, self._transport = KafkaAccess.to(kafka), timeout, transport
+        self._ahead: Ahead | None = None
         self._encoder = Encoder(dataset, registry_id)
         self._coercer = RowCoercer(dataset, False, district)
         self._coerce_key = self.key_coercer()
@@ -78,30 +82,37 @@ class Publisher:
                 self.send_ahead()
 
     def send_ahead(self) -> None:
-        """From here on a process beside this one sends what is accepted, until `send` or `stop`."""
-        if self._background is None:
-            self._background = Background(self.outbox.path, *self._how)
+        """From here on a process beside this one sends what is accepted, until `send` or `stop`.
+
+        None is started for a transport that is not one of ours by name: it may not be able to share what it connects to.
+        """
+        if self._ahead is None and isinstance(self._transport, str):
+            self._ahead = Ahead(self.outbox.path, self._access, self._timeout, self._transport)
+
+    @property
+    def sender_pid(self) -> int | None:
+        """The id of the process that sends beside this one, if there is one."""
+        return self._ahead.pid if self._ahead else None
 
     def send(self, progress: Callable[[int], None] | None = None) -> FlushInfo:
         """Send all that waits in the outbox; UnavailableError if the bus is away."""
-        start, ahead = time.monotonic(), 0
-        if background := self._background:
-            self._background = None
-            background.finish(progress)
-            ahead = background.sent
-        servers, timeout, client, transport = self._how
-        # Nothing waits, unless the process beside was killed.
+        start, sent_ahead = time.monotonic(), 0
+        if ahead := self._ahead:
+            self._ahead = None
+            ahead.finish(progress)
+            sent_ahead = ahead.sent
+        # Nothing waits any more, unless the process beside was killed.
         info = flush(
-            self.outbox.path, servers, timeout, client=client, transport=transport,
-            progress=progress and (lambda sent: progress(ahead + sent)),
+            self.outbox.path, self._access, self._timeout, transport=self._transport,
+            progress=progress and (lambda sent: progress(sent_ahead + sent)),
         )  # fmt: skip
-        return FlushInfo(ahead + info.sent, info.waiting, time.monotonic() - start)
+        return FlushInfo(sent_ahead + info.sent, info.waiting, time.monotonic() - start)
 
     def stop(self) -> None:
         """End the process that sends beside this one, if there is one; what it has not sent waits."""
-        if self._background:
-            self._background.stop()
-            self._background = None
+        if self._ahead:
+            self._ahead.stop()
+            self._ahead = None
 
     def close(self) -> None:
         """Accept and send what was taken; UnavailableError if the bus is away, and it is kept."""

@@ -63,8 +63,8 @@ class Rejects:
                 [
                     record.line,
                     "; ".join(d.column for d in defects if d.column),
-                    "; ".join(_reason(d, d.en, "found") for d in defects),
-                    "；".join(_reason(d, d.zh, "实为") for d in defects),
+                    "; ".join(f"{d.column}: {d.en} (found {d.found})".removeprefix(": ") for d in defects),
+                    "；".join(f"{d.column}：{d.zh}（实为 {d.found}）".removeprefix("：") for d in defects),
                     clean(_text(record)),
                 ]
             )
@@ -84,10 +84,6 @@ class Rejects:
                 f"无法写入拒收文件 {self.path}（{error.strerror}），坏行将会丢失。请指定其他文件后重新发布。",
             ) from None
         return file
-
-
-def _reason(defect: Defect, text: str, found: str) -> str:
-    return f"{defect.column}: {text} ({found} {defect.found})".removeprefix(": ")
 
 
 def _text(record: Record) -> str:

@@ -65,7 +65,7 @@ class Node:
 
     def fetch(self) -> FetchInfo:
         with Inbox(self.inbox_path) as inbox:
-            return fetch_receipts(inbox, {"bootstrap_servers": [self.road.bus.bootstrap]}, self.district)
+            return fetch_receipts(inbox, self.road.bus.bootstrap, self.district)
 
     def receipts(self, state: Any = None) -> list[Receipt]:
         """Those of the road's dataset: the return topic is shared by all tests."""
@@ -169,7 +169,7 @@ def test_receipts_sent_again_after_a_crash_are_there_once(node: Node) -> None:
     node.fetch()
     with Inbox(node.inbox_path) as inbox:
         receipt = node.receipts()[0]
-        inbox.mark([(receipt.topic, receipt.partition, receipt.offset)], "acknowledged")
+        inbox.set_state([(receipt.topic, receipt.partition, receipt.offset)], "acknowledged")
     assert node.send(1, node.road.lake.version(node.road.lake.bronze(node.road.dataset))) == 1_500
     assert node.fetch().new == 0
     assert (len(node.receipts()), len(node.receipts("acknowledged"))) == (1_500, 1)

@@ -49,7 +49,7 @@ from infra.kafka.broker import Broker
 from infra.kafka.certificates import Authority
 from infra.kafka.topics import Kafka
 from infra.operate.nodes import Node, Nodes, _acls_of, _rights
-from infra.settings import NodeFile, Settings, node_text, read_node_file, write_secret
+from infra.settings import NodeFile, Settings, access_by, node_text, read_node_file, write_secret
 from producers.outbox import Entry, Outbox
 from producers.publish.publisher import Publisher
 from producers.send.sender import flush
@@ -137,7 +137,7 @@ def read(client: dict[str, Any], topic: str) -> list[bytes]:
 
 def publish(path: Path, district: str, outbox: Path, *codes: str) -> None:
     node = read_node_file(path)
-    with Publisher(DATASET, district, outbox, node.servers, client=node.client, timeout=15) as publisher:
+    with Publisher(DATASET, district, outbox, access_by(node.servers, node.client), timeout=15) as publisher:
         for code in codes:
             publisher.publish({"code": code, "at": 1})
 
@@ -329,12 +329,12 @@ def test_node_sends_its_own_and_nothing_of_others_by_either_transport(
         before = ends(city, DATASET.topic(district))
         with Outbox(path) as outbox:
             outbox.accept(DATASET.topic(district), [Entry(b"k", b"v")])
-        assert flush(path, node.servers, client=node.client, transport=transport).sent == 1
+        assert flush(path, access_by(node.servers, node.client), transport=transport).sent == 1
         assert ends(city, DATASET.topic(district)) != before
         with Outbox(path) as outbox:
             outbox.accept(DATASET.topic(foreign), [Entry(b"k", b"v")])
         with pytest.raises(UnavailableError, match="does not let this node write"):
-            flush(path, node.servers, client=node.client, transport=transport)
+            flush(path, access_by(node.servers, node.client), transport=transport)
 
 
 def test_wrong_or_absent_credentials_are_refused_with_the_cause_and_its_remedy(
@@ -347,7 +347,7 @@ def test_wrong_or_absent_credentials_are_refused_with_the_cause_and_its_remedy(
         before = ends(city, DATASET.topic(OWN))
         for transport in TRANSPORTS:
             with pytest.raises(UnavailableError, match=re.escape(message)) as caught:
-                flush(tmp_path / f"{name}.sqlite", node.servers, 0.5, client=node.client, transport=transport)
+                flush(tmp_path / f"{name}.sqlite", access_by(node.servers, node.client), 0.5, transport=transport)
             assert "1 rows wait" in caught.value.en, name
             assert re.search("SUIBUS_NODE|suibus node rotate|servers", caught.value.zh), name
         assert ends(city, DATASET.topic(OWN)) == before
@@ -428,10 +428,10 @@ def test_rotate_and_remove_end_the_old_file_at_once_also_on_an_open_connection(
         outbox.accept(topic, [Entry(b"k", b"c")])
     node = read_node_file(first)
     with pytest.raises(UnavailableError, match="does not let this node" if mutual_tls else "refuses the password"):
-        flush(tmp_path / "o", node.servers, 15.0, client=node.client)
+        flush(tmp_path / "o", access_by(node.servers, node.client), 15.0)
     assert ends(city, topic) == before
     node = read_node_file(second)
-    assert flush(tmp_path / "o", node.servers, client=node.client).sent == 1
+    assert flush(tmp_path / "o", access_by(node.servers, node.client)).sent == 1
     with closing(KafkaProducer(**client_of(node))) as old:
         old.send(topic, b"d").get(10)
         assert [n.user for n in nodes.remove(THIRD)] == [node.user]
@@ -640,7 +640,7 @@ def test_sync_ingests_on_a_secure_bus_and_spark_tells_no_secret(
         bus = city if door == "certificate" else Bus(Settings(home=tmp_path / "h", node=tmp_path / "admin.toml"))
         road = Road(bus, names())
         node = read_node_file(files[OWN])
-        with Publisher(road.dataset, OWN, tmp_path / "o", node.servers, client=node.client) as publisher:
+        with Publisher(road.dataset, OWN, tmp_path / "o", access_by(node.servers, node.client)) as publisher:
             publisher.publish({"id": "1", "district_code": OWN, "seq": 1, "amount": 5})
         assert not bus.sync().failures
         assert road.query("SELECT id, amount FROM t") == [{"id": "1", "amount": 5}]
