@@ -18,8 +18,9 @@ from infra.settings import read_settings
 from infra.terminal.console import both, say
 from producers.inbox import Inbox
 from producers.outbox import Mode
-from producers.publish.publisher import Progress, PublishInfo, publish_source
-from producers.sources.files import open_query, open_source
+from producers.publish.delivery import Progress, PublishInfo, publish_source
+from producers.sources.database import open_query
+from producers.sources.files import open_source
 from schemas.dataset import Dataset
 from schemas.errors import InputError
 

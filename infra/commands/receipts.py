@@ -17,7 +17,7 @@ from infra.settings import read_settings
 from infra.terminal.console import SHOWN, both, print_json_array, print_table, say
 from producers.inbox import Held, Inbox, fetch_receipts
 from producers.outbox import Outbox
-from producers.sources.files import RECEIPT_COLUMNS
+from producers.sources.source import RECEIPT_COLUMNS
 from schemas.contract_folders import find_dataset
 from schemas.dataset import Dataset
 from schemas.districts import check_district
@@ -73,7 +73,7 @@ def _fetch(bus: Bus, inbox: Inbox, district: str, timeout: float) -> int:
     """Bring the inbox up to date; 3 where that was not possible, and why is told."""
     if inbox.outbox_path.exists():
         with Outbox(inbox.outbox_path) as outbox:
-            inbox.settle(outbox)  # of a publish that was killed
+            inbox.note_answers(outbox)  # of a publish that was killed
     try:
         info = fetch_receipts(inbox, bus.access_when_up, district, timeout)
     except UnavailableError as error:
@@ -87,7 +87,7 @@ def _fetch(bus: Bus, inbox: Inbox, district: str, timeout: float) -> int:
 def _acknowledge(inbox: Inbox, district: str, only: str | None, ids: Sequence[str]) -> int:
     if "all" in ids:
         held = [h.receipt for h in inbox.receipts("new", only)]
-        return inbox.mark([(r.topic, r.partition, r.offset) for r in held], "acknowledged")
+        return inbox.set_state([(r.topic, r.partition, r.offset) for r in held], "acknowledged")
     named = []
     for text in ids:
         refused = parse_receipt_id(text, district)
@@ -97,7 +97,7 @@ def _acknowledge(inbox: Inbox, district: str, only: str | None, ids: Sequence[st
                 f"没有获取过回执 {text!r}。请按 `suibus receipts` 所示填写；未作任何标记。",
             )
         named.append(refused)
-    return inbox.mark(named, "acknowledged")
+    return inbox.set_state(named, "acknowledged")
 
 
 def _print_all(inbox: Inbox, only: str | None) -> None:

@@ -9,7 +9,8 @@ from typing import Any, cast
 
 from pyspark.sql import DataFrame
 
-from pipelines.lake.lake import Lake, bronze_schema
+from pipelines.lake.lake import Lake
+from pipelines.lake.tables import bronze_schema
 from pipelines.merge.account import account_pending
 from pipelines.merge.merge import merge_pending
 from schemas.dataset import Dataset

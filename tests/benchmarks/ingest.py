@@ -23,7 +23,8 @@ from pyspark.sql.avro.functions import from_avro
 
 from infra.bus.bus import Bus
 from infra.settings import Settings
-from pipelines.ingest.ingest import FETCH, ingest_batch
+from pipelines.ingest.ingest import ingest_batch
+from pipelines.ingest.read import FETCH
 from pipelines.lake.lake import Lake
 from schemas.contract import parse_contract
 from schemas.dataset import Dataset

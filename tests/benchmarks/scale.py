@@ -25,14 +25,16 @@ from pyarrow import parquet
 
 from infra.bus.bus import Bus
 from infra.settings import Settings
-from pipelines.ingest.ingest import ingest_batch, read_position
-from pipelines.ingest.offsets import dump_position
+from pipelines.ingest.ingest import ingest_batch
+from pipelines.lake.position import dump_position
+from pipelines.lake.progress import ingested_position
 from pipelines.release.records import last_records
 from pipelines.release.release import release_version, shared_rows
 from pipelines.share.query import query
-from producers.publish.publisher import Publisher, publish_source
+from producers.publish.delivery import publish_source
+from producers.publish.publisher import Publisher
 from producers.send.transport import TransportName
-from producers.sources.files import Record, Source
+from producers.sources.source import Record, Source
 from quality.gate import judge
 from schemas.dataset import Dataset
 from tests.benchmarks.bulk import DISTRICTS, Bulk, live, say
@@ -101,7 +103,7 @@ class Growing:
         while self._rows < mark:
             count, before = min(at_once, mark - self._rows), self.bulk.keys
             states = self.bus.kafka.states(self.dataset.topics)
-            position = dump_position(read_position(self.dataset, self.lake, states))  # bulk rows leave it as it is
+            position = dump_position(ingested_position(self.lake.bronze(self.dataset)))  # bulk rows leave it as it is
             append = timed(lambda n=count, p=position: self.bulk.append(new=n, metadata={"position": p}))
             self.loads.append(Load(before, count, append, self.bulk.merge()))
             self._rows += count

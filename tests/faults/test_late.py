@@ -20,7 +20,8 @@ from infra.kafka.broker import Broker
 from infra.kafka.topics import Kafka
 from infra.settings import Settings
 from pipelines.release.records import last_records
-from producers.publish.publisher import Publisher, publish_source
+from producers.publish.delivery import publish_source
+from producers.publish.publisher import Publisher
 from producers.sources.files import open_source
 from schemas.contract import parse_contract
 from schemas.dataset import Dataset

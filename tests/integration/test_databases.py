@@ -27,8 +27,10 @@ from infra.commands.publish import publish_rows
 from infra.kafka.broker import Broker
 from infra.settings import Settings
 from producers.outbox import Mode
-from producers.publish.publisher import Publisher, publish_source
-from producers.sources.files import BATCH, open_query
+from producers.publish.delivery import publish_source
+from producers.publish.publisher import Publisher
+from producers.sources.database import open_query
+from producers.sources.source import BATCH
 from schemas.errors import InputError, SuibusError, UnavailableError
 from tests.integration.conftest import Road
 

@@ -21,7 +21,7 @@ from pipelines.back import receipts as feedback
 from pipelines.back.receipts import send_receipts
 from pipelines.merge.merge import merge_pending
 from producers.inbox import FetchInfo, Inbox, fetch_receipts
-from producers.sources.files import RECEIPT_COLUMNS
+from producers.sources.source import RECEIPT_COLUMNS
 from schemas.contract import load_contract
 from schemas.dataset import receipts_topic
 from schemas.districts import districts
@@ -66,7 +66,7 @@ class Node:
 
     def fetch(self) -> FetchInfo:
         with Inbox(self.inbox_path) as inbox:
-            return fetch_receipts(inbox, {"bootstrap_servers": [self.road.bus.bootstrap]}, self.district)
+            return fetch_receipts(inbox, self.road.bus.bootstrap, self.district)
 
     def receipts(self, state: Any = None) -> list[Receipt]:
         """Those of the road's dataset: the return topic is shared by all tests."""
@@ -170,7 +170,7 @@ def test_receipts_sent_again_after_a_crash_are_there_once(node: Node) -> None:
     node.fetch()
     with Inbox(node.inbox_path) as inbox:
         receipt = node.receipts()[0]
-        inbox.mark([(receipt.topic, receipt.partition, receipt.offset)], "acknowledged")
+        inbox.set_state([(receipt.topic, receipt.partition, receipt.offset)], "acknowledged")
     assert node.send(1, node.road.lake.bronze(node.road.dataset).version) == 1_500
     assert node.fetch().new == 0
     assert (len(node.receipts()), len(node.receipts("acknowledged"))) == (1_500, 1)

@@ -1,4 +1,4 @@
-"""Guarantees that a review found untested: column names, nested columns, senders, the demo's folder, printing."""
+"""Guarantees that a review found untested: column names, nested columns, the demo's folder, printing."""
 
 from __future__ import annotations
 
@@ -21,8 +21,6 @@ from infra.settings import Settings
 from infra.terminal.output import write_rows
 from pipelines.share.query import query
 from pipelines.sync import Inputs, sync
-from producers.outbox import Entry, Outbox
-from producers.send.sender import _Sender
 from schemas.contract import parse_contract
 from schemas.errors import InputError, StateError, UnavailableError
 from schemas.wire.avro import MAGIC, avro_schema, schema_fingerprint
@@ -77,16 +75,6 @@ def test_a_key_may_be_called_as_anything_inside(road: Road, key: str) -> None:
     road.sync()
     sums = road.account()["440106"]
     assert (sums["received"], sums["inserted"], sums["superseded"]) == (3, 2, 1)
-
-
-def test_whoever_sends_an_outbox_sends_under_its_one_transactional_id(tmp_path: Path) -> None:
-    with Outbox(tmp_path / "outbox.sqlite") as outbox:
-        outbox.accept("gz.up.440106.t.v1", [Entry(b"k", b"v")])
-        first = _Sender(outbox, "127.0.0.1:1", 1, {}, None).transactional_id
-        outbox.accept("gz.up.440103.t.v1", [Entry(b"k", b"v")])
-    with Outbox(tmp_path / "outbox.sqlite") as outbox:
-        assert _Sender(outbox, "127.0.0.1:2", 9, {}, None).transactional_id == first
-        assert first == f"suibus.440106.{outbox.uuid}"
 
 
 def test_the_demo_never_deletes_a_state_that_is_not_a_demos(tmp_path: Path) -> None:

@@ -14,7 +14,8 @@ from infra.kafka.broker import Broker
 from infra.operate.records import account_records, quarantined_records
 from infra.settings import Settings
 from pipelines.share.query import query
-from producers.publish.publisher import Publisher, PublishInfo, publish_source
+from producers.publish.delivery import PublishInfo, publish_source
+from producers.publish.publisher import Publisher
 from producers.sources.files import open_source
 from schemas.districts import districts
 

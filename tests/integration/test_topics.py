@@ -17,7 +17,8 @@ from infra.bus.status import look
 from infra.operate.records import quarantined_records
 from pipelines.ingest import offsets
 from pipelines.ingest.ingest import ingest_batch
-from pipelines.ingest.offsets import BATCH, SHARE, Range, Taken, TopicState, plan
+from pipelines.ingest.offsets import BATCH, SHARE, Range, TopicState, plan
+from pipelines.lake.position import Taken
 from pipelines.lake.table import Table
 from pipelines.merge.merge import merge_pending
 from pipelines.sync import Inputs, sync
