@@ -49,7 +49,11 @@ def test_same_id_with_another_birth_is_a_stranger_and_is_not_ended() -> None:
 
 
 def test_process_that_ignores_being_asked_is_killed(tmp_path: Path) -> None:
-    command = [sys.executable, "-c", "import signal, time; signal.signal(15, signal.SIG_IGN); print(1, flush=True); time.sleep(60)"]
+    command = [
+        sys.executable,
+        "-c",
+        "import signal, time; signal.signal(15, signal.SIG_IGN); print(1, flush=True); time.sleep(60)",
+    ]
     process = start_detached(command, tmp_path, "out", os.environ)
     while not tail(tmp_path / "out"):
         time.sleep(0.01)
