@@ -15,7 +15,8 @@ from producers.publish.publisher import Publisher, PublishInfo, publish_source
 from producers.send.sender import FlushInfo, flush
 from producers.sources.files import open_query, open_source
 from schemas.compatibility import Change, compare
-from schemas.contract import SHIPPED, find_dataset, load_contract, load_contracts
+from schemas.contract import load_contract
+from schemas.contract_folders import SHIPPED, find_dataset, load_contracts
 from schemas.dataset import Dataset, Field, Rule
 from schemas.errors import ContractError, InputError, StateError, SuibusError, UnavailableError
 from schemas.row.coercer import RowError

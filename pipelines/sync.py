@@ -10,29 +10,42 @@ from functools import partial
 
 from pipelines.back.receipts import send_receipts
 from pipelines.ingest.ingest import Batch, ingest_batch
-from pipelines.ingest.offsets import Position, Topics, TopicState
-from pipelines.lake.delta import cause
+from pipelines.ingest.offsets import Topics, TopicState
+from pipelines.lake.java import cause
 from pipelines.lake.lake import Lake
-from pipelines.merge.account import account_pending, accounted_version
-from pipelines.merge.merge import merge_pending, merged_version
+from pipelines.lake.position import Position
+from pipelines.lake.progress import accounted_version, merged_version
+from pipelines.lake.side_by_side import side_by_side
+from pipelines.merge.account import account_pending
+from pipelines.merge.merge import MergeInfo, merge_pending
 from pipelines.merge.rebuild import rebuild_silver
-from pipelines.release.release import ReleaseInfo, last_records, release_version
-from pipelines.sync_info import SyncInfo
+from pipelines.release.record import ReleaseRecord
+from pipelines.release.records import last_records
+from pipelines.release.release import ReleaseInfo, release_version
+from pipelines.sync_info import HopTime, SyncInfo
 from schemas.dataset import Dataset
 from schemas.errors import SuibusError, first_line
+from schemas.log_context import log_context
 from schemas.store import ContractStore
-from schemas.tell import Tell, log_context, quiet
+from schemas.tell import Tell, quiet
 from schemas.wire.registry import Registry
 
 log = logging.getLogger(__name__)
-FEW = 100_000  # records: a dataset for which a pass finds more on its topics has the machine to itself
+FEW = 100_000  # records; a dataset that has more waiting has the machine to itself
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What a pass works on: the lake, the contracts in force, the bus and, if one is configured, a schema registry."""
+
+    lake: Lake
+    store: ContractStore
+    kafka: Topics
+    registry: Registry | None = None
 
 
 def sync(
-    lake: Lake,
-    store: ContractStore,
-    kafka: Topics,
-    registry: Registry | None = None,
+    inputs: Inputs,
     only: Collection[str] | None = None,
     tell: Tell = quiet,
     refresh: Callable[[], object] = lambda: None,
@@ -42,7 +55,7 @@ def sync(
     """Bring everything up to the end of what is published. Run again with nothing new, it changes nothing.
 
     It goes round by round: each takes a batch of every dataset that has records waiting, the smallest backlog first, small ones
-    side by side, and releases a dataset as soon as some district's records are all in. So neither a dataset nor a district with
+    side by side, and releases a dataset as soon as all records of some district are in. So neither a dataset nor a district with
     a long backlog holds up another. `only` limits merge and release to these dataset ids, those with new records, and those
     whose contract changed since their last verdict; None takes all. A dataset that fails is reported and stops no other; one
     that fails beside others, which may have taken its memory, is first tried again alone.
@@ -51,118 +64,153 @@ def sync(
     can be newer than the contracts it is read with. `states`: the topics as they were a moment before, contracts put in force
     since; `taken`: how far they were read before, as far as that is known, by which datasets are ordered.
     """
-    info = SyncInfo(records=last_records(lake), taken=dict(taken or {}))
+    passing = _Pass(records=dict(last_records(inputs.lake)), taken=dict(taken or {}))
     goal: dict[str, TopicState] | None = None
     large: set[str] = set()  # each of them alone, to the end of the pass
-    unmerged: set[str] = set()
     while True:
         if goal is not None or states is None:
-            states = kafka.states(topic for dataset in store.datasets().values() for topic in dataset.topics)
+            states = inputs.kafka.states(
+                topic for dataset in inputs.store.datasets().values() for topic in dataset.topics
+            )
             refresh()
         first, goal = goal is None, goal or states
-        one = _Round(store, kafka, states, goal, registry, only, tell, info, first, unmerged)
-        waiting = [(_backlog(d, states, info.taken), d) for d in store.datasets().values() if d.id not in info.failures]
-        ordered = [dataset for _, dataset in sorted(waiting, key=lambda found: found[0])]
-        large |= {dataset.id for backlog, dataset in waiting if backlog > FEW}
+        one = _Round(inputs, states, goal, only, tell, passing, first)
+        datasets = [d for d in inputs.store.datasets().values() if d.id not in passing.failures]
+        backlogs = {dataset.id: _backlog(dataset, states, passing.taken) for dataset in datasets}
+        ordered = sorted(datasets, key=lambda dataset: backlogs[dataset.id])
+        large |= {name for name, backlog in backlogs.items() if backlog > FEW}
         small = [dataset for dataset in ordered if dataset.id not in large]
-        batches = lake.side_by_side(partial(one.take, alone=len(small) < 2), small)
-        batches += [one.take(dataset, lake) for dataset in ordered if dataset.id in large | one.again]
+        batches = side_by_side(inputs.lake, partial(one.take, alone=len(small) < 2), small)
+        batches += [one.take(dataset, inputs.lake) for dataset in ordered if dataset.id in large | one.again]
         if not any(_behind(batch.after, goal) for batch in batches if batch):
-            return info
+            return passing.info()
+
+
+@dataclass
+class _Pass:
+    """What a pass has done so far; datasets side by side write to it, each under its own id."""
+
+    records: dict[str, ReleaseRecord]
+    taken: Position
+    ingested: dict[str, int] = field(default_factory=dict)
+    merges: list[MergeInfo] = field(default_factory=list)
+    releases: list[ReleaseInfo] = field(default_factory=list)
+    failures: dict[str, str] = field(default_factory=dict)
+    seconds: list[HopTime] = field(default_factory=list)
+    unmerged: set[str] = field(default_factory=set)  # ingested in this pass and not merged since
+
+    def done(self, hop: str, dataset: Dataset, began: float, batch: str, event: str, *values: object) -> None:
+        """A hop has done something: how long it took since `began`, and a line in the log."""
+        seconds = time.monotonic() - began
+        self.seconds.append(HopTime(hop, dataset.id, seconds))
+        about = {"dataset": dataset.id, "batch": batch, "hop": hop, "seconds": round(seconds, 3)}
+        log.info(event, *values, extra={"about": about})
+
+    def info(self) -> SyncInfo:
+        """What the pass did, now that it has ended."""
+        return SyncInfo(
+            self.ingested, tuple(self.merges), tuple(self.releases), self.failures, self.records, self.taken,
+            tuple(self.seconds),
+        )  # fmt: skip
 
 
 @dataclass(frozen=True)
 class _Round:
     """A batch of each dataset; what they share. Datasets go through it side by side, each with a lake of its own session."""
 
-    store: ContractStore
-    kafka: Topics
+    inputs: Inputs
     states: dict[str, TopicState]
     goal: dict[str, TopicState]
-    registry: Registry | None
     only: Collection[str] | None
     tell: Tell
-    info: SyncInfo
+    passing: _Pass
     first: bool
-    unmerged: set[str]  # taken in this pass and not brought up since
-    again: set[str] = field(default_factory=set)  # failed beside others
+    again: set[str] = field(default_factory=set)  # failed beside others, to be tried alone
 
     def take(self, dataset: Dataset, lake: Lake, alone: bool = True) -> Batch | None:
-        """A batch of the dataset, to its release if that is due; None where it failed, of which `info` has the reason.
+        """Take a batch of the dataset, up to its release if that is due; None if it failed, and `failures` has the reason.
 
         Where it failed and was not `alone`, it is to be tried `again`.
         """
-        info, batch = self.info, None
+        passing, batch = self.passing, None
         with log_context(dataset=dataset.id):
             try:
                 began = time.monotonic()
-                batch = ingest_batch(dataset, lake, self.store, self.kafka, self.states, self.registry, alone)
+                batch = ingest_batch(
+                    dataset, lake, self.inputs.store, self.inputs.kafka, self.states, self.inputs.registry, alone
+                )
                 if batch.records:
-                    version = f"bronze {lake.version(lake.bronze(dataset))}"
-                    info.done("ingest", dataset, began, version, "ingested %d records", batch.records)
+                    version = f"bronze {lake.bronze(dataset).version}"
+                    passing.done("ingest", dataset, began, version, "ingested %d records", batch.records)
+                    passing.unmerged.add(dataset.id)
                     self.tell(*_taken(dataset, batch))
-                info.taken.update(batch.after)
-                info.ingested[dataset.id] = info.ingested.get(dataset.id, 0) + batch.records
-                record = info.records.get(dataset.id)
-                changed = record is not None and record["contract_sha256"] != dataset.hash
-                asked = self.first and (self.only is None or dataset.id in self.only or changed)
-                if batch.records:
-                    self.unmerged.add(dataset.id)
-                due = batch.drained or not _behind(batch.after, self.goal)
-                if (due if dataset.id in self.unmerged else asked) or dataset.id in self.again:
+                passing.taken.update(batch.after)
+                passing.ingested[dataset.id] = passing.ingested.get(dataset.id, 0) + batch.records
+                if self._is_due(dataset, batch):
                     self._bring_up(dataset, lake, alone)
-                    self.unmerged.discard(dataset.id)
+                    passing.unmerged.discard(dataset.id)
                 return batch
             except Exception as error:  # one dataset must not stop another
                 en, zh = _reason(error)
-                told = isinstance(error, SuibusError)
-                if not alone and not told:
+                explained = isinstance(error, SuibusError)
+                if not alone and not explained:
                     log.warning("failed beside others, tried again alone: %s", cause(error))
                     self.again.add(dataset.id)
                     return batch
-                log.error("stopped: %s", first_line(error) if told else en, exc_info=not told)
-                info.failures[dataset.id] = en
+                log.error("stopped: %s", first_line(error) if explained else en, exc_info=not explained)
+                passing.failures[dataset.id] = en
                 self.tell(f"{dataset.id}: stopped: {en}", f"{dataset.id}：已停止：{zh}")
                 return None
 
-    def _account(self, dataset: Dataset, lake: Lake) -> int:
-        """Receipts for what was refused, then the account: a crash between the two sends the same receipts again."""
-        done, merged = accounted_version(dataset, lake), merged_version(dataset, lake)
-        if merged <= done:
-            return 0
-        first = max(done + 1, 1)
-        batch, began = f"bronze {first} to {merged}", time.monotonic()
-        if sent := send_receipts(dataset, lake, first, merged, self.kafka.access.kafka_python()):
-            self.info.done("receipts", dataset, began, batch, "sent %d receipts", sent)
-        began = time.monotonic()
-        changed = account_pending(dataset, lake)
-        self.info.done("account", dataset, began, batch, "accounted, %d rows of silver changed", changed)
-        return changed
+    def _is_due(self, dataset: Dataset, batch: Batch) -> bool:
+        """Whether the dataset is merged and judged now: when a district's records are all in, or when it was asked for."""
+        if dataset.id in self.again:
+            return True
+        if dataset.id in self.passing.unmerged:
+            return batch.drained or not _behind(batch.after, self.goal)
+        record = self.passing.records.get(dataset.id)
+        changed = record is not None and record.contract_sha256 != dataset.hash
+        return self.first and (self.only is None or dataset.id in self.only or changed)
 
     def _bring_up(self, dataset: Dataset, lake: Lake, alone: bool) -> None:
-        info = self.info
+        """Merge, account and judge what is in bronze."""
+        passing = self.passing
         if merged_version(dataset, lake) < accounted_version(dataset, lake):  # a rebuild was cut off, or silver is gone
             rebuild_silver(dataset, lake)
         changed = self._account(dataset, lake)  # of a merge whose account a crash cut off
         began = time.monotonic()
         if merged := merge_pending(dataset, lake):
-            info.merges.append(merged)
+            passing.merges.append(merged)
             version = f"bronze {merged.bronze_from} to {merged.bronze_to}"
-            info.done("merge", dataset, began, version, "merged into silver version %d", merged.silver_version)
+            passing.done("merge", dataset, began, version, "merged into silver version %d", merged.silver_version)
             changed += self._account(dataset, lake)
             self.tell(
                 f"{dataset.name}: merged, {changed:,} rows changed (silver version {merged.silver_version})",
                 f"{dataset.name}：已合并，{changed:,} 行有变化（silver 版本 {merged.silver_version}）",
             )
         began = time.monotonic()
-        # What failed may have left a record behind it.
-        last = (last_records(lake) if dataset.id in self.again else info.records).get(dataset.id)
+        # What failed may have written a record before it did.
+        last = (last_records(lake) if dataset.id in self.again else passing.records).get(dataset.id)
         if released := release_version(dataset, lake, last, changed > 0, alone):
-            info.releases.append(released)
-            info.records[dataset.id] = released.record
-            version, status = f"silver {released.record['silver_version']}", released.status
-            info.done("release", dataset, began, version, "release %d: %s", released.release, status)
+            passing.releases.append(released)
+            passing.records[dataset.id] = record = released.record
+            version = f"silver {record.silver_version}"
+            passing.done("release", dataset, began, version, "release %d: %s", record.release, record.status)
             self.tell(*_decision(dataset, released))
+
+    def _account(self, dataset: Dataset, lake: Lake) -> int:
+        """Send receipts for what was refused, then account: a crash between the two sends the same receipts again."""
+        done, merged = accounted_version(dataset, lake), merged_version(dataset, lake)
+        if merged <= done:
+            return 0
+        first = max(done + 1, 1)
+        batch, began = f"bronze {first} to {merged}", time.monotonic()
+        if sent := send_receipts(dataset, lake, first, merged, self.inputs.kafka.access):
+            self.passing.done("receipts", dataset, began, batch, "sent %d receipts", sent)
+        began = time.monotonic()
+        changed = account_pending(dataset, lake)
+        self.passing.done("account", dataset, began, batch, "accounted, %d rows of silver changed", changed)
+        return changed
 
 
 def _backlog(dataset: Dataset, states: Mapping[str, TopicState], taken: Position) -> int:
@@ -214,9 +262,10 @@ def _reason(error: Exception) -> tuple[str, str]:
 def _decision(dataset: Dataset, released: ReleaseInfo) -> tuple[str, str]:
     verdict = released.verdict
     failures = "; ".join(f"{r.rule} ({r.severity}, observed {r.observed})" for r in verdict.failures)
-    en = f"{dataset.name}: release {released.release} {released.status}: {verdict.rows:,} rows, {len(verdict.results)} rules"
-    word = {"released": "通过，已发布", "held": "未通过，暂缓发布"}[released.status]
-    zh = f"{dataset.name}：第 {released.release} 次评判{word}：{verdict.rows:,} 行，{len(verdict.results)} 条规则"
+    number, status = released.record.release, released.record.status
+    en = f"{dataset.name}: release {number} {status}: {verdict.rows:,} rows, {len(verdict.results)} rules"
+    word = {"released": "通过，已发布", "held": "未通过，暂缓发布"}[status]
+    zh = f"{dataset.name}：第 {number} 次评判{word}：{verdict.rows:,} 行，{len(verdict.results)} 条规则"
     if failures:
         en, zh = f"{en}; failed: {failures}", f"{zh}；未通过：{failures}"
     return en, zh

@@ -22,7 +22,8 @@ from kafka.errors import KafkaError
 from producers.outbox import Outbox
 from producers.send.why_refused import why_refused
 from producers.statefile import StateFile
-from schemas.dataset import UP_PREFIX, check_district, receipts_topic
+from schemas.dataset import UP_PREFIX, receipts_topic
+from schemas.districts import check_district
 from schemas.errors import InputError, UnavailableError, first_line
 from schemas.wire.receipt import Receipt
 

@@ -1,82 +1,28 @@
-"""Judging a candidate version of a dataset with Great Expectations, and the verdict that comes of it."""
+"""Judging a candidate version of a dataset by its contract's rules, with Great Expectations."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import logging
-import os
-import sys
 import time
-import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from importlib.metadata import version
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 
-from quality.rules import ALL_ROWS, GateRule, gate_rules, suite
-from schemas.dataset import Dataset, Severity
+from quality.conditions import ALL_ROWS
+from quality.loading import load_great_expectations
+from quality.rules import GateRule, gate_rules, suite
+from quality.verdict import Result, Verdict
+from schemas.dataset import Dataset
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
 
-os.environ.setdefault("GX_ANALYTICS_ENABLED", "false")  # no network use of its own
 _VIEW = "suibus_candidate"
 _judging = Lock()  # Great Expectations has one context for all threads
 _Outcome = tuple[bool, Any, str | None]  # whether the rule holds, what was observed, why it could not be judged
-
-
-@dataclass(frozen=True)
-class Result:
-    """What the gate found of one rule."""
-
-    rule: str
-    severity: Severity
-    success: bool
-    expectation: str
-    parameters: dict[str, Any]  # what the expectation was told: column, limits, operator and threshold, or its SQL
-    observed: Any  # a number: the value compared, or how many rows or values failed; None if it could not be judged
-    samples: tuple[dict[str, Any], ...]  # of failures only
-    error: str | None
-    description: str
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """The record of one judgement: enough to prove what was checked, with what, and what was seen."""
-
-    dataset: str
-    contract_version: str
-    contract_sha256: str
-    suite_sha256: str
-    silver_version: int
-    rows: int
-    passed: bool  # no critical rule failed
-    results: tuple[Result, ...]
-    judged_at: str  # ISO 8601, UTC
-    seconds: float
-    versions: dict[str, str]
-    carried: tuple[str, ...] = ()  # rules decided by counts carried on from merge to merge; the others were judged now
-    counted_at: str = ""  # when those were last counted in the rows themselves, ISO 8601, UTC; empty: now
-    account_version: int = -1  # the version of the account that was found to close
-
-    @property
-    def failures(self) -> tuple[Result, ...]:
-        """Every rule that failed, critical ones first."""
-        order = {"critical": 0, "warning": 1, "info": 2}
-        return tuple(sorted((r for r in self.results if not r.success), key=lambda r: order[r.severity]))
-
-    def to_json(self) -> str:
-        """The verdict as canonical JSON: sorted keys, no spaces; what `sha256` is taken of."""
-        return json.dumps(asdict(self), ensure_ascii=False, sort_keys=True, separators=(",", ":"), default=str)
-
-    @property
-    def sha256(self) -> str:
-        """The hash a release names."""
-        return hashlib.sha256(self.to_json().encode()).hexdigest()
 
 
 def judge(
@@ -86,25 +32,26 @@ def judge(
     known: Mapping[str, int] | None = None,
     rows: int | None = None,
 ) -> Verdict:
-    """The verdict over a candidate: one row a key, contract columns, deleted rows left out.
+    """The verdict on a candidate: one row a key, contract columns, deleted rows left out.
 
-    A rule that cannot be judged (its SQL or its expectation fails) counts as failed and carries the error.
+    A rule that cannot be judged (its SQL or its expectation fails) counts as failed, and its result has the error.
     Samples are fetched afterwards, of failed rules only: asking Great Expectations for them costs it a job a rule.
+    RuntimeError if the candidate's rows cannot be counted.
 
     `known` has counts of the whole candidate, by rule name, carried on from merge to merge: of rules that compose
     (`quality.rules.composing_rules`) and, if merging keeps one row a key, 0 for `key_rule`. With `rows`, the number of all
     rows, these rules and those of the row count are decided without looking at the candidate, as Great Expectations would
-    decide them of the same counts; it judges the rest. Names of other rules in `known` are not heeded.
+    decide them by the same counts; it judges the others. Other names in `known` are ignored.
     """
     started = time.monotonic()
     spark = candidate.sparkSession
     rules = gate_rules(dataset)
-    outcomes = _carried(rules, known or {}, rows)
+    outcomes = _decided_by_counts(rules, known or {}, rows)
     carried = tuple(rules[i].name for i in outcomes)
     candidate.createOrReplaceTempView(_VIEW)
     if rows is None or len(outcomes) < len(rules):
         with _judging:
-            started = time.monotonic()  # what it waited for others is not its own
+            started = time.monotonic()  # without the time that it waited for others
             rows, judged = _validate(candidate, {i: rule for i, rule in enumerate(rules) if i not in outcomes}, rows)
         outcomes |= judged
     results = []
@@ -112,8 +59,8 @@ def judge(
         success, observed, error = outcomes[i]
         samples: tuple[dict[str, Any], ...] = ()
         if not success and rule.samples and error is None:
-            found = spark.sql(rule.samples.format(batch=_VIEW)).collect()
-            samples = tuple(row.asDict(recursive=True) for row in found)
+            failing = spark.sql(rule.samples.format(batch=_VIEW)).collect()
+            samples = tuple(row.asDict(recursive=True) for row in failing)
         results.append(
             Result(
                 rule.name,
@@ -144,46 +91,21 @@ def judge(
     )
 
 
-def _carried(rules: tuple[GateRule, ...], known: Mapping[str, int], rows: int | None) -> dict[int, _Outcome]:
-    """What is decided by counts alone, by the rule's place; nothing without the number of rows."""
+def _decided_by_counts(rules: tuple[GateRule, ...], known: Mapping[str, int], rows: int | None) -> dict[int, _Outcome]:
+    """The outcomes that known counts decide, by the rule's index; none if the number of rows is not known."""
     if rows is None:
         return {}
     counts = {i: known.get(rule.name) if rule.counts != ALL_ROWS else rows for i, rule in enumerate(rules)}
-    decided = {i: n for i, n in counts.items() if n is not None and (rules[i].counts or i == 0)}  # 0: the key's
-    return {i: (*rules[i].decide(n, rows), None) for i, n in decided.items()}
-
-
-def _gx() -> Any:
-    with warnings.catch_warnings(), _main_has_a_file():
-        warnings.simplefilter("ignore")
-        import great_expectations as gx
-
-        import quality.one_scan  # noqa: F401 - registers what it adds
-    for name in ("great_expectations", "great_expectations.data_context.types.base"):  # the second sets its own level
-        logging.getLogger(name).setLevel(logging.ERROR)
-    return gx
-
-
-@contextmanager
-def _main_has_a_file() -> Iterator[None]:
-    """Great Expectations looks for PySpark Connect, which takes a program without a file (`python -c`) for its own doctests and ends it."""
-    main = sys.modules["__main__"]
-    if hasattr(main, "__file__"):
-        yield
-        return
-    main.__file__ = "-"
-    try:
-        yield
-    finally:
-        del main.__file__
+    usable = {i: n for i, n in counts.items() if n is not None and (rules[i].counts or i == 0)}  # 0: the key's rule
+    return {i: (*rules[i].decide(n, rows), None) for i, n in usable.items()}
 
 
 def _validate(candidate: DataFrame, rules: Mapping[int, GateRule], rows: int | None) -> tuple[int, dict[int, _Outcome]]:
-    """The row count, counted if not given, and the outcome of each rule by its place."""
-    gx = _gx()
+    """The row count, counted if not given, and the outcome of each rule by its index."""
+    gx = load_great_expectations()
     from great_expectations.expectations.expectation_configuration import ExpectationConfiguration
 
-    from quality.one_scan import configurations_made_once
+    from quality.expectations import configurations_made_once
 
     context = gx.get_context(mode="ephemeral")
     context.variables.progress_bars = {"globally": False}
@@ -200,14 +122,13 @@ def _validate(candidate: DataFrame, rules: Mapping[int, GateRule], rows: int | N
         except Exception as error:  # a wrong name or argument in the contract's own expectation
             outcomes[config["meta"]["index"]] = (False, None, _first_line(error))
     with configurations_made_once():
-        result = batch.validate(
+        validation = batch.validate(
             gx.ExpectationSuite(name="candidate", expectations=expectations),
             result_format={"result_format": "BASIC", "partial_unexpected_count": 0},
         )
-    for item in result.results:
+    for item in validation.results:
         index = item.expectation_config.meta["index"]
-        found = item.result
-        observed = found.get("observed_value", found.get("unexpected_count"))
+        observed = item.result.get("observed_value", item.result.get("unexpected_count"))
         failed = _exception(item.exception_info)
         if index == -1:
             if failed:
@@ -219,10 +140,11 @@ def _validate(candidate: DataFrame, rules: Mapping[int, GateRule], rows: int | N
 
 
 def _exception(info: Any) -> str | None:
+    """The first line of what Great Expectations caught: one exception, or one for each metric of the expectation."""
     if not info:
         return None
-    nested = [info] if "raised_exception" in info else list(info.values())
-    raised = [i for i in nested if i.get("raised_exception")]
+    caught = [info] if "raised_exception" in info else list(info.values())
+    raised = [i for i in caught if i.get("raised_exception")]
     return _first_line(raised[0].get("exception_message")) if raised else None
 
 

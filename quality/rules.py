@@ -1,4 +1,4 @@
-"""A contract's rules as data: row rules for the door, a Great Expectations suite for the gate.
+"""A contract's rules as data: row rules for ingest, and a Great Expectations suite for the gate.
 
 A rule is a *row rule* when one row alone decides it, it allows no exception and it is critical: a library rule
 on a column, a limit of `logicalTypeOptions`, or a sql rule of the form ``SELECT COUNT(*) FROM ${object} WHERE
@@ -10,39 +10,24 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from datetime import date, datetime
-from decimal import Decimal
 from typing import Any, Literal, TypeVar
 
+from quality.conditions import (
+    ALL_ROWS,
+    counted_condition,
+    double_braces,
+    repeatable,
+    row_condition,
+    rule_aggregate,
+    rule_query,
+    sql_literal,
+)
 from schemas.dataset import Dataset, Field, Rule, Severity
-from schemas.odcs.rules import OBJECT, PROPERTY
 
 SAMPLES = 20  # rows shown of each failed rule
-_COUNT_WHERE = re.compile(
-    rf"^\s*SELECT\s+COUNT\s*\(\s*(?:\*|1)\s*\)\s+FROM\s+{OBJECT.pattern}\s+WHERE\s+(.+)$",
-    re.IGNORECASE | re.DOTALL,
-)
-_NOT_ONE_ROW = re.compile(
-    r"\b(select|over|group\s+by|having|order\s+by|limit|union|intersect|except|join)\b", re.IGNORECASE
-)
-_ONE_VALUE = re.compile(rf"^\s*SELECT\s+(.+?)\s+FROM\s+{OBJECT.pattern}\s*$", re.IGNORECASE | re.DOTALL)
-_ONE_AGGREGATE = re.compile(  # parentheses within go one deep
-    r"\s*(count|count_if|sum|avg|min|max)\s*\((?!\s*distinct\b)([^();]|\([^();]*\))*\)\s*", re.IGNORECASE
-)
-ALL_ROWS = "true"
-_TEXT = re.compile(r"'(?:[^'\\]|\\.|'')*'")
-_COUNT_IF = re.compile(r"\s*count_if\s*\((.+)\)\s*", re.IGNORECASE | re.DOTALL)
-_CHANGES = re.compile(  # what makes of the same row another thing at another time
-    r"\b(current_\w+|now|curdate|local\w+|unix_timestamp|rand\w*|uuid|shuffle|monotonically_increasing_id|spark_partition_id"
-    r"|input_file_\w+|session_user|user|(try_)?reflect|java_method)\b",
-    re.IGNORECASE,
-)
-_TODAY = re.compile(r"\b(date|timestamp\w*)\s*'\s*[a-z]", re.IGNORECASE)  # DATE'today'
-
 
 Operator = Literal[
     "mustBe", "mustNotBe", "mustBeGreaterThan", "mustBeGreaterOrEqualTo", "mustBeLessThan", "mustBeLessOrEqualTo",
@@ -51,7 +36,7 @@ Operator = Literal[
 
 
 def holds(value: float | None, operator: Operator, threshold: float | list[float]) -> bool:
-    """Whether the value is as the ODCS operator demands; a missing value never is."""
+    """Whether a value is what the ODCS operator demands; a missing value never is."""
     if value is None:
         return False
     low, high = threshold if isinstance(threshold, list) else (threshold, threshold)
@@ -76,23 +61,23 @@ def holds(value: float | None, operator: Operator, threshold: float | list[float
 
 @dataclass(frozen=True)
 class RowRule:
-    """A rule one row decides: `broken` is the Spark SQL condition that is true for a bad row."""
+    """A rule that one row decides: `broken` is the Spark SQL condition that is true for a bad row."""
 
     name: str
     column: str | None
     broken: str
     en: str
     zh: str
-    native: tuple[str, dict[str, Any]] | None = None  # Great Expectations' own name for it, where there is one
+    native: tuple[str, dict[str, Any]] | None = None  # Great Expectations' own expectation and arguments, if it has one
 
 
 @dataclass(frozen=True)
 class GateRule:
-    """A rule the gate judges: a Great Expectations configuration, and the query that shows rows that fail it.
+    """A rule that the gate judges: a Great Expectations configuration, and the query that shows rows that fail it.
 
     In queries ``{batch}`` stands for the candidate and literal braces are doubled. A rule *composes* if its measure is the
-    number, or the percentage, of rows for which `counts` is true, a condition that each row decides for itself at any
-    time: what a merge brings and takes away then changes the last count by as much.
+    number, or the percentage, of rows for which `counts` is true, and each row decides that alone and always the same: the
+    count then changes by the rows that a merge adds and takes away.
     """
 
     name: str
@@ -106,7 +91,7 @@ class GateRule:
     percent: bool = False
 
     def decide(self, count: int, rows: int) -> tuple[bool, Any]:
-        """Whether so many rows of all that count are as the rule demands, and what was observed: as the suite has it."""
+        """Whether the rule holds if `count` of all `rows` count, and the observed value, both as Great Expectations decides it."""
         value = (100.0 * count / rows if rows else 0.0) if self.percent else count
         match self.expectation:
             case "expect_aggregate_value":
@@ -118,7 +103,7 @@ class GateRule:
         return count == 0, value
 
     def config(self) -> dict[str, Any]:
-        """The expectation as it stands in a Great Expectations suite file."""
+        """The expectation as a Great Expectations suite file has it."""
         meta = {"rule": self.name, "description": self.description}
         return {"type": self.expectation, "kwargs": self.kwargs, "severity": self.severity, "meta": meta}
 
@@ -127,101 +112,51 @@ Derived = TypeVar("Derived", RowRule, GateRule)
 
 
 def row_rules(dataset: Dataset) -> tuple[RowRule, ...]:
-    """The rules every arriving row is held against, in the contract's order."""
-    limits = [_apart(rule, dataset) for field in dataset.table_fields for rule in _limit_rules(field)]
+    """The rules that every arriving row is checked against: limits in table order, then rules in the contract's order."""
+    limits = [_renamed(rule, dataset) for field in dataset.table_fields for rule in _limit_rules(field)]
     named = [
         RowRule(rule.name, rule.column, broken, *_reason(rule))
         for rule in dataset.rules
-        if rule.severity == "critical" and _allows_none(rule) and (broken := row_condition(rule, dataset))
+        if rule.severity == "critical" and _allows_none(rule) and (broken := row_condition(rule))
     ]
     return (*limits, *named)
 
 
 def gate_rules(dataset: Dataset) -> tuple[GateRule, ...]:
-    """Everything the gate judges of a candidate version."""
-    rules = [_apart(rule, dataset) for rule in _derived_rules(dataset)]
+    """Every rule that a candidate version is judged by; the first is that of the key."""
+    rules = [_renamed(rule, dataset) for rule in _derived_rules(dataset)]
     rules += [_gate_rule(rule, dataset) for rule in dataset.rules]
     return tuple(rules)
 
 
 def composing_rules(dataset: Dataset) -> tuple[tuple[str, str], ...]:
-    """The gate's rules that compose, but for those that count all rows: name, and the condition true for a row that counts.
+    """Name and condition of the gate's rules that compose, without those that count all rows.
 
-    A condition that is null does not count. The counts are taken under the settings that the gate judges under.
+    A row for which the condition is null does not count. Counts must be taken under the settings of the gate.
     """
     return tuple((r.name, r.counts) for r in gate_rules(dataset) if r.counts and r.counts != ALL_ROWS)
 
 
 def rules_hash(dataset: Dataset) -> str:
-    """SHA-256 of what counts of the composing rules depend on: names, conditions, the columns' types and the key."""
+    """SHA-256 of what the counts of composing rules depend on: their names and conditions, the columns' types, the key."""
     columns = [(f.name, f.type_name) for f in dataset.table_fields]
     return hashlib.sha256(json.dumps([composing_rules(dataset), columns, dataset.key]).encode()).hexdigest()
 
 
 def key_rule(dataset: Dataset) -> str:
-    """The name of the rule that a key has one row: its count is of the rows whose key others have too."""
+    """The name of the rule that no two rows have one key; it counts the rows whose key another row has too."""
     return gate_rules(dataset)[0].name
 
 
-def _apart(rule: Derived, dataset: Dataset) -> Derived:
-    """A derived rule under a name of its own, where the contract has given its name to another."""
+def _renamed(rule: Derived, dataset: Dataset) -> Derived:
+    """A derived rule, with ``_derived`` after its name if a rule of the contract has that name."""
     taken = any(rule.name == other.name for other in dataset.rules)
     return replace(rule, name=f"{rule.name}_derived") if taken else rule
 
 
 def suite(dataset: Dataset) -> dict[str, Any]:
-    """The derived Great Expectations suite, as its own file format has it."""
+    """The Great Expectations suite of a dataset, in the format of its suite files."""
     return {"name": dataset.id, "expectations": [rule.config() for rule in gate_rules(dataset)]}
-
-
-def sql_literal(value: Any) -> str:
-    """A Python value as a Spark SQL literal of the same value."""
-    if value is None:
-        return "NULL"
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, int):
-        return str(value)
-    if isinstance(value, float):
-        return f"{value!r}D" if math.isfinite(value) else f"double('{value}')"
-    if isinstance(value, Decimal):
-        return f"{value:f}BD"
-    if isinstance(value, datetime):
-        return f"TIMESTAMP'{value.isoformat(sep=' ')}'"
-    if isinstance(value, date):
-        return f"DATE'{value.isoformat()}'"
-    text = str(value).replace("\\", "\\\\").replace("'", "\\'").replace("\n", "\\n")
-    return f"'{text}'"
-
-
-def row_condition(rule: Rule, dataset: Dataset) -> str | None:
-    """The condition that is true for a row that counts against the rule; None if one row cannot tell."""
-    column = f"`{rule.column}`" if rule.column else ""
-    if rule.type == "sql" and rule.query and (match := _COUNT_WHERE.match(rule.query)):
-        condition = PROPERTY.sub(lambda _: column, match[1].strip())
-        return None if _NOT_ONE_ROW.search(_TEXT.sub("''", condition)) else f"({condition}\n)"  # a comment may end it
-    if rule.type != "library" or not rule.column:
-        return None
-    if rule.metric == "nullValues":
-        return f"{column} IS NULL"
-    if rule.metric == "missingValues":
-        missing = rule.arguments["missingValues"]
-        parts = [f"{column} IS NULL"] if None in missing else []
-        if values := [v for v in missing if v is not None]:
-            parts.append(f"coalesce({column} IN ({_list(values)}), false)")
-        return f"({' OR '.join(parts)})"
-    if rule.metric == "invalidValues":
-        parts = []
-        if valid := rule.arguments.get("validValues"):
-            parts.append(f"{column} NOT IN ({_list(valid)})")
-        if pattern := rule.arguments.get("pattern"):
-            parts.append(f"NOT ({column} RLIKE {sql_literal(pattern)})")
-        return f"({' OR '.join(parts)})"
-    return None
-
-
-def _list(values: list[Any]) -> str:
-    return ", ".join(sql_literal(v) for v in values)
 
 
 def _allows_none(rule: Rule) -> bool:
@@ -230,7 +165,7 @@ def _allows_none(rule: Rule) -> bool:
 
 
 def _reason(rule: Rule) -> tuple[str, str]:
-    if rule.description:  # bilingual by convention: English first, Chinese from its first Chinese character on
+    if rule.description:  # by convention English first, Chinese from the first Chinese character on
         start = re.search(r"[\u3400-\u9fff]", rule.description)
         if start and start.start():
             return rule.description[: start.start()].strip(), rule.description[start.start() :].strip()
@@ -249,13 +184,16 @@ def _reason(rule: Rule) -> tuple[str, str]:
 
 
 def _limit_rules(field: Field) -> Iterator[RowRule]:
-    """The rules of a column's own type and limits, and of what it holds; a node checks them too, but can be passed by."""
+    """The rules of the type and limits of a column and of what is inside it; a node checks them too, but not every producer."""
     return _limits_of(field, field.name, f"`{field.name}`", field.name, lambda broken: broken)
 
 
-def _limits_of(field: Field, column: str, value: str, place: str, somewhere: Callable[[str], str]) -> Iterator[RowRule]:
-    """The rules of one value of a row: `value` is its SQL, `somewhere` says of a condition that it holds for any."""
-    size = f"size({value})" if field.kind == "array" else f"char_length({value})"  # of bytes, their number
+def _limits_of(field: Field, column: str, value: str, name: str, for_any: Callable[[str], str]) -> Iterator[RowRule]:
+    """The rules of one value of a row: `value` is its SQL, `name` its name, as in ``lines[].price``.
+
+    `for_any` turns a condition on the value into one on the row: that it is true for any item of the arrays around it.
+    """
+    size = f"size({value})" if field.kind == "array" else f"char_length({value})"  # of bytes it is their number
     limits = field.limits
     between, lengths = "expect_column_values_to_be_between", "expect_column_value_lengths_to_be_between"
     checks: list[tuple[str, Any, str, str, str, str, dict[str, Any]]] = [
@@ -275,32 +213,32 @@ def _limits_of(field: Field, column: str, value: str, place: str, somewhere: Cal
     ]  # fmt: skip
     if field.kind in ("float", "double"):
         yield RowRule(
-            f"{place}_finite",
+            f"{name}_finite",
             column,
-            somewhere(f"(isnan({value}) OR abs({value}) = double('infinity'))"),
-            f"{place} is not a finite number",
-            f"{place} 不是有限数值",
+            for_any(f"(isnan({value}) OR abs({value}) = double('infinity'))"),
+            f"{name} is not a finite number",
+            f"{name} 不是有限数值",
         )
     for kind, limit, template, en, zh, expectation, kwargs in checks:
         if limit is None:
             continue
         whole = isinstance(limit, int) and abs(limit) < 2**53  # Great Expectations compares as a double
         exact = field.kind == "string" or (field.kind in ("int", "long") and whole)
-        native = (expectation, {"column": column, **kwargs}) if expectation and exact and place == column else None
+        native = (expectation, {"column": column, **kwargs}) if expectation and exact and name == column else None
         yield RowRule(
-            f"{place}_{kind}",
+            f"{name}_{kind}",
             column,
-            somewhere(template.format(sql_literal(limit))),
-            f"{place} is {en} {limit}",
-            f"{place} {zh} {limit}",
+            for_any(template.format(sql_literal(limit))),
+            f"{name} is {en} {limit}",
+            f"{name} {zh} {limit}",
             native,
         )
     for member in field.fields:
-        yield from _limits_of(member, column, f"{value}.`{member.name}`", f"{place}.{member.name}", somewhere)
+        yield from _limits_of(member, column, f"{value}.`{member.name}`", f"{name}.{member.name}", for_any)
     if field.item:
-        item = f"item{place.count('[]')}"
+        item = f"item{name.count('[]')}"
         yield from _limits_of(
-            field.item, column, item, f"{place}[]", lambda broken: somewhere(f"exists({value}, {item} -> {broken})")
+            field.item, column, item, f"{name}[]", lambda broken: for_any(f"exists({value}, {item} -> {broken})")
         )
 
 
@@ -338,11 +276,7 @@ def _repeats(columns: str) -> str:
 
 def _rows(dataset: Dataset, condition: str) -> str:
     columns = ", ".join(f"`{f.name}`" for f in dataset.table_fields)
-    return f"SELECT {columns} FROM {{batch}} WHERE {_braces(condition)} LIMIT {SAMPLES}"
-
-
-def _braces(sql: str) -> str:
-    return sql.replace("{", "{{").replace("}", "}}")
+    return f"SELECT {columns} FROM {{batch}} WHERE {double_braces(condition)} LIMIT {SAMPLES}"
 
 
 def _none_may(
@@ -350,29 +284,29 @@ def _none_may(
 ) -> GateRule:
     kwargs = {"aggregate": f"count_if({broken})", "operator": "mustBe", "threshold": 0}
     samples = _rows(dataset, broken)
-    return GateRule(name, severity, column, "expect_aggregate_value", kwargs, samples, description, _always(broken))
+    return GateRule(name, severity, column, "expect_aggregate_value", kwargs, samples, description, repeatable(broken))
 
 
 def _gate_rule(rule: Rule, dataset: Dataset) -> GateRule:
-    """Great Expectations' own expectation where it has one for exactly this; a query and its value otherwise."""
+    """Great Expectations' own expectation where it has exactly this one; else an aggregate or a query, whose value is compared."""
     if rule.type == "greatExpectations" and rule.expectation:
         kind, kwargs = str(rule.expectation["type"]), dict(rule.expectation["kwargs"])
         return GateRule(rule.name, rule.severity, rule.column, kind, kwargs, None, rule.description)
-    broken = row_condition(rule, dataset)
-    counts = ALL_ROWS if rule.metric == "rowCount" else _always(broken)
+    broken = row_condition(rule)
+    counts = ALL_ROWS if rule.metric == "rowCount" else repeatable(broken)
     samples = _rows(dataset, broken) if broken else None
     native: tuple[str, dict[str, Any]] | None = None
-    plain = rule.column is not None and dataset.field(rule.column).kind in ("string", "int", "long")  # JSON has them
+    in_json = rule.column is not None and dataset.field(rule.column).kind in ("string", "int", "long")  # exactly
     if _allows_none(rule):
         if rule.metric == "nullValues":
             native = ("expect_column_values_to_not_be_null", {"column": rule.column})
-        elif rule.metric == "invalidValues" and set(rule.arguments) == {"validValues"} and plain:
+        elif rule.metric == "invalidValues" and set(rule.arguments) == {"validValues"} and in_json:
             values = rule.arguments["validValues"]
             native = ("expect_column_values_to_be_in_set", {"column": rule.column, "value_set": list(values)})
         elif rule.metric == "invalidValues" and set(rule.arguments) == {"pattern"}:
             regex = rule.arguments["pattern"]
             native = ("expect_column_values_to_match_regex", {"column": rule.column, "regex": regex})
-        elif rule.metric == "missingValues" and None not in rule.arguments["missingValues"] and plain:
+        elif rule.metric == "missingValues" and None not in rule.arguments["missingValues"] and in_json:
             values = rule.arguments["missingValues"]
             native = ("expect_column_values_to_not_be_in_set", {"column": rule.column, "value_set": list(values)})
         elif rule.metric == "duplicateValues":
@@ -396,61 +330,10 @@ def _gate_rule(rule: Rule, dataset: Dataset) -> GateRule:
         )
     if native is None:
         value = {"operator": rule.operator, "threshold": rule.threshold}
-        if aggregate := _aggregate(rule, broken):  # judged in the one scan of all that are
+        if aggregate := rule_aggregate(rule, broken):  # shares one scan with all other aggregates
             native = ("expect_aggregate_value", {"aggregate": aggregate, **value})
-            counts = counts or _always(_counted(aggregate))
+            counts = counts or repeatable(counted_condition(aggregate))
         else:
-            native = ("expect_query_value", {"query": _value_query(rule), **value})
+            native = ("expect_query_value", {"query": rule_query(rule), **value})
     percent = broken is not None and rule.unit == "percent" and native[0] == "expect_aggregate_value"
     return GateRule(rule.name, rule.severity, rule.column, *native, samples, rule.description, counts, percent)
-
-
-def _always(condition: str | None) -> str | None:
-    """The condition, if it says of the same row the same at any time."""
-    if condition is None or _CHANGES.search(_TEXT.sub("''", condition)) or _TODAY.search(condition):
-        return None
-    return condition
-
-
-def _counted(aggregate: str) -> str | None:
-    """The condition of the rows that an aggregate counts; None if it does other than count rows."""
-    bare = "".join(aggregate.split()).lower()
-    if bare in ("count(*)", "count(1)"):
-        return ALL_ROWS
-    match = _COUNT_IF.fullmatch(aggregate)
-    return f"({match[1]}\n)" if match else None
-
-
-def _aggregate(rule: Rule, broken: str | None) -> str | None:
-    """The aggregate whose value the rule compares, None where it takes a query of its own."""
-    if rule.metric == "rowCount":
-        return "count(*)"
-    if broken:
-        count = f"count_if({broken})"
-        return _percent(count) if rule.unit == "percent" else count
-    if rule.type == "sql" and rule.query and (match := _ONE_VALUE.match(rule.query)):
-        expression = _with_column(match[1], rule)
-        bare = _TEXT.sub("''", expression)
-        if _ONE_AGGREGATE.fullmatch(bare) and not _NOT_ONE_ROW.search(bare):
-            return expression
-    return None
-
-
-def _value_query(rule: Rule) -> str:
-    """The query whose one value the rule compares, ``{batch}`` for the candidate."""
-    if rule.type == "sql" and rule.query:
-        parts = OBJECT.split(_with_column(rule.query, rule))
-        return "{batch}".join(_braces(part) for part in parts)
-    columns = [f"`{n}`" for n in rule.arguments.get("properties") or [rule.column]]
-    count = f"count(*) - count(DISTINCT struct({', '.join(columns)}))"
-    return f"SELECT {_percent(f'({count})') if rule.unit == 'percent' else count} FROM {{batch}}"
-
-
-def _percent(count: str) -> str:
-    """The share of all rows that a count is; none of none is 0."""
-    return f"coalesce(100.0D * {count} / nullif(count(*), 0), 0.0D)"
-
-
-def _with_column(sql: str, rule: Rule) -> str:
-    """The text of a rule with its own column where ``${property}`` stands."""
-    return PROPERTY.sub(lambda _: f"`{rule.column}`", sql)

@@ -1,7 +1,7 @@
 """Whether one version of a contract can take the place of another, and if not, why.
 
-A change is breaking when some node, job or department that works today would not work tomorrow. `wire` changes
-are those that make records unreadable or tables unmergeable; the bus itself refuses them within a major version.
+A change is breaking when some node, job or department that works today would not work tomorrow. A `wire` change makes
+records unreadable or tables unmergeable; the bus itself refuses it within a major version.
 """
 
 from __future__ import annotations
@@ -48,12 +48,12 @@ def _identity(old: Dataset, new: Dataset) -> Iterator[Change]:
         yield _wire(
             "name", f"the dataset is called {new.name}, was {old.name}", f"数据集名由 {old.name} 改为 {new.name}"
         )
-    for fact, zh in (("key", "主键"), ("sequence", "版本序列列"), ("district", "区列")):
-        before, after = getattr(old, fact), getattr(new, fact)
+    for name, zh in (("key", "主键"), ("sequence", "版本序列列"), ("district", "区列")):
+        before, after = getattr(old, name), getattr(new, name)
         if before != after:
             yield _wire(
-                fact,
-                f"the {fact} is {after}, was {before}: rows already merged would be identified or ordered otherwise",
+                name,
+                f"the {name} is {after}, was {before}: rows already merged would be identified or ordered otherwise",
                 f"{zh}由 {before} 改为 {after}：已合并的行将无法一致识别或排序",
             )
     if old.sharing != new.sharing:
@@ -61,7 +61,7 @@ def _identity(old: Dataset, new: Dataset) -> Iterator[Change]:
         who = (
             ("departments that read it today would lose it", "现有部门将无法读取")
             if narrower.index(new.sharing) > narrower.index(old.sharing)
-            else ("nodes gave it under a narrower promise", "各节点是按更窄的共享承诺提供数据的")
+            else ("nodes gave their rows under a narrower promise", "各节点是按更窄的共享承诺提供数据的")
         )
         yield _graded(
             True,
@@ -107,13 +107,14 @@ def _fields(old: tuple[Field, ...], new: tuple[Field, ...], prefix: str) -> Iter
 
 def _field(old: Field, new: Field, where: str) -> Iterator[Change]:
     if old.kind == new.kind == "decimal" and (old.scale, old.precision) != (new.scale, new.precision):
+        why, why_zh = "Avro resolves decimals of one precision only", "Avro 只能互读精度相同的小数"
+        if old.scale != new.scale:
+            misread = f"{12.34 * 10 ** (old.scale - new.scale):g}"
+            why, why_zh = f"a value written as 12.34 would be read as {misread}", f"写入的 12.34 会读成 {misread}"
         yield _wire(
             where,
-            f"{where} is {new.type_name}, was {old.type_name}: a value written as 12.34 would be read as "
-            f"{12.34 * 10 ** (old.scale - new.scale):g}"
-            if old.scale != new.scale
-            else f"{where} is {new.type_name}, was {old.type_name}: Avro resolves decimals of one precision only",
-            f"{where} 由 {old.type_name} 改为 {new.type_name}：小数精度或位数变化会读出错误的数值",
+            f"{where} is {new.type_name}, was {old.type_name}: {why}",
+            f"{where} 由 {old.type_name} 改为 {new.type_name}：{why_zh}",
         )
     elif old.kind != new.kind:
         yield _wire(
@@ -210,7 +211,7 @@ def _measure(rule: Rule) -> tuple[Any, ...]:
 
 
 def _accepts(old: Rule, new: Rule) -> bool | None:
-    """True: the new rule takes all that the old took, and more; False: it does not; None: they accept the same."""
+    """True: the new rule accepts all that the old one did, and more; False: it does not; None: both accept the same."""
     olds, news = old.arguments.get("validValues") or [], new.arguments.get("validValues") or []
     same_values = sorted(map(repr, olds)) == sorted(map(repr, news))
     same_range = (old.operator, old.threshold) == (new.operator, new.threshold)
@@ -223,7 +224,7 @@ def _accepts(old: Rule, new: Rule) -> bool | None:
 
 
 def _interval(rule: Rule) -> tuple[float, float] | None:
-    """The closed interval of accepted numbers; open ends are moved by the smallest step."""
+    """The accepted numbers as a closed interval, an open end moved by the smallest step; None if they are none."""
     t = rule.threshold
     match rule.operator:
         case "mustBe":

@@ -1,14 +1,13 @@
 """From an Open Data Contract Standard v3 file to a `Dataset`, or a refusal with the line of every problem.
 
-`schemas.odcs.standard` says whether the file is a contract at all; what is added here is what Suibus can serve: one
-schema object, plain names, types that survive fastavro, Kafka and Spark, and rules that can be executed.
+`schemas.odcs.standard` holds the file against the standard; here it is held against what Suibus can serve: one schema
+object, plain names, types that survive fastavro, Kafka and Spark, and rules that can be executed.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, cast, get_args
@@ -16,13 +15,12 @@ from typing import Any, cast, get_args
 from open_data_contract_standard.model import CustomProperty, OpenDataContractStandard, SchemaProperty
 
 from schemas.dataset import Dataset, Field, Kind, Sharing
-from schemas.errors import ContractError, InputError
+from schemas.errors import ContractError
 from schemas.odcs.columns import check_name, columns
 from schemas.odcs.rules import rules
-from schemas.odcs.standard import Place, Problems, read_standard
+from schemas.odcs.standard import Pointer, Problems, read_standard
 
-SHIPPED = Path(__file__).parent / "contracts"
-FACTS = ("suibus.sequence", "suibus.sharing", "suibus.freshness", "suibus.district")
+OWN_PROPERTIES = ("suibus.sequence", "suibus.sharing", "suibus.freshness", "suibus.district")
 
 _KEY_KINDS: tuple[Kind, ...] = ("string", "int", "long", "date", "timestamp")
 _SEQUENCE_KINDS: tuple[Kind, ...] = ("int", "long", "timestamp", "date", "string")
@@ -54,65 +52,9 @@ def load_contract(path: Path | str) -> Dataset:
 
 
 def parse_contract(text: str, where: str = "<contract>") -> Dataset:
-    """The dataset that an ODCS text declares; `where` names it in errors."""
+    """The dataset that an ODCS text declares; `where` names it in errors. ContractError as for a file."""
     contract, problems = read_standard(text, where)
     return _dataset(contract, text, where, problems)
-
-
-def contract_files(folders: Sequence[Path]) -> Iterator[Path]:
-    """Every .yaml or .yml file directly in the folders, in order of folder and name."""
-    for folder in folders:
-        yield from sorted(p for p in folder.glob("*.y*ml") if p.suffix in (".yaml", ".yml") and p.is_file())
-
-
-def load_contracts(folders: Sequence[Path], naming: str = "") -> tuple[dict[str, Dataset], list[ContractError]]:
-    """All contracts of the folders by dataset id (``name.vN``), and the refusals of those that cannot be served.
-
-    `naming`: only the files with this text in them; checking one against the standard takes 0.05 s.
-
-    One broken contract never keeps another from being served. Of two files for one id the first is kept.
-    """
-    found: dict[str, Dataset] = {}
-    refused: list[ContractError] = []
-    for path in contract_files(folders):
-        with suppress(OSError):  # told below
-            if naming.encode() not in path.read_bytes():
-                continue
-        try:
-            dataset = load_contract(path)
-        except ContractError as error:
-            refused.append(error)
-            continue
-        twin = next((d for d in found.values() if d.id.lower() == dataset.id.lower()), None)
-        if twin is None:
-            found[dataset.id] = dataset
-        elif twin.text != dataset.text:
-            refused.append(
-                ContractError(
-                    f"{path}: dataset {dataset.id} is already declared by {twin.path}. Keep one of the two files, "
-                    "or raise the major version in this one.",
-                    f"{path}：数据集 {dataset.id} 已由 {twin.path} 声明。请只保留其中一个文件，或提升本文件的主版本号。",
-                )
-            )
-    return found, refused
-
-
-def find_dataset(name: str, folders: Sequence[Path]) -> Dataset:
-    """The newest major of the dataset called `name` (or exactly ``name.vN``); InputError lists what there is."""
-    for naming in (re.sub(r"\.v\d+$", "", name), ""):
-        found, refused = load_contracts(folders, naming)
-        if name in found:
-            return found[name]
-        if candidates := [d for d in found.values() if d.name == name]:
-            return max(candidates, key=lambda d: d.major)
-    names = ", ".join(sorted({d.name for d in found.values()})) or "none / 无"
-    broken = "".join(f"\n{e.en}" for e in refused)
-    raise InputError(
-        f"Dataset {name!r} is not known. Contracts found: {names} (in {':'.join(map(str, folders))}). "
-        f"Add its contract to a folder of SUIBUS_CONTRACTS.{broken}",
-        f"没有名为 {name!r} 的数据集。已有契约：{names}。请将其契约放入 SUIBUS_CONTRACTS 指定的文件夹。"
-        + "".join(f"\n{e.zh}" for e in refused),
-    )
 
 
 def _dataset(contract: OpenDataContractStandard, text: str, where: str, problems: Problems) -> Dataset:
@@ -126,7 +68,7 @@ def _dataset(contract: OpenDataContractStandard, text: str, where: str, problems
         )
         problems.raise_if_any()
     schema = objects[0]
-    at: Place = ("schema", 0)
+    at: Pointer = ("schema", 0)
     name = schema.name or ""
     check_name(name, (*at, "name"), problems)
     version = contract.version or ""
@@ -143,22 +85,22 @@ def _dataset(contract: OpenDataContractStandard, text: str, where: str, problems
     fields = columns(properties, (*at, "properties"), problems)
     by_name = {f.name: f for f in fields}
     key = _key(properties, by_name, at, problems)
-    entries: list[tuple[Place, CustomProperty]] = [
+    entries: list[tuple[Pointer, CustomProperty]] = [
         (("customProperties", i), e) for i, e in enumerate(contract.customProperties or [])
     ]
     entries += [((*at, "customProperties", i), e) for i, e in enumerate(schema.customProperties or [])]
-    facts = _Facts(entries, problems)
-    sequence = _column(facts, "suibus.sequence", by_name, _SEQUENCE_KINDS, problems)
-    district = _column(facts, "suibus.district", by_name, ("string",), problems)
-    sharing = facts.values.get("suibus.sharing", "conditional")
+    own = _OwnProperties(entries, problems)
+    sequence = _column(own, "suibus.sequence", by_name, _SEQUENCE_KINDS, problems)
+    district = _column(own, "suibus.district", by_name, ("string",), problems)
+    sharing = own.values.get("suibus.sharing", "conditional")
     if sharing not in get_args(Sharing):
         problems.add(
-            facts.place("suibus.sharing"),
+            own.pointer("suibus.sharing"),
             f"suibus.sharing is {sharing!r}, expected unconditional, conditional or none",
             f"suibus.sharing 为 {sharing!r}，应为 unconditional、conditional 或 none",
         )
-    found = rules(properties, schema.quality or [], by_name, at, problems)
-    freshness = _freshness(facts, problems)
+    quality = rules(properties, schema.quality or [], by_name, at, problems)
+    freshness = _freshness(own, problems)
     problems.raise_if_any()
     description = schema.description or (contract.description.purpose if contract.description else "") or ""
     return Dataset(
@@ -170,7 +112,7 @@ def _dataset(contract: OpenDataContractStandard, text: str, where: str, problems
         district=district,
         sharing=cast(Sharing, sharing),
         freshness=freshness,
-        rules=found,
+        rules=quality,
         title=schema.businessName or contract.name or name,
         description=description.strip(),
         path=where,
@@ -178,56 +120,60 @@ def _dataset(contract: OpenDataContractStandard, text: str, where: str, problems
     )
 
 
-class _Facts:
-    """Suibus's own facts: the `customProperties` called ``suibus.…``, of the contract or of its schema object."""
+class _OwnProperties:
+    """The `customProperties` called ``suibus.…``, of the contract or of its schema object, each at most once."""
 
-    def __init__(self, entries: Sequence[tuple[Place, CustomProperty]], problems: Problems) -> None:
+    def __init__(self, entries: Sequence[tuple[Pointer, CustomProperty]], problems: Problems) -> None:
         self.values: dict[str, Any] = {}
-        self._places: dict[str, Place] = {}
-        for place, entry in entries:
+        self._pointers: dict[str, Pointer] = {}
+        for at, entry in entries:
             name = entry.property or ""
             if not name.lower().startswith("suibus"):
                 continue
-            if name not in FACTS:
+            if name not in OWN_PROPERTIES:
                 problems.add(
-                    place,
-                    f"found {name}, which is not a fact Suibus knows; expected one of {', '.join(FACTS)}",
-                    f"{name} 不是 Suibus 认识的属性；应为 {'、'.join(FACTS)} 之一",
+                    at,
+                    f"found {name}, which Suibus does not know; expected one of {', '.join(OWN_PROPERTIES)}",
+                    f"实际为 {name}，Suibus 没有此属性；应为 {'、'.join(OWN_PROPERTIES)} 之一",
                 )
             elif name in self.values:
-                first = problems.line(self._places[name])
+                first = problems.line(self._pointers[name])
                 problems.add(
-                    place,
+                    at,
                     f"found {name} a second time, first in line {first}; expected it once",
                     f"{name} 重复，首次出现于第 {first} 行；应只写一次",
                 )
             else:
-                self.values[name], self._places[name] = entry.value, place
+                self.values[name], self._pointers[name] = entry.value, at
 
-    def place(self, name: str) -> Place:
-        """Where a fact stands."""
-        return self._places.get(name, ())
+    def pointer(self, name: str) -> Pointer:
+        """Where in the contract a property is written."""
+        return self._pointers.get(name, ())
 
 
 def _column(
-    facts: _Facts, fact: str, fields: Mapping[str, Field], kinds: tuple[Kind, ...], problems: Problems
+    own: _OwnProperties, name: str, fields: Mapping[str, Field], kinds: tuple[Kind, ...], problems: Problems
 ) -> str | None:
-    name = facts.values.get(fact)
-    if name is None:
+    """The column that an own property names, which must be required and of one of the kinds."""
+    column = own.values.get(name)
+    if column is None:
         return None
-    field = fields.get(name) if isinstance(name, str) else None
+    field = fields.get(column) if isinstance(column, str) else None
     if field is None or not field.required or field.kind not in kinds:
-        found = "no such column" if field is None else f"{field.type_name}, required: {field.required}"
+        actual, actual_zh = "no such column", "没有该列"
+        if field is not None:
+            required, required_zh = ("required", "必填") if field.required else ("not required", "非必填")
+            actual, actual_zh = f"{field.type_name}, {required}", f"{field.type_name}，{required_zh}"
         problems.add(
-            facts.place(fact),
-            f"{fact} names {name!r} ({found}); expected a required column of type {', '.join(kinds)}",
-            f"{fact} 指向 {name!r}（{found}）；应为必填列，类型为 {'、'.join(kinds)}",
+            own.pointer(name),
+            f"{name} names {column!r} ({actual}); expected a required column of type {', '.join(kinds)}",
+            f"{name} 指向 {column!r}（{actual_zh}）；应为必填列，类型为 {'、'.join(kinds)}",
         )
-    return str(name)
+    return str(column)
 
 
-def _freshness(facts: _Facts, problems: Problems) -> timedelta | None:
-    value = facts.values.get("suibus.freshness")
+def _freshness(own: _OwnProperties, problems: Problems) -> timedelta | None:
+    value = own.values.get("suibus.freshness")
     if value is None:
         return None
     match = _DURATION.fullmatch(str(value))
@@ -237,7 +183,7 @@ def _freshness(facts: _Facts, problems: Problems) -> timedelta | None:
     except OverflowError:  # more days than a timedelta holds
         pass
     problems.add(
-        facts.place("suibus.freshness"),
+        own.pointer("suibus.freshness"),
         f"suibus.freshness is {value!r}, expected an ISO 8601 duration in weeks, days or less, such as P1D or PT4H",
         f"suibus.freshness 为 {value!r}，应为以周、日或更小单位书写的 ISO 8601 时长，例如 P1D 或 PT4H",
     )
@@ -245,15 +191,17 @@ def _freshness(facts: _Facts, problems: Problems) -> timedelta | None:
 
 
 def _key(
-    properties: Sequence[SchemaProperty], fields: Mapping[str, Field], at: Place, problems: Problems
+    properties: Sequence[SchemaProperty], fields: Mapping[str, Field], at: Pointer, problems: Problems
 ) -> tuple[str, ...]:
+    """The key columns in the order of their positions; those without a position come last, in the contract's order."""
     keyed = [p for p in properties if p.primaryKey]
     keyed.sort(key=lambda p: p.primaryKeyPosition if p.primaryKeyPosition and p.primaryKeyPosition > 0 else 1 << 30)
     if not keyed:
         problems.add(
             (*at, "properties"),
-            "found no column with primaryKey: true, expected at least one: versions of one row are told by their key",
-            "没有任何列标注 primaryKey: true；同一行的多个版本需要主键",
+            "found no column with primaryKey: true, expected at least one: the key tells which records are versions of "
+            "one row",
+            "没有任何列标注 primaryKey: true，至少需要一列：主键用于识别哪些记录是同一行的不同版本",
         )
     for p in keyed:
         field = fields.get(p.name or "")
@@ -267,7 +215,7 @@ def _key(
         if p.required is False:
             problems.add(
                 (*here, "required"),
-                f"key column {p.name} is required: false, expected required: true: a row without its key is no row",
+                f"key column {p.name} is required: false, expected required: true: a row without its key cannot be identified",
                 f"主键列 {p.name} 为 required: false，应为 required: true：没有主键的行无法识别",
             )
     return tuple(p.name or "" for p in keyed)

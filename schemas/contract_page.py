@@ -1,4 +1,4 @@
-"""A contract as a page a person reads, in Markdown: what it holds, how it is keyed, shared and judged."""
+"""A contract as a page for people, in Markdown: its columns, key, sharing class and rules."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _SHARING = {
 
 
 def page(dataset: Dataset) -> str:
-    """The whole page; every table in the contract's order."""
+    """The page of a contract, its tables in the contract's order."""
     lines = [
         f"# {dataset.title} · {dataset.name} {dataset.version}",
         "",
@@ -55,7 +55,7 @@ def _rule(rule: Rule) -> str:
 
 
 def _measure(rule: Rule) -> str:
-    """What a rule counts, so that a person can repeat it by hand."""
+    """What a rule counts or computes, exactly enough to repeat it by hand."""
     if rule.expectation:
         kwargs = ", ".join(f"{k} {v}" for k, v in rule.expectation["kwargs"].items())
         return f"{rule.expectation['type']} ({kwargs})"

@@ -1,21 +1,19 @@
 """What a dataset is, once its contract has been read: names, types, keys, rules. Plain frozen data.
 
-Everything else is derived from here: the Avro schema (`schemas.wire.avro`), topic names, the Spark schema and
-table DDL (`pipelines.lake.lake`), row rules and the Great Expectations suite (`quality`), and page text.
+Everything else is derived from here: the Avro schema (`schemas.wire.avro`), topic names, the Spark schema and table
+DDL (`pipelines.lake`), row rules and the Great Expectations suite (`quality.rules`), and `schemas.contract_page`.
 """
 
 from __future__ import annotations
 
-import csv
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
-from functools import cache, cached_property
-from importlib.resources import files
+from functools import cached_property
 from typing import Any, Literal
 
-from schemas.errors import InputError
+from schemas.districts import districts
 
 Kind = Literal[
     "string",
@@ -39,9 +37,9 @@ Severity = Literal["critical", "warning", "info"]
 class Limits:
     """What `logicalTypeOptions` allow beyond the type; None where the contract says nothing.
 
-    `minimum` and its kin are int, Decimal, date or aware datetime, of the field's own type. Lengths are in
-    characters for text and in items for arrays. `pattern` is searched for, as ECMA-262 and Java do, so an
-    anchored pattern carries its own ^ and $.
+    Minimum, maximum and multiple are int, float, Decimal, date or aware datetime, as the field's type is. Lengths are in
+    characters of text, bytes of bytes, items of an array. `pattern` is searched for, as ECMA-262 and Java do: a
+    pattern for the whole text has its own ^ and $.
     """
 
     minimum: Any = None
@@ -85,7 +83,7 @@ class Field:
 
 @dataclass(frozen=True)
 class Rule:
-    """One entry of a contract's `quality`, as data; `quality` compiles it for the door and for the gate.
+    """One entry of a contract's `quality`, as data; `quality.rules` compiles it for ingest and for the gate.
 
     `operator` is the ODCS word (``mustBe`` …) and `threshold` its number or pair. `query` is the SQL text with
     ``${object}`` and ``${property}`` still in place; `expectation` is the Great Expectations configuration.
@@ -114,14 +112,14 @@ class Dataset:
     version: str
     fields: tuple[Field, ...]  # in the contract's order
     key: tuple[str, ...]
-    sequence: str | None  # None: the record's Kafka timestamp orders
-    district: str | None
+    sequence: str | None  # the column that orders versions of a row; None: the record's Kafka timestamp does
+    district: str | None  # the column that names the district, if there is one
     sharing: Sharing
-    freshness: timedelta | None
+    freshness: timedelta | None  # how old a release may grow while changes wait
     rules: tuple[Rule, ...]
     title: str
     description: str
-    path: str
+    path: str  # of the contract's file, for messages
     text: str = field(repr=False)  # the contract's YAML, kept whole
 
     @property
@@ -169,7 +167,7 @@ DOWN_PREFIX = "gz.down."
 
 
 def receipts_topic(district: str) -> str:
-    """The topic on which a district gets a receipt for each record of its that was refused."""
+    """The topic on which a district gets a receipt for each of its records that was refused."""
     return f"{DOWN_PREFIX}{district}.receipts.v1"
 
 
@@ -177,22 +175,3 @@ def parse_topic(topic: str) -> tuple[str, str]:
     """The district code and the dataset id (``name.vN``) of an upward topic."""
     district, _, dataset_id = topic.removeprefix(UP_PREFIX).partition(".")
     return district, dataset_id
-
-
-@cache
-def districts() -> dict[str, str]:
-    """The eleven districts, code to Chinese name, in code order (source: schemas/districts.csv)."""
-    text = files("schemas").joinpath("districts.csv").read_text("utf-8")
-    return {row["code"]: row["name"] for row in csv.DictReader(text.splitlines())}
-
-
-def check_district(code: str) -> str:
-    """The code itself, if it is one of the eleven; InputError with the list otherwise."""
-    known = districts()
-    if code not in known:
-        listed = ", ".join(f"{c} {n}" for c, n in known.items())
-        raise InputError(
-            f"District {code!r} is not known. The districts are: {listed}.",
-            f"没有编码为 {code!r} 的区。可用的区：{listed}。",
-        )
-    return code

@@ -1,87 +1,67 @@
-"""The bus of one state folder: its broker, its contracts in force, its pipeline, and the process that runs them."""
+"""The bus of one state folder: what a command needs to publish to it, to run a pass over it, and to repair it."""
 
 from __future__ import annotations
 
-import json
 import logging
-import os
-import signal
-import subprocess
-import sys
-import threading
-import time
-from collections.abc import Iterable, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager, suppress
-from datetime import UTC, datetime
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING
 
+from infra.bus.in_force import ContractsInForce
+from infra.bus.state import PassState, RunState, now
+from infra.bus.totals import count_pass
 from infra.kafka.broker import Broker
 from infra.kafka.topics import Kafka
 from infra.node_file import read_node_file
 from infra.settings import Settings
+from pipelines.ingest.offsets import TopicState, all_taken
+from pipelines.lake.unchanged import is_as_left, table_names
+from pipelines.sync_info import SyncInfo
 from producers.publish.publisher import Publisher
 from producers.send.sender import flush
-from schemas.contract import SHIPPED, contract_files, find_dataset, load_contracts
-from schemas.dataset import Dataset, check_district, districts, parse_topic, receipts_topic
-from schemas.errors import ContractError, InputError, StateError, SuibusError, UnavailableError, first_line
-from schemas.ports.files import write_whole
+from schemas.contract_folders import SHIPPED
+from schemas.dataset import Dataset
+from schemas.districts import check_district
+from schemas.errors import InputError, StateError, SuibusError, first_line
+from schemas.log_context import log_context
 from schemas.ports.kafka_access import KafkaAccess
-from schemas.ports.lease import Lease
+from schemas.ports.state_format import check_state_folder, make_state_folder
 from schemas.store import ContractStore
-from schemas.tell import Tell, log_context, quiet
+from schemas.tell import Tell, quiet
 from schemas.wire.avro import avro_schema
 from schemas.wire.registry import Registry
 
 if TYPE_CHECKING:
-    from pipelines.ingest.offsets import TopicState
     from pipelines.lake.lake import Lake
-    from pipelines.sync_info import SyncInfo
 
 log = logging.getLogger(__name__)
-RETRY_AFTER = 10.0  # seconds before a pass or dataset that failed is tried again
-RETENTION_ALARM = 0.5  # of its topic's retention: what has waited longer is in danger
-LOOK_EVERY = 1.0  # seconds between two looks at the topics, the contract folders and the outboxes
-
-
-class Backlog(NamedTuple):
-    """What waits: of each topic and partition the next offset and the end, and since when (seconds since 1970) the first of it
-    waits; and the retention, in days, of the topics whose records are in danger of it.
-    """
-
-    behind: dict[tuple[str, int], tuple[int, int]]
-    since: dict[tuple[str, int], float]
-    endangered: dict[str, float]
+_LOOKED_AT = 1.0  # seconds: a command that asks who runs the bus may hold its lease for a moment
 
 
 class Bus:
-    """Everything a command needs of one state folder. Making one starts nothing."""
+    """The bus of one state folder. Making one starts nothing; StateError if the folder is of another format."""
 
     def __init__(self, settings: Settings) -> None:
+        check_state_folder(settings.home)
         self.settings = settings
         self.home = settings.home
         self.broker = Broker(settings)
         self.store = ContractStore(self.home / "contracts")
-        self.folders: tuple[Path, ...] = (SHIPPED, *settings.contract_folders)
-        self.refused: list[ContractError] = []
+        self.state = RunState(self.home)
+        self.contracts = ContractsInForce((SHIPPED, *settings.contract_folders), self.store, self.state)
         self._lake: Lake | None = None
-        self._adopted: tuple[Any, ...] | None = None  # the signature of the contract folders when they were adopted
 
     @property
     def access(self) -> KafkaAccess:
-        """Kafka: by the settings, else the embedded broker. UnavailableError if that does not run."""
+        """How to reach Kafka: the outside one of the settings, else the embedded broker. UnavailableError if that does not run."""
         return self.settings.access or self.broker.access
 
     @property
     def access_when_up(self) -> KafkaAccess:
-        """Kafka as it is, or will be once the bus runs: a node may accept rows while it is away."""
+        """How to reach Kafka once it runs: a node may accept rows while it is away."""
         return self.settings.access or self.broker.access_when_up
-
-    @property
-    def bootstrap(self) -> str:
-        """The address of Kafka. UnavailableError if it is the embedded broker and does not run."""
-        return self.access.servers
 
     @property
     def kafka(self) -> Kafka:
@@ -94,8 +74,27 @@ class Bus:
         url = self.settings.registry_url
         return Registry(url.get_secret_value()) if url else None
 
+    @contextmanager
+    def only_one(self) -> Iterator[None]:
+        """Keep any other process from running this bus; StateError if one does."""
+        make_state_folder(self.home)
+        with self.state.up_lease.hold_if_free(_LOOKED_AT) as held:
+            if not held:
+                raise self.running_already()
+            yield
+
+    def running_already(self) -> StateError:
+        """The error for a second process that would run this bus."""
+        pid = self.state.up_lease.holder()
+        return StateError(
+            f"This bus is already running (process {pid}, {self.home}). `suibus down` stops it.",
+            f"该总线已在运行（进程 {pid}，{self.home}）。可用 suibus down 停止。",
+        )
+
+    # --- a district's node ------------------------------------------------------------------------
+
     def outbox(self, district: str) -> Path:
-        """The outbox of a district's node on this machine; InputError where the node file is another district's."""
+        """The outbox of a district's node on this machine; InputError if the node file is another district's."""
         mine = read_node_file(self.settings.node).district if self.settings.node else None
         if mine not in (None, district):
             raise InputError(
@@ -105,159 +104,34 @@ class Bus:
             )
         return self.home / "nodes" / district / "outbox.sqlite"
 
+    def outboxes(self) -> list[Path]:
+        """The outboxes of all nodes on this machine, in the order of their districts."""
+        return sorted((self.home / "nodes").glob("*/outbox.sqlite"))
+
     def publisher(self, name: str, district: str, timeout: float = 60.0) -> Publisher:
         """A publisher of the dataset called `name` for a district, over the outbox of its node on this machine."""
         check_district(district)
-        dataset = find_dataset(name, self.folders)
-        self.store.check(dataset)  # the bus could not read what a refused contract writes
+        dataset = self.contracts.find(name)
         number = None
         if registry := self.registry:
             number = registry.register(f"{dataset.topic(district)}-value", avro_schema(dataset))
         path = self.outbox(district)
+        make_state_folder(self.home)
         return Publisher(
-            dataset, district, path, self.access_when_up.servers, timeout=timeout, client=security(self.access_when_up),
-            transport=self.settings.transport, registry_id=number,
+            dataset, district, path, self.access_when_up,
+            timeout=timeout, transport=self.settings.transport, registry_id=number,
         )  # fmt: skip
-
-    def lake(self) -> Lake:
-        """The lake, with Spark started on first use (seconds)."""
-        if self._lake is None:
-            from infra.jvm.spark import spark_session
-            from pipelines.lake.lake import Lake
-
-            self._lake = Lake(spark_session(self.settings), self.settings.lake_path)
-        return self._lake
-
-    def adopt_contracts(self, tell: Tell = quiet) -> list[Dataset]:
-        """Make the topics of every contract of the folders and put it in force; the newly registered ones.
-
-        In this order, since another process subscribes to the topics of all that is in force. What cannot be served is
-        kept in `refused` and named in the status; the last good version stays in force.
-        """
-        self._adopted = self._signature()
-        found, self.refused = load_contracts(self.folders)
-        self.refused += self.store.broken()
-        served = {**self.store.datasets(), **found}
-        topics = [t for d in served.values() for t in d.topics]
-        topics += [receipts_topic(code) for code in districts()]
-        made = self.kafka.ensure(topics, self.settings.partitions, self.settings.replication)
-        fresh: list[Dataset] = []
-        for dataset in found.values():
-            try:
-                if self.store.register(dataset):
-                    fresh.append(dataset)
-            except ContractError as error:
-                self.refused.append(error)
-        if fresh or made:
-            tell(
-                f"{len(fresh)} contracts put in force, {len(made)} topics made",
-                f"{len(fresh)} 份契约生效，新建 {len(made)} 个主题",
-            )
-        for refusal in self.refused:
-            tell(refusal.en, refusal.zh)
-        self._write("contracts.json", {"refused": [{"en": e.en, "zh": e.zh} for e in self.refused]})
-        return fresh
-
-    def sync(self, only: set[str] | None = None, tell: Tell = quiet) -> SyncInfo:
-        """One pass over the whole road; waits for another process that is in the middle of one.
-
-        `only` limits it as `pipelines.sync.sync` says, and to what failed before. Where a pass was cut off, or another program
-        wrote to a table, every dataset is looked at, for what was left undone.
-        """
-        from pipelines.ingest.offsets import dump_position, parse_position
-        from pipelines.sync_info import SyncInfo, as_left, tables
-
-        def refresh() -> None:
-            if self._adopted not in (None, self._signature()):
-                self.adopt_contracts(tell)
-
-        with self._exclusive("pipeline.lock", tell):
-            before = self._read("pipeline.json")
-            states = self.kafka.states(t for d in self.store.datasets().values() for t in d.topics)
-            refresh()
-            if self._nothing_new(before, states):
-                self._write("pipeline.json", {**before, "ended_at": _now()})
-                return SyncInfo(records=before["records"], taken=parse_position(before["taken"]))
-            from infra.operate.metrics import count_pass
-            from pipelines.sync import sync
-
-            if self._lake is None:
-                tell("starting Spark, which takes some seconds", "正在启动 Spark，需要数秒")
-            lake = self.lake()
-            # Taken before the pass: one put in force while it runs is told by its hash to need another.
-            hashes = self._hashes()
-            if not as_left(lake.root, before.get("tables", {})):
-                only = None
-            elif only is not None:
-                only = only | before["failures"].keys()
-            taken = parse_position(before.get("taken", {}))
-            info = sync(lake, self.store, self.kafka, self.registry, only, tell, refresh, states, taken)
-            self._write("metrics.json", count_pass(self._read("metrics.json"), info, lake))
-            found = {
-                "records": info.records,
-                "failures": info.failures,
-                "taken": dump_position(info.taken),
-                "contracts": hashes,
-                "tables": lake.marks(tables(self.store.datasets().keys() - info.failures.keys())),
-                "ended_at": _now(),
-            }
-            self._write("pipeline.json", found)
-        return info
-
-    def _nothing_new(self, left: Mapping[str, Any], states: Mapping[str, TopicState]) -> bool:
-        """Whether a pass would certainly change nothing, by what the last one left; False where only the pass can tell."""
-        from pipelines.ingest.offsets import parse_position
-        from pipelines.sync_info import all_taken, as_left
-
-        if not left.get("tables") or left["failures"] or self._hashes() != left["contracts"]:
-            return False
-        if not as_left(self.settings.lake_path.rstrip("/"), left["tables"]):
-            return False
-        try:
-            return all_taken(self.store.datasets().values(), parse_position(left["taken"]), states)
-        except SuibusError:  # the pass itself says what is wrong
-            return False
-
-    def _hashes(self) -> dict[str, str]:
-        return {name: dataset.hash for name, dataset in self.store.datasets().items()}
-
-    def rebuild(self, dataset: Dataset, from_topics: bool, tell: Tell = quiet) -> SyncInfo:
-        """Make silver again from bronze, or bronze from the topics, bring it up to date and judge it."""
-        from pipelines.merge.rebuild import rebuild_bronze, rebuild_silver
-
-        with self._exclusive("pipeline.lock", tell):
-            (rebuild_bronze if from_topics else rebuild_silver)(dataset, self.lake())
-            if from_topics and (left := self._read("pipeline.json")):
-                taken = {topic: at for topic, at in left.get("taken", {}).items() if topic not in dataset.topics}
-                self._write("pipeline.json", {**left, "taken": taken})
-        tell(f"{dataset.id}: made again; a pass follows", f"{dataset.id}：已重建，随后同步一次")
-        return self.sync({dataset.id}, tell)
-
-    def resume(self, dataset: Dataset, yes: bool, tell: Tell = quiet) -> list[tuple[str, str]]:
-        """What became of the dataset's topics; with `yes` the dataset goes on, from the first offsets they still have."""
-        from pipelines.ingest.ingest import read_position, resume
-        from pipelines.ingest.offsets import changes
-
-        with self._exclusive("pipeline.lock", tell):
-            states = self.kafka.states(dataset.topics)
-            found = list(changes(dataset, read_position(dataset, self.lake(), states), states))
-            if found and yes:
-                resume(dataset, self.lake(), states)
-        return found
 
     def flush_outboxes(self) -> int:
         """Send what waits in the outboxes of the nodes on this machine; how many records went."""
         sent = 0
-        for path in sorted((self.home / "nodes").glob("*/outbox.sqlite")):
+        for path in self.outboxes():
             with log_context(district=path.parent.name):
                 try:
-                    access = self.access
-                    info = flush(
-                        path, access.servers, timeout=10, client=security(access), transport=self.settings.transport
-                    )
+                    info = flush(path, self.access, timeout=10, transport=self.settings.transport)
                 except Exception as error:  # one outbox must not stop another
-                    told = error.en if isinstance(error, SuibusError) else first_line(error)
-                    log.warning("outbox %s: %s", path, told)
+                    reason = error.en if isinstance(error, SuibusError) else first_line(error)
+                    log.warning("outbox %s: %s", path, reason)
                     continue
                 if info.sent:
                     about = {"hop": "send", "seconds": round(info.seconds, 3)}
@@ -265,270 +139,111 @@ class Bus:
             sent += info.sent
         return sent
 
-    def status(self) -> dict[str, Any]:
-        """What runs, what is in force, what waits: one JSON object. Starts no Spark."""
-        return self.look()[0]
+    # --- the city ---------------------------------------------------------------------------------
 
-    def look(self) -> tuple[dict[str, Any], Backlog | None]:
-        """`status`, and what waits a partition, None if Kafka is away."""
-        running = self.pid() is not None
-        try:
-            bootstrap: str | None = self.bootstrap
-        except SuibusError:
-            bootstrap = None
-        pipeline = self._read("pipeline.json")
-        datasets = self.store.datasets()
-        backlog = self._backlog(datasets.values(), pipeline.get("taken", {})) if bootstrap else None
-        waiting: dict[str, int] = {}
-        for (topic, _), (at, end) in backlog.behind.items() if backlog else ():
-            dataset_id = parse_topic(topic)[1]
-            waiting[dataset_id] = waiting.get(dataset_id, 0) + end - at
-        endangered = backlog.endangered if backlog else {}
-        listed = []
-        for dataset in datasets.values():
-            record = pipeline.get("records", {}).get(dataset.id)
-            mine = waiting.get(dataset.id, 0) if backlog else None
-            listed.append(
-                {
-                    "id": dataset.id,
-                    "dataset": dataset.name,
-                    "version": dataset.version,
-                    "title": dataset.title,
-                    "sharing": dataset.sharing,
-                    "offsets_waiting": mine,
-                    "last_decision": record,
-                    "late": _late(dataset, record, mine),
-                    "near_retention": {t: days for t, days in endangered.items() if parse_topic(t)[1] == dataset.id},
-                    "failure": pipeline.get("failures", {}).get(dataset.id),
-                }
-            )
-        found = {
-            "home": str(self.home),
-            "bootstrap_servers": bootstrap,
-            "broker_reachable": backlog is not None,
-            "running": running,
-            "pipeline": bool(running and self._read("up.json").get("pipeline")),
-            "lake": self.settings.lake_path,
-            "contract_folders": [str(f) for f in self.folders],
-            "refused_contracts": self._read("contracts.json").get("refused", []),
-            "last_pass": pipeline.get("ended_at"),
-            "datasets": listed,
-        }
-        return found, backlog
+    def lake(self) -> Lake:
+        """The lake, with Spark started on first use (seconds). StateError if the lake is of another format."""
+        if self._lake is None:
+            from infra.jvm.spark import spark_session  # a node has no Spark
+            from pipelines.lake.lake import Lake
 
-    def _backlog(self, datasets: Iterable[Dataset], taken: Mapping[str, Any]) -> Backlog | None:
-        """What waits on the topics, None if Kafka is away."""
-        try:
-            kafka = self.kafka
-            states = kafka.states(t for d in datasets for t in d.topics)
-            behind: dict[tuple[str, int], tuple[int, int]] = {}
-            for topic, state in states.items():
-                known = taken.get(topic, {}).get("next", {})
-                for partition, (first, end) in state.partitions.items():
-                    if (at := int(known.get(str(partition), first))) < end:
-                        behind[topic, partition] = (at, end)
-            since, kept = kafka.since(behind), kafka.retention(topic for topic, _ in behind)
-            now = time.time()
-            endangered = {t: kept[t] / 86_400 for (t, _), at in since.items() if now - at > kept[t] * RETENTION_ALARM}
-            return Backlog(behind, since, endangered)
-        except SuibusError:
-            return None
+            self._lake = Lake(spark_session(self.settings), self.settings.lake_path)
+        return self._lake
 
-    # the running process
+    def adopt_contracts(self, tell: Tell = quiet) -> list[Dataset]:
+        """Put the contracts of the folders in force, their topics made first; the newly registered ones."""
+        return self.contracts.adopt(self.kafka, self.settings.partitions, self.settings.replication, tell)
 
-    def pid(self) -> int | None:
-        """The process that runs this bus, if one does: it holds a lock that ends with it, however it ends."""
-        return Lease(self.home / "run" / "up.lock").holder()
+    def sync(self, only: set[str] | None = None, tell: Tell = quiet) -> SyncInfo:
+        """One pass over the whole road; waits for another process that is in the middle of one.
 
-    def run(self, services_only: bool, tell: Tell, *, secure: bool = False) -> None:
-        """Run the bus until told to stop (SIGTERM or Ctrl-C); the pass that runs then is finished first.
-
-        With `secure` the embedded broker lets nobody in without credentials, from now on.
+        `only` limits it as `pipelines.sync.sync` says, and to what failed before. Where a pass was cut off, or another program
+        wrote to a table, every dataset is looked at for what was left undone. A pass with nothing to do starts no Spark.
         """
-        if secure and self.settings.access:
-            raise InputError(
-                f"--secure is for the embedded broker; who may do what on {self.settings.access.servers} is set up there.",
-                f"--secure 只用于内置消息代理；{self.settings.access.servers} 的权限请在该处设置。",
-            )
-        stop = threading.Event()
 
-        for name in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(name, lambda *_: stop.set())
-        with self._only_one():
-            if self.settings.metrics_port:
-                from infra.operate.metrics import serve_metrics
+        def refresh() -> None:
+            if self.contracts.changed():
+                self.adopt_contracts(tell)
 
-                serve_metrics(self, self.settings.metrics_port)
-            beside = ThreadPoolExecutor(1, "suibus-spark")
-            spark: list[Future[Lake]] = []
+        with self.state.pass_lease.hold(lambda: _told_to_wait(tell)):
+            last = self.state.last_pass()
+            states = self.kafka.states(self.contracts.topics())
+            refresh()
+            if self._nothing_new(last, states):
+                self.state.note_pass(replace(last, ended_at=now()))
+                return SyncInfo(records=last.records, taken=last.taken)
+            from pipelines.sync import Inputs, sync  # Spark
 
-            def start_spark() -> None:
-                if not services_only:
-                    spark.append(beside.submit(self.lake))
+            if self._lake is None:
+                tell("starting Spark, which takes some seconds", "正在启动 Spark，需要数秒")
+            lake = self.lake()
+            # Taken before the pass: a contract put in force while it runs is known by its hash to need another.
+            hashes = self.contracts.hashes()
+            if not is_as_left(lake.root, last.tables):
+                only = None
+            elif only is not None:
+                only = only | last.failures.keys()
+            info = sync(Inputs(lake, self.store, self.kafka, self.registry), only, tell, refresh, states, last.taken)
+            self.state.note_totals(count_pass(self.state.totals(), info, lake))
+            marks = lake.marks(table_names(self.store.datasets().keys() - info.failures.keys()))
+            self.state.note_pass(PassState(info.records, info.failures, info.taken, hashes, marks, now()))
+        return info
 
-            try:
-                if self.settings.access:
-                    start_spark()
-                else:
-                    address = self.broker.start(tell, secure=secure, meanwhile=start_spark)
-                    tell(f"Kafka answers at {address}", f"Kafka 已就绪：{address}")
-                fresh = {d.id for d in self.adopt_contracts(tell)}
-                for started in spark:
-                    started.result()
-                    tell("Spark is ready; the pipeline runs", "Spark 已就绪，流水线运行中")
-                self._write("up.json", {"pid": os.getpid(), "pipeline": not services_only, "since": _now()})
-                tell("ready", "就绪")
-                # cut off when the process ends, which an outbox is made for
-                threading.Thread(target=self._send_outboxes, args=(stop,), name="suibus-outboxes", daemon=True).start()
-                self._watch(stop, services_only, fresh, tell)
-            finally:
-                (self.home / "run" / "up.json").unlink(missing_ok=True)
-                if not self.settings.access:
-                    self.broker.stop()
-                tell("stopped", "已停止")
+    def rebuild(self, dataset: Dataset, from_topics: bool, tell: Tell = quiet) -> SyncInfo:
+        """Make silver again from bronze, or bronze from the topics, bring it up to date and judge it."""
+        from pipelines.merge.rebuild import rebuild_bronze, rebuild_silver  # Spark
 
-    def _send_outboxes(self, stop: threading.Event) -> None:
-        """Send what nodes on this machine accept, beside the passes: a long outbox holds up no pass, nor a pass an outbox."""
-        while not stop.wait(LOOK_EVERY):
-            self.flush_outboxes()
+        with self.state.pass_lease.hold(lambda: _told_to_wait(tell)):
+            (rebuild_bronze if from_topics else rebuild_silver)(dataset, self.lake())
+            if from_topics:
+                last = self.state.last_pass()
+                taken = {topic: at for topic, at in last.taken.items() if topic not in dataset.topics}
+                self.state.note_pass(replace(last, taken=taken))
+        tell(f"{dataset.id}: made again; a pass follows", f"{dataset.id}：已重建，随后同步一次")
+        return self.sync({dataset.id}, tell)
 
-    def _watch(self, stop: threading.Event, services_only: bool, fresh: set[str], tell: Tell) -> None:
-        """Look once a second; run a pass when something was published, a contract is new, or a retry is due."""
-        contracts, told = self._signature(), ("", "")
-        seen: dict[str, TopicState] | None = None
-        due: set[str] | None = None  # the datasets that the next pass takes beside those with news; None is all
-        retry_at = time.monotonic()
-        while not stop.is_set():
-            try:
-                if not self.settings.access and not self.broker.running():
-                    tell(f"Kafka had stopped; it answers again at {self.broker.start(tell)}", "Kafka 曾停止，现已恢复")
-                if (signature := self._signature()) != contracts:
-                    contracts = signature
-                    fresh |= {d.id for d in self.adopt_contracts(tell)}
-                if not services_only:
-                    topics = [t for d in self.store.datasets().values() for t in d.topics]
-                    now = self.kafka.states(topics)
-                    if now != seen or fresh or (due != set() and time.monotonic() >= retry_at):
-                        info = self.sync(None if due is None else due | fresh, tell)
-                        seen, fresh, due = now, set(), set(info.failures)
-                        retry_at = time.monotonic() + RETRY_AFTER
-                        if any(info.ingested.values()) and not info.failures:
-                            told = ("", "")
-                            continue  # more came while it ran, as long as somebody publishes steadily
-                told = ("", "")
-            except Exception as error:  # a look or pass that failed is tried again; nothing is lost by waiting
-                if not isinstance(error, SuibusError):
-                    log.exception("the pass failed and will be tried again")
-                said = (
-                    (error.en, error.zh) if isinstance(error, SuibusError) else (first_line(error), first_line(error))
-                )
-                if said != told:  # once, not every second
-                    tell(*said)
-                told = said
-                stop.wait(RETRY_AFTER if seen is not None else LOOK_EVERY)
-            stop.wait(LOOK_EVERY)
+    def rebuild_lake(self, tell: Tell = quiet) -> SyncInfo:
+        """Set the whole lake aside, whatever its format, and make it again from all that the topics still hold."""
+        from infra.jvm.spark import spark_session  # Spark
+        from pipelines.lake.lake import set_lake_aside
 
-    def start_detached(self, services_only: bool, tell: Tell, *, secure: bool = False, timeout: float = 180) -> None:
-        """Start `suibus up` as a process of its own and wait until it is ready."""
-        if self.pid():
-            raise StateError(
-                f"This bus is already running (process {self.pid()}, {self.home}). `suibus down` stops it.",
-                f"该总线已在运行（进程 {self.pid()}，{self.home}）。可用 suibus down 停止。",
-            )
-        run = self.home / "run"
-        run.mkdir(parents=True, exist_ok=True)
-        said = run / "up.log"
-        flags = [*(["--services-only"] if services_only else []), *(["--secure"] if secure else [])]
-        command = [sys.executable, "-m", "infra.cli", "up", *flags]
-        environment = os.environ | {"SUIBUS_HOME": str(self.home)}
-        with said.open("wb") as out:
-            process = subprocess.Popen(
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=out,
-                stderr=out,
-                start_new_session=True,
-                env=environment,
-            )
-        deadline = time.monotonic() + timeout
-        while time.monotonic() < deadline:
-            if process.poll() is not None:
-                break
-            if self._read("up.json").get("pid") == process.pid:
-                tell(f"ready; log in {said}", f"就绪，日志：{said}")
-                return
-            time.sleep(0.1)
-        process.terminate()
-        lines = "\n".join(said.read_text("utf-8", "replace").splitlines()[-15:])
-        raise UnavailableError(
-            f"The bus did not become ready. The end of {said}:\n{lines}\nRun `suibus doctor`.",
-            f"总线未能就绪，日志见 {said}。请运行 suibus doctor。",
+        with self.state.pass_lease.hold(lambda: _told_to_wait(tell)):
+            self.kafka.states(self.contracts.topics())  # UnavailableError before anything is moved
+            aside = set_lake_aside(spark_session(self.settings), self.settings.lake_path)
+            self._lake = None
+            self.state.forget_pass()
+        tell(
+            f"the lake is kept at {aside}; a pass makes it again from the topics"
+            if aside
+            else "there was no lake; a pass makes it",
+            f"旧数据湖保留于 {aside}；随后从主题重建" if aside else "原先没有数据湖；随后从主题建立",
         )
+        return self.sync(None, tell)
 
-    def down(self, timeout: float = 120) -> bool:
-        """Stop the bus and its broker; False if neither ran. A pass under way is finished, or after the timeout cut off."""
-        pid = self.pid()
-        if pid:
-            with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGTERM)
-            deadline = time.monotonic() + timeout
-            while self.pid() == pid and time.monotonic() < deadline:
-                time.sleep(0.1)
-            if self.pid() == pid:
-                with suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
-        orphaned = self.broker.running()
-        self.broker.stop()
-        return bool(pid) or orphaned
+    def resume(self, dataset: Dataset, yes: bool, tell: Tell = quiet) -> list[tuple[str, str]]:
+        """What became of the dataset's topics; with `yes` the dataset goes on, from the first offsets they still have."""
+        from pipelines.ingest.ingest import resume  # Spark
+        from pipelines.ingest.offsets import changes
+        from pipelines.lake.progress import ingested_position
 
-    def _signature(self) -> tuple[Any, ...]:
-        found = []
-        for path in contract_files(self.folders):
-            with suppress(FileNotFoundError):
-                stat = path.stat()
-                found.append((str(path), stat.st_mtime_ns, stat.st_size))
-        return tuple(found)
+        with self.state.pass_lease.hold(lambda: _told_to_wait(tell)):
+            states = self.kafka.states(dataset.topics)
+            found = list(changes(dataset, ingested_position(self.lake().bronze(dataset)), states))
+            if found and yes:
+                resume(dataset, self.lake(), states)
+        return found
 
-    @contextmanager
-    def _only_one(self) -> Iterator[None]:
-        lease = Lease(self.home / "run" / "up.lock")
-        with lease.hold_if_free(1.0) as held:  # a command that only looks holds it for a moment
-            if not held:
-                raise StateError(
-                    f"This bus is already running (process {lease.holder()}, {self.home}). `suibus down` stops it.",
-                    f"该总线已在运行（进程 {lease.holder()}，{self.home}）。可用 suibus down 停止。",
-                )
-            yield
-
-    @contextmanager
-    def _exclusive(self, name: str, tell: Tell) -> Iterator[None]:
-        lease = Lease(self.home / "run" / name)
-        with lease.hold(lambda: tell("another pass is under way; waiting for it", "另一轮处理正在进行，等待其结束")):
-            yield
-
-    def _write(self, name: str, value: Any) -> None:
-        write_whole(self.home / "run" / name, json.dumps(value, ensure_ascii=False, default=str))
-
-    def _read(self, name: str) -> dict[str, Any]:
+    def _nothing_new(self, last: PassState, states: dict[str, TopicState]) -> bool:
+        """Whether a pass would certainly change nothing, by what the last one left; False where only the pass can tell."""
+        if not last.tables or last.failures or self.contracts.hashes() != last.contracts:
+            return False
+        if not is_as_left(self.settings.lake_path, last.tables):
+            return False
         try:
-            found: dict[str, Any] = json.loads((self.home / "run" / name).read_text("utf-8"))
-            return found
-        except (FileNotFoundError, ValueError):
-            return {}
+            return all_taken(self.store.datasets().values(), last.taken, states)
+        except SuibusError:  # the pass itself says what is wrong
+            return False
 
 
-def _late(dataset: Dataset, record: dict[str, Any] | None, waiting: int | None) -> bool:
-    """Whether changes wait, on the topics or held at the gate, and the release is older than its contract's freshness."""
-    if record is None or dataset.freshness is None or not (waiting or record["status"] == "held"):
-        return False
-    since = record["released_at"] or record["decided_at"]  # never released: from its last hold
-    return datetime.now(UTC) - datetime.fromisoformat(since) > dataset.freshness
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")
-
-
-def security(access: KafkaAccess) -> dict[str, Any]:
-    """kafka-python's security settings without the servers."""
-    return {name: value for name, value in access.kafka_python().items() if name != "bootstrap_servers"}
+def _told_to_wait(tell: Tell) -> None:
+    tell("another pass is under way; waiting for it", "另一轮处理正在进行，等待其结束")

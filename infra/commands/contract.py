@@ -11,7 +11,8 @@ from infra.bus.bus import Bus
 from infra.settings import read_settings
 from infra.terminal.console import as_json, both, print_json, say
 from schemas.compatibility import compare
-from schemas.contract import find_dataset, load_contract, load_contracts
+from schemas.contract import load_contract
+from schemas.contract_folders import find_dataset, load_contracts
 from schemas.contract_page import page
 from schemas.errors import ContractError, InputError
 from schemas.wire.avro import avro_schema
@@ -39,7 +40,7 @@ def contract_check(files: tuple[Path, ...], as_json: bool) -> None:
             except ContractError as error:
                 problems.append(error)
     else:
-        found, problems = load_contracts(Bus(read_settings()).folders)
+        found, problems = load_contracts(Bus(read_settings()).contracts.folders)
         good = list(found.values())
     if as_json:
         print_json(
@@ -68,11 +69,11 @@ def contract_show(dataset: str, form: str | None) -> None:
 
     avro: the Avro schema; ddl: the shared table; suite: the Great Expectations suite.
     """
-    found = find_dataset(dataset, Bus(read_settings()).folders)
+    found = find_dataset(dataset, Bus(read_settings()).contracts.folders)
     if form == "avro":
         print_json(avro_schema(found))
     elif form == "ddl":
-        from pipelines.lake.lake import ddl  # the light install has no Spark
+        from pipelines.lake.tables import ddl  # the light install has no Spark
 
         click.echo(ddl(found))
     elif form == "suite":

@@ -7,6 +7,7 @@ import click
 from infra.bus.bus import Bus
 from infra.settings import read_settings
 from infra.terminal.console import tell
+from infra.up import stop
 
 
 @click.command()
@@ -16,9 +17,9 @@ def down() -> None:
     A pass under way is finished first. Doing it again does nothing.
     """
     bus = Bus(read_settings())
-    if bus.pid():
+    if bus.state.up_lease.holder():
         tell("stopping; a pass under way is finished first", "正在停止；会先完成正在进行的一轮")
-    if bus.down():
+    if stop(bus):
         tell("stopped", "已停止")
     else:
         tell("nothing was running", "没有正在运行的总线")

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import click
 
-from infra.bus.bus import Bus, security
+from infra.bus.bus import Bus
 from infra.settings import read_settings
 from infra.terminal.console import tell
 from producers.send.sender import flush as send
-from schemas.dataset import check_district
+from schemas.districts import check_district
 from schemas.errors import InputError
 
 
@@ -24,6 +24,5 @@ def flush(district: str, timeout: float) -> None:
             f"District {district} has no outbox here ({path}): nothing was ever published.",
             f"此处没有 {district} 的发件箱（{path}）：从未发布过数据。",
         )
-    access = bus.access
-    info = send(path, access.servers, timeout, client=security(access), transport=bus.settings.transport)
+    info = send(path, bus.access, timeout, transport=bus.settings.transport)
     tell(f"sent {info.sent:,} records", f"已发送 {info.sent:,} 条记录")

@@ -11,7 +11,7 @@ from infra.bus.bus import Bus
 from infra.operate.nodes import Node, Nodes
 from infra.settings import read_settings
 from infra.terminal.console import as_json, both, print_json, say
-from schemas.dataset import districts
+from schemas.districts import districts
 
 code = click.argument("code", metavar="CODE")
 output = click.option(

@@ -18,10 +18,11 @@ from infra.terminal.console import SHOWN, both, print_json_array, print_table, s
 from producers.inbox import Held, Inbox, fetch_receipts
 from producers.outbox import Outbox
 from producers.sources.files import RECEIPT_COLUMNS
-from schemas.contract import find_dataset
-from schemas.dataset import Dataset, check_district
+from schemas.contract_folders import find_dataset
+from schemas.dataset import Dataset
+from schemas.districts import check_district
 from schemas.errors import InputError, UnavailableError
-from schemas.wire.receipt import Receipt, receipt_place
+from schemas.wire.receipt import Receipt, parse_receipt_id
 
 
 @click.command()
@@ -51,7 +52,7 @@ def receipts(
         raise InputError("--csv needs DATASET: its columns are the contract's.", "--csv 须指定数据集：各列即契约的列。")
     check_district(district)
     bus = Bus(read_settings())
-    found = find_dataset(dataset, bus.folders) if dataset else None
+    found = find_dataset(dataset, bus.contracts.folders) if dataset else None
     only = found.id if found else None
     with Inbox(bus.outbox(district).with_name("inbox.sqlite")) as inbox:
         if acknowledge:
@@ -74,7 +75,7 @@ def _fetch(bus: Bus, inbox: Inbox, district: str, timeout: float) -> int:
         with Outbox(inbox.outbox_path) as outbox:
             inbox.settle(outbox)  # of a publish that was killed
     try:
-        info = fetch_receipts(inbox, bus.access_when_up.kafka_python(), district, timeout)
+        info = fetch_receipts(inbox, bus.access_when_up, district, timeout)
     except UnavailableError as error:
         say(error.en, error.zh, err=True)
         return error.exit_status
@@ -89,7 +90,7 @@ def _acknowledge(inbox: Inbox, district: str, only: str | None, ids: Sequence[st
         return inbox.mark([(r.topic, r.partition, r.offset) for r in held], "acknowledged")
     named = []
     for text in ids:
-        refused = receipt_place(text, district)
+        refused = parse_receipt_id(text, district)
         if refused is None or inbox.find(*refused) is None:
             raise InputError(
                 f"{text!r} is no receipt that was fetched. Write it as `suibus receipts` shows it; nothing was marked.",

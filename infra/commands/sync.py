@@ -26,6 +26,6 @@ def sync(datasets: tuple[str, ...]) -> None:
     bus.flush_outboxes()
     only = {dataset_in_force(bus, name).id for name in datasets} if datasets else None
     info = bus.sync(only, tell)
-    if not (any(info.ingested.values()) or info.merges or info.releases or info.failures):
+    if not info.did_something:
         tell("nothing new", "没有新数据")
     sys.exit(1 if info.failures else 0)

@@ -7,6 +7,7 @@ import click
 from infra.bus.bus import Bus
 from infra.settings import read_settings
 from infra.terminal.console import need_city, tell
+from infra.up import run, start_detached
 
 
 @click.command()
@@ -23,6 +24,6 @@ def up(detach: bool, services_only: bool, secure: bool) -> None:
     need_city()
     bus = Bus(read_settings())
     if detach:
-        bus.start_detached(services_only, tell, secure=secure)
+        start_detached(bus, tell, services_only=services_only, secure=secure)
     else:
-        bus.run(services_only, tell, secure=secure)
+        run(bus, tell, services_only=services_only, secure=secure)

@@ -19,10 +19,12 @@ from infra.operate.records import account_records, quarantined_records, release_
 from infra.settings import Settings, read_settings
 from infra.terminal.console import both
 from infra.terminal.output import write_rows
-from pipelines.sync_info import FATES
+from infra.up import stop
+from pipelines.fates import FATES
 from producers.publish.publisher import PublishInfo, publish_source
 from producers.sources.files import open_source
-from schemas.dataset import Dataset, districts
+from schemas.dataset import Dataset
+from schemas.districts import districts
 from schemas.errors import StateError
 from schemas.tell import Tell
 
@@ -77,7 +79,7 @@ def make_anew(settings: Settings, ours: bool = False) -> None:
     home.mkdir(parents=True, exist_ok=True)
     mark.touch()
     if state:
-        Bus(settings).down()
+        stop(Bus(settings))
     for folder in state:
         shutil.rmtree(folder, ignore_errors=True)
 

@@ -16,7 +16,7 @@ from datetime import UTC, date, datetime, timedelta
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
-from schemas.dataset import districts
+from schemas.districts import districts
 from schemas.errors import InputError
 
 PORTS = {"EWR": "440114", "JFK": "440112", "LGA": "440115"}  # three airports standing as three districts' ports

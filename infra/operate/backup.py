@@ -10,7 +10,6 @@ What is no state is left out: locks, logs, Spark's scratch. A lake behind a URL 
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
@@ -18,18 +17,18 @@ import re
 import shutil
 import sqlite3
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from infra.bus.bus import Bus
+from pipelines.lake.store import local_folder
 from schemas.errors import InputError, StateError, UnavailableError, first_line
+from schemas.ports.lease import Lease
 from schemas.tell import Tell, quiet
-
-if TYPE_CHECKING:
-    from infra.bus.bus import Bus
 
 FORMAT = 1
 BLOCK = 1 << 20
@@ -74,14 +73,8 @@ def back_up(bus: Bus, destination: Path, without_broker: bool = False, tell: Tel
         )
     with ExitStack() as held:
         if not (without_broker or bus.settings.access):
-            if bus.pid() or bus.broker.running():
-                raise StateError(
-                    "The embedded broker runs, so its files cannot be copied. Run `suibus down` first, or leave them out "
-                    "with --without-broker.",
-                    "内置消息代理正在运行，无法复制其文件。请先执行 suibus down，或用 --without-broker 将其排除。",
-                )
-            held.enter_context(bus._only_one())
-        held.enter_context(bus._exclusive("pipeline.lock", tell))
+            held.enter_context(_stopped(bus))
+        held.enter_context(_between_passes(bus, tell))
         draft = held.enter_context(_draft(destination))
         tell("copying", "正在复制")
         made_at = datetime.now(UTC).isoformat(timespec="seconds")
@@ -139,13 +132,13 @@ def restore(bus: Bus, source: Path, lake_only: bool = False, tell: Tell = quiet)
             raise _damaged(source, name)
     with ExitStack() as held:
         if lake_only:
-            held.enter_context(bus._only_one())
-            held.enter_context(bus._exclusive("pipeline.lock", tell))
+            held.enter_context(bus.only_one())
+            held.enter_context(_between_passes(bus, tell))
         if apart:
             with _draft(apart) as draft:
                 _fill(draft, manifest, source, "lake")
         if lake_only:  # what it tells of is a lake that was further on
-            (home / "run" / "pipeline.json").unlink(missing_ok=True)
+            bus.state.forget_pass()
         else:
             with _draft(home) as draft:
                 _fill(draft, manifest, source, "state")
@@ -155,8 +148,27 @@ def restore(bus: Bus, source: Path, lake_only: bool = False, tell: Tell = quiet)
 
 
 def _roots(bus: Bus) -> dict[str, Path]:
-    lake = bus.settings.lake_path
-    return {"state": bus.home, **({} if "://" in lake else {"lake": Path(lake)})}
+    lake = local_folder(bus.settings.lake_path)
+    return {"state": bus.home, **({"lake": lake} if lake else {})}
+
+
+@contextmanager
+def _stopped(bus: Bus) -> Iterator[None]:
+    """Keep the bus from starting; StateError if it or its broker runs."""
+    with bus.state.up_lease.hold_if_free(1.0) as held:
+        if not held or bus.broker.running():
+            raise StateError(
+                "The embedded broker runs, so its files cannot be copied. Run `suibus down` first, or leave them out "
+                "with --without-broker.",
+                "内置消息代理正在运行，无法复制其文件。请先执行 suibus down，或用 --without-broker 将其排除。",
+            )
+        yield
+
+
+def _between_passes(bus: Bus, tell: Tell) -> AbstractContextManager[None]:
+    return bus.state.pass_lease.hold(
+        lambda: tell("a pass is under way; waiting for it", "一轮处理正在进行，等待其结束")
+    )
 
 
 def _left_out(bus: Bus, without_broker: bool) -> Iterator[tuple[str, str]]:
@@ -165,7 +177,7 @@ def _left_out(bus: Bus, without_broker: bool) -> Iterator[tuple[str, str]]:
             "what Kafka keeps, the topics and the nodes' rights: beside another Kafka the lake goes on after `suibus resume`",
             "Kafka 中的主题数据与节点权限：若改用另一个 Kafka，须先执行 suibus resume，数据湖才能继续",
         )
-    if "://" in bus.settings.lake_path:
+    if local_folder(bus.settings.lake_path) is None:
         yield f"the lake at {bus.settings.lake_path}", f"位于 {bus.settings.lake_path} 的数据湖"
 
 
@@ -201,12 +213,20 @@ def _tree(root: Path, leave: Callable[[Path], bool] = lambda path: False) -> Ite
 def _draft(target: Path) -> Iterator[Path]:
     """A folder beside the target that takes its place once all of it is on the disk; on an error it is gone."""
     draft = target.with_name(f"{target.name}.part")
+    in_use = StateError(
+        f"{draft} is needed and in use: another backup or restore is writing to it, or it is something else. Wait, or "
+        "move it away.",
+        f"需要使用 {draft}，但它已被占用：另一备份或恢复正在写入，或该文件夹另有用途。请等待或将其移走。",
+    )
     try:
         draft.mkdir(mode=0o700, parents=True, exist_ok=True)
-        lock = os.open(draft, os.O_RDONLY)
-        try:
-            _take(draft, lock)
+        if not ((draft / MARK).exists() or not any(draft.iterdir())):
+            raise in_use
+        with Lease(draft / MARK).hold_if_free() as held:
+            if not held:
+                raise in_use
             try:
+                _empty(draft)
                 yield draft
                 os.sync()
                 draft.rename(target)
@@ -214,8 +234,6 @@ def _draft(target: Path) -> Iterator[Path]:
                 shutil.rmtree(draft, ignore_errors=True)
                 raise
             (target / MARK).unlink()
-        finally:
-            os.close(lock)
     except OSError as error:
         raise UnavailableError(
             f"{target} was not made: {first_line(error)}. Look at the disk and the rights, and run the same command again.",
@@ -223,21 +241,9 @@ def _draft(target: Path) -> Iterator[Path]:
         ) from error
 
 
-def _take(draft: Path, lock: int) -> None:
-    """Empty what a killed run left; StateError, and nothing touched, where another one is at it or it is no draft."""
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        ours = (draft / MARK).exists() or not any(draft.iterdir())
-    except BlockingIOError:
-        ours = False
-    if not ours:
-        raise StateError(
-            f"{draft} is needed and in use: another backup or restore is writing to it, or it is no such thing. Wait, or "
-            "move it away.",
-            f"需要使用 {draft}，但它已被占用：另一备份或恢复正在写入，或该文件夹另有用途。请等待或将其移走。",
-        )
+def _empty(draft: Path) -> None:
+    """Clear what a killed run left."""
     draft.chmod(0o700)
-    (draft / MARK).touch()
     for path in draft.iterdir():
         if path.name != MARK:
             shutil.rmtree(path) if path.is_dir() else path.unlink()

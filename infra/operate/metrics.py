@@ -1,33 +1,26 @@
-"""Metrics of every hop, in Prometheus's text format: from the state folder and from Kafka, without Spark.
-
-What only counts up is in <home>/run/metrics.json, which each pass brings up to date: the fates of all records as the
-account has them, and the time each hop took. It outlives a restart and never runs backwards.
-"""
+"""Metrics of every hop, in Prometheus's text format: from the state folder and from Kafka, without Spark."""
 
 from __future__ import annotations
 
-import copy
 import logging
 import sqlite3
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
 from wsgiref.simple_server import WSGIServer
 
 from prometheus_client import CollectorRegistry, generate_latest, start_http_server
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric, SummaryMetricFamily
 from prometheus_client.registry import Collector
 
-from pipelines.sync_info import FATES
+from infra.bus.bus import Bus
+from infra.bus.status import Status, look
+from infra.bus.totals import Totals
+from pipelines.fates import FATES
 from producers.outbox import Outbox
-from schemas.dataset import districts, parse_topic
+from schemas.dataset import parse_topic
+from schemas.districts import districts
 from schemas.errors import InputError, SuibusError, first_line
-
-if TYPE_CHECKING:
-    from infra.bus.bus import Bus
-    from pipelines.lake.lake import Lake
-    from pipelines.sync_info import SyncInfo
 
 log = logging.getLogger(__name__)
 DATASET, DISTRICT = ("dataset",), ("dataset", "district")
@@ -41,19 +34,18 @@ class Metrics(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """Every metric with its samples."""
-        status, backlog = self._bus.look()
+        status = look(self._bus)
         yield from _of_the_bus(status)
         yield from _of_datasets(status, self._bus)
-        if backlog is not None:
-            yield from _of_topics(status, backlog.behind, backlog.endangered, backlog.since)
-        yield from _totals(self._bus._read("metrics.json"))
+        yield from _of_topics(status)
+        yield from _totals(self._bus.state.totals())
         yield self._outboxes()
 
     def _outboxes(self) -> Metric:
         found = _gauge(
             "outbox_rows_waiting", "Rows in outboxes on this machine. 本机发件箱中待发的行数。", ("district",)
         )
-        for path in sorted((self._bus.home / "nodes").glob("*/outbox.sqlite")):
+        for path in self._bus.outboxes():
             try:
                 with Outbox(path) as outbox:
                     found.add_metric([path.parent.name], outbox.waiting())
@@ -88,48 +80,6 @@ def _registry(bus: Bus) -> CollectorRegistry:
     return registry
 
 
-def count_pass(before: Mapping[str, Any], info: SyncInfo, lake: Lake) -> dict[str, Any]:
-    """The running totals after a pass, and a line in the log for each district whose records it accounted for.
-
-    The fates are the account's own sums, so a pass that was killed before it counted is counted by the next.
-    """
-    from pipelines.merge.account import account_totals
-
-    totals: dict[str, Any] = {"fates": {}, "seconds": {}, **copy.deepcopy(dict(before))}
-    for hop, dataset, seconds in info.seconds:
-        spent = totals["seconds"].setdefault(hop, {}).setdefault(dataset, [0.0, 0])
-        totals["seconds"][hop][dataset] = [spent[0] + seconds, spent[1] + 1]
-    path = lake.account()
-    table, version = lake.table_id(path), lake.version(path)
-    if totals.get("account") == [table, version]:
-        return totals
-    counted, at = totals.get("account") or [None, -1]
-    commits = [lake.commit(path, v) for v in range(at + 1, version + 1)] if counted == table else []
-    said = [c.metadata for c in commits if c.changes_rows]
-    if commits and all("account" in one for one in said):  # as `account_pending` says beside the rows
-        grown = [(one["dataset"], district, counts) for one in said for district, counts in one["account"].items()]
-    else:
-        grown = []
-        for row in account_totals(lake.read(path, version)).collect():
-            known = totals["fates"].get(row["dataset"], {}).get(row["district"], {})
-            counts = {name: max(row[name] - known.get(name, 0), 0) for name in ("received", *FATES)}
-            grown.append((row["dataset"], row["district"], counts))
-    for dataset, district, counts in grown:
-        more = {name: counts[name] for name in ("received", *FATES)}
-        if any(more.values()):
-            about = {"dataset": dataset, "district": district, "batch": _batch(info, dataset)}
-            log.info("accounted %d records", more["received"], extra={"about": {**about, **more}})
-        known = totals["fates"].setdefault(dataset, {}).setdefault(district, {})
-        known.update({name: known.get(name, 0) + count for name, count in more.items()})
-    totals["account"] = [table, version]
-    return totals
-
-
-def _batch(info: SyncInfo, dataset: str) -> str | None:
-    merges = [merge for merge in info.merges if merge.dataset == dataset]
-    return f"bronze {merges[0].bronze_from} to {merges[-1].bronze_to}" if merges else None
-
-
 # ── one function a group of metrics ──────────────────────────────────────────────────────────────────────────
 
 
@@ -137,26 +87,26 @@ def _gauge(name: str, text: str, labels: tuple[str, ...] = ()) -> GaugeMetricFam
     return GaugeMetricFamily(f"suibus_{name}", text, labels=labels)
 
 
-def _of_the_bus(status: Mapping[str, Any]) -> Iterator[Metric]:
+def _of_the_bus(status: Status) -> Iterator[Metric]:
     for name, text, value in (
-        ("broker_up", "Whether Kafka answers. Kafka 是否应答。", status["broker_reachable"]),
-        ("pipeline_running", "Whether `suibus up` runs the pipeline. 流水线是否运行。", status["pipeline"]),
+        ("broker_up", "Whether Kafka answers. Kafka 是否应答。", status.broker_reachable),
+        ("pipeline_running", "Whether `suibus up` runs the pipeline. 流水线是否运行。", status.pipeline),
         (
             "refused_contracts",
             "Contract files that cannot be served. 无法生效的契约文件数。",
-            len(status["refused_contracts"]),
+            len(status.refused_contracts),
         ),
     ):
         found = _gauge(name, text)
         found.add_metric([], value)
         yield found
     found = _gauge("last_pass_timestamp_seconds", "When the last pass ended. 最近一轮处理的结束时间。")
-    if status["last_pass"]:
-        found.add_metric([], datetime.fromisoformat(status["last_pass"]).timestamp())
+    if status.last_pass:
+        found.add_metric([], datetime.fromisoformat(status.last_pass).timestamp())
     yield found
 
 
-def _of_datasets(status: Mapping[str, Any], bus: Bus) -> Iterator[Metric]:
+def _of_datasets(status: Status, bus: Bus) -> Iterator[Metric]:
     held = _gauge("release_held", "Whether the newest candidate is held. 最新候选版本是否暂缓发布。", DATASET)
     late = _gauge("release_late", "Whether changes wait longer than the contract allows. 是否超过契约时限。", DATASET)
     failed = _gauge("dataset_failed", "Whether the last pass stopped at it. 最近一轮处理是否失败。", DATASET)
@@ -164,32 +114,29 @@ def _of_datasets(status: Mapping[str, Any], bus: Bus) -> Iterator[Metric]:
     fresh = _gauge("contract_freshness_seconds", "How old its contract lets it be. 契约允许的时限。", DATASET)
     datasets = bus.store.datasets()
     now = datetime.now(UTC)
-    for found in status["datasets"]:
-        dataset, record = datasets[found["id"]], found["last_decision"]
-        held.add_metric([dataset.id], record is not None and record["status"] == "held")
-        late.add_metric([dataset.id], found["late"])
-        failed.add_metric([dataset.id], found["failure"] is not None)
-        if record and record["released_at"]:
-            age.add_metric([dataset.id], (now - datetime.fromisoformat(record["released_at"])).total_seconds())
+    for found in status.datasets:
+        dataset, record = datasets[found.id], found.last_decision
+        held.add_metric([dataset.id], record is not None and record.status == "held")
+        late.add_metric([dataset.id], found.late)
+        failed.add_metric([dataset.id], found.failure is not None)
+        if record and record.released_at:
+            age.add_metric([dataset.id], (now - record.released_at).total_seconds())
         if dataset.freshness is not None:
             fresh.add_metric([dataset.id], dataset.freshness.total_seconds())
     yield from (held, late, failed, age, fresh)
 
 
-def _of_topics(
-    status: Mapping[str, Any],
-    behind: Mapping[tuple[str, int], tuple[int, int]],
-    endangered: Mapping[str, float],
-    since: Mapping[tuple[str, int], float],
-) -> Iterator[Metric]:
-    waiting = {(found["id"], code): 0 for found in status["datasets"] for code in districts()}
+def _of_topics(status: Status) -> Iterator[Metric]:
+    if (backlog := status.backlog) is None:
+        return
+    waiting = {(found.id, code): 0 for found in status.datasets for code in districts()}
     oldest: dict[tuple[str, str], float] = {}
-    for place, (at, end) in behind.items():
-        code, dataset = parse_topic(place[0])
+    for topic_and_partition, (at, end) in backlog.behind.items():
+        code, dataset = parse_topic(topic_and_partition[0])
         waiting[dataset, code] += end - at
-        if place in since:
-            oldest[dataset, code] = min(since[place], oldest.get((dataset, code), since[place]))
-    near = {parse_topic(topic)[::-1] for topic in endangered}
+        if since := backlog.since.get(topic_and_partition):
+            oldest[dataset, code] = min(since, oldest.get((dataset, code), since))
+    near = {parse_topic(topic)[::-1] for topic in backlog.endangered}
     lag = _gauge("offsets_waiting", "Offsets on the topic that no pass took yet. 主题中待处理的偏移量。", DISTRICT)
     danger = _gauge(
         "near_retention", "Whether waiting records are half way to removal. 待处理记录是否临近保留期。", DISTRICT
@@ -205,14 +152,14 @@ def _of_topics(
     yield from (lag, danger, age)
 
 
-def _totals(totals: Mapping[str, Any]) -> Iterator[Metric]:
+def _totals(totals: Totals) -> Iterator[Metric]:
     received = CounterMetricFamily(
         "suibus_received_records", "Records taken from the topics. 已接收的记录数。", labels=DISTRICT
     )
     fates = CounterMetricFamily(
         "suibus_accounted_records", "The same by what became of them. 按去向统计的记录数。", labels=(*DISTRICT, "fate")
     )
-    for dataset, by_district in totals.get("fates", {}).items():
+    for dataset, by_district in totals.fates.items():
         for code, counts in by_district.items():
             received.add_metric([dataset, code], counts["received"])
             for fate in FATES:
@@ -220,7 +167,7 @@ def _totals(totals: Mapping[str, Any]) -> Iterator[Metric]:
     spent = SummaryMetricFamily(
         "suibus_batch_seconds", "Time that a hop took for a batch. 各环节每批耗时。", labels=("hop", "dataset")
     )
-    for hop, by_dataset in totals.get("seconds", {}).items():
-        for dataset, (seconds, count) in by_dataset.items():
-            spent.add_metric([hop, dataset], count_value=count, sum_value=seconds)
+    for hop, by_dataset in totals.spent.items():
+        for dataset, (seconds, batches) in by_dataset.items():
+            spent.add_metric([hop, dataset], count_value=batches, sum_value=seconds)
     yield from (received, fates, spent)

@@ -19,7 +19,7 @@ from pydantic import SecretStr
 
 from infra.kafka import passwords, quotas, rights
 from infra.node_file import NodeFile, node_text, read_node_file
-from schemas.dataset import check_district, districts
+from schemas.districts import check_district, districts
 from schemas.errors import InputError
 from schemas.ports.files import write_whole
 

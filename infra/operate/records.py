@@ -33,7 +33,7 @@ def dataset_in_force(bus: Bus, name: str) -> Dataset:
 def release_records(bus: Bus, name: str | None) -> list[dict[str, Any]]:
     """Every decision of the gate, newest first; `verdict` is the whole verdict."""
     lake = bus.lake()
-    frame = lake.read(lake.releases()).orderBy("decided_at", ascending=False)
+    frame = lake.releases().read().orderBy("decided_at", ascending=False)
     found = [plain(row.asDict(recursive=True)) for row in frame.collect()]
     names = {d.id: d.name for d in bus.store.datasets().values()}
     wanted = datasets_in_force(bus, name)
@@ -63,7 +63,7 @@ def each_quarantined(bus: Bus, name: str | None) -> Iterator[dict[str, Any]]:
     """
     lake = bus.lake()
     for dataset in datasets_in_force(bus, name).values():
-        rows = lake.read(lake.bronze(dataset)).where("_quarantined").orderBy("_timestamp", "_topic", "_offset")
+        rows = lake.bronze(dataset).read().where("_quarantined").orderBy("_timestamp", "_topic", "_offset")
         for row in rows.toLocalIterator():
             yield _quarantined(row.asDict(recursive=True), dataset)
 
@@ -94,7 +94,7 @@ def account_records(bus: Bus, name: str | None) -> list[dict[str, Any]]:
     lake = bus.lake()
     names = {d.id: d.name for d in bus.store.datasets().values()}
     wanted = datasets_in_force(bus, name)
-    rows = [row.asDict() for row in account_totals(lake.read(lake.account())).collect()]
+    rows = [row.asDict() for row in account_totals(lake.account().read()).collect()]
     return [
         {**row, "dataset": names.get(row["dataset"], row["dataset"])}
         for row in rows

@@ -11,7 +11,7 @@ import sys
 from datetime import UTC, datetime
 from typing import Any, Literal
 
-from schemas.tell import log_about
+from schemas.log_context import log_about
 
 OURS = ("suibus", "infra", "pipelines", "producers", "quality", "schemas")
 log = logging.getLogger("suibus")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
@@ -12,30 +12,32 @@ from kafka.errors import KafkaError
 from pyspark.sql import Column, DataFrame, Row
 from pyspark.sql import functions as F
 
-from pipelines.lake.lake import REASON, Lake
-from pipelines.merge.merge import bronze_files, bronze_rows
+from pipelines.lake.bronze import appended_files
+from pipelines.lake.lake import Lake
+from pipelines.lake.tables import REASON
 from schemas.dataset import Dataset, Field, receipts_topic
 from schemas.errors import UnavailableError, first_line
+from schemas.ports.kafka_access import KafkaAccess
 from schemas.wire.receipt import LONGEST, Reason, Receipt
 
 ROWS, BYTES = 1_000, 16 << 20  # of receipts on their way, the limit that is reached first: bounds memory
 WAIT_MS = 10_000
 
 
-def send_receipts(dataset: Dataset, lake: Lake, first: int, last: int, client: Mapping[str, Any]) -> int:
+def send_receipts(dataset: Dataset, lake: Lake, first: int, last: int, kafka: KafkaAccess) -> int:
     """Send the districts a receipt for each record quarantined in the bronze versions first to last; how many.
 
     The broker has all of them when it returns. Done again for the same versions, it sends the same receipts under the
-    same ids, and the reader keeps one of each. `client` holds kafka-python settings, `bootstrap_servers` among them.
-    UnavailableError if the bus is away or a return topic is missing: some may have been sent by then.
+    same ids, and the reader keeps one of each. UnavailableError if the bus is away or a return topic is missing: some may
+    have been sent by then.
     """
     bronze = lake.bronze(dataset)
-    files = bronze_files(lake, bronze, first, last, quarantined=True)
+    files = appended_files(bronze, first, last, quarantined=True)
     if not files:
         return 0
-    rows = _refused(dataset, bronze_rows(lake, bronze, files)).toLocalIterator()
+    rows = _refused(dataset, bronze.rows(files)).toLocalIterator()
     at = datetime.now(UTC).isoformat(timespec="seconds")
-    return _send((_receipt(row, dataset, at) for row in rows), client)
+    return _send((_receipt(row, dataset, at) for row in rows), kafka)
 
 
 def _refused(dataset: Dataset, records: DataFrame) -> DataFrame:
@@ -90,13 +92,13 @@ def _receipt(row: Row, dataset: Dataset, refused_at: str) -> Receipt:
     )
 
 
-def _send(receipts: Iterable[Receipt], client: Mapping[str, Any]) -> int:
+def _send(receipts: Iterable[Receipt], kafka: KafkaAccess) -> int:
     sent = size = 0
     producer = None
     waiting: list[Any] = []
     try:
         producer = KafkaProducer(
-            **client, acks="all", enable_idempotence=True, compression_type="gzip", batch_size=1 << 18, linger_ms=5,
+            **kafka.kafka_python(), acks="all", enable_idempotence=True, compression_type="gzip", batch_size=1 << 18, linger_ms=5,
             max_request_size=2 << 20, bootstrap_timeout_ms=WAIT_MS, max_block_ms=WAIT_MS, request_timeout_ms=WAIT_MS,
             delivery_timeout_ms=3 * WAIT_MS, allow_auto_create_topics=False, metrics_enabled=False,
         )  # fmt: skip

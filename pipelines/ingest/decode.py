@@ -6,36 +6,35 @@ import json
 import logging
 from collections import defaultdict
 from secrets import token_bytes
-from typing import NamedTuple
 
 from pyspark.errors import AnalysisException
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 
+from pipelines.ingest.columns import canonical_key, raw_column, sequence_column
 from pipelines.ingest.offsets import Range
+from pipelines.ingest.reasons import DECODED, any_holds, as_struct, reasons_to_quarantine
 from pipelines.ingest.strict_avro import (
     END,
     MARK,
     can_be_unreadable,
-    either,
     narrowed,
     outside_of_years,
     strict_avro,
     text,
     tree,
 )
-from pipelines.lake.delta import cause
-from pipelines.lake.lake import ENVELOPE, NOT_ANSI, REASON, bronze_schema, sequence_type
-from quality.rules import row_rules
+from pipelines.lake.java import cause
+from pipelines.lake.tables import ENVELOPE, NOT_ANSI, bronze_schema, sequence_type
 from schemas.dataset import UP_PREFIX, Dataset
 from schemas.errors import InputError
 from schemas.store import ContractStore
+from schemas.wire.agreement import agreed_schema
 from schemas.wire.avro import FRAME, LARGEST, MAGIC, avro_schema
-from schemas.wire.registry import Registry, agreed_schema
+from schemas.wire.registry import Registry
 
 log = logging.getLogger(__name__)
 ANSWERS = 300  # characters kept of the header that names a receipt: more than the longest id
-SHOWN = 1_000  # characters of what was found that a reason keeps
 REGISTRY_IDS = 1_000  # looked up a dataset and batch: made-up ids must not become a flood of calls
 
 
@@ -150,10 +149,6 @@ def _decoded(
     )
 
 
-_UNREGISTERED = (
-    "The schema that wrote the record is not registered for this dataset.",
-    "写入该记录的模式未在此数据集登记。",
-)
 _NO_SUCH_ID = ("The schema registry has no schema of this id.", "模式注册中心没有此编号的模式。")
 _NO_REGISTRY = (
     "The record names a schema registry's id, and no registry is configured at the city: set SUIBUS_REGISTRY_URL there.",
@@ -206,26 +201,26 @@ def _checked(rows: DataFrame, dataset: Dataset) -> DataFrame:
     of a wide row once more, which is most of what a batch costs: so the record as it was read goes on only where a part
     of it is unreadable.
     """
-    values = {f.name: narrowed(f, _raw(f.name, dataset)) for f in dataset.table_fields}
+    values = {f.name: narrowed(f, raw_column(f.name, dataset)) for f in dataset.table_fields}
     unreadable = [f.name for f in dataset.table_fields if can_be_unreadable(f)]
     given, kept = (
         tree(["0", *(f"int({value} IS NOT NULL)" for value in found)], "+")
-        for found in ([_raw(name, dataset) for name in unreadable], [values[name] for name in unreadable])
+        for found in ([raw_column(name, dataset) for name in unreadable], [values[name] for name in unreadable])
     )
     flat = rows.selectExpr(
         *(f"`{name}`" for name in rows.columns if name not in ("_read", "_mark")),
         *(f"{value} AS `{name}`" for name, value in values.items()),
         "_read IS NOT NULL AS _known",
-        f"_read.{END} IS NOT NULL AS {_DECODED}",
+        f"_read.{END} IS NOT NULL AS {DECODED}",
         f"_read.{END} = _mark AS _whole",
-        f"coalesce(_key = {_canonical_key(dataset)}, false) AS _right_key",
+        f"coalesce(_key = {canonical_key(dataset)}, false) AS _right_key",
         f"CASE WHEN {given} <> {kept} THEN _read END AS _read",
         f"{given} <> {kept} AS _unreadable",
     )
     kind = sequence_type(dataset).simpleString()
-    reasons = _reasons(dataset)
-    judged = flat.selectExpr("*", f"CAST({_sequence(dataset)} AS {kind}) AS _sequence").selectExpr(
-        "*", f"{_any(reasons)} AS _quarantined"
+    reasons = reasons_to_quarantine(dataset)
+    judged = flat.selectExpr("*", f"CAST({sequence_column(dataset)} AS {kind}) AS _sequence").selectExpr(
+        "*", f"{any_holds(reasons)} AS _quarantined"
     )
     whens = ", ".join(f"CASE WHEN {r.holds} THEN {r.told} END" for r in reasons)
     told = f"CASE WHEN _quarantined THEN filter(array({whens}), r -> r IS NOT NULL) END"
@@ -235,196 +230,8 @@ def _checked(rows: DataFrame, dataset: Dataset) -> DataFrame:
     )
 
 
-def _raw(name: str, dataset: Dataset) -> str:
-    """A column as the bytes hold it."""
-    read = f"_read.`{name}`"
-    return f"CASE WHEN _deleted THEN {_from_key(name, dataset)} ELSE {read} END" if name in dataset.key else read
-
-
-def _from_key(name: str, dataset: Dataset) -> str:
-    part = f"_keys.`{name}`"
-    return f"timestamp_micros({part})" if dataset.field(name).kind == "timestamp" else part
-
-
-def _canonical_key(dataset: Dataset) -> str:
-    """The one key that a node gives the record, as `schemas.wire.avro.Encoder.key` writes it; null if a part is missing.
-
-    Another spelling of it would lie in another partition, and the order of its changes would be lost.
-    """
-    parts: list[str] = []
-    for name in dataset.key:
-        part, kind = _raw(name, dataset), dataset.field(name).kind
-        value = _quoted(part) if kind == "string" else f"unix_micros({part})" if kind == "timestamp" else part
-        parts += [text(f'{"," if parts else "{"}"{name}":'), f"CAST({value} AS string)"]
-    return f"concat({', '.join(parts)}, '}}')"
-
-
-_ESCAPED = {c: json.dumps(c)[1:-1] for c in ("\\", '"', *map(chr, range(32)))}
-
-
-def _quoted(value: str) -> str:
-    """A string as Python's json writes it without ensure_ascii."""
-    special = r'[\x00-\x1f"\\]'
-    escapes = ", ".join(text(part) for pair in _ESCAPED.items() for part in pair)
-    runs = f"regexp_extract_all({value}, {text(rf'{special}|[^{special[1:]}+')}, 0)"
-    escaped = f"array_join(transform({runs}, run -> coalesce(try_element_at(map({escapes}), run), run)), '')"
-    return f"""concat('"', CASE WHEN {value} RLIKE {text(special)} THEN {escaped} ELSE {value} END, '"')"""
-
-
-def _sequence(dataset: Dataset) -> str:
-    if dataset.sequence is None:
-        return f"CASE WHEN NOT {outside_of_years('_timestamp')} THEN _timestamp END"
-    field = dataset.field(dataset.sequence)
-    number = "try_cast(_header AS bigint)"
-    number = f"CASE WHEN CAST({number} AS string) = _header THEN {number} END"  # ' 1', '+1' and '1.0' are none
-    raw = {"string": "_header", "timestamp": f"timestamp_micros({number})"}.get(field.kind, number)
-    return f"CASE WHEN _deleted THEN {narrowed(field, f'({raw})')} ELSE `{field.name}` END"
-
-
-class _Reason(NamedTuple):
-    """When it holds (null is no), and what is told then; `risky`: that of a contract's SQL, which can fail, alone;
-    `among`: true where this or one of others holds.
-    """
-
-    holds: str
-    told: str
-    risky: str | None = None
-    among: str | None = None
-
-
-def _any(reasons: list[_Reason]) -> str:
-    """Whether any of them holds, or cannot be evaluated."""
-    conditions = [*dict.fromkeys(f"coalesce({r.among or r.holds}, false)" for r in reasons if r.risky is None)]
-    if risky := [f"coalesce(({r.risky}), false)" for r in reasons if r.risky is not None]:
-        conditions.append(f"coalesce({_tried(either(risky))} <> {_HOLDS_NOT}, false)")
-    return either(conditions)
-
-
-_DECODED = "_decoded"
-_HOLDS_NOT, _FAILS = "X'30'", "X'3F'"
-
-
-def _tried(broken: str) -> str:
-    """What becomes of a contract's condition for a row that was decoded; null for another.
-
-    A `try_` function is null where anything inside of it fails. It stands in a branch, so that Spark computes nothing of
-    it ahead and outside of it.
-    """
-    tried = f"try_to_binary(CASE WHEN ({broken}) THEN '1' ELSE '0' END, 'utf-8')"
-    return f"(CASE WHEN {_DECODED} THEN coalesce({tried}, {_FAILS}) END)"
-
-
-def _reasons(dataset: Dataset) -> list[_Reason]:
-    """Every reason there is to quarantine a row."""
-    fits = "_size IS NULL"
-    upsert = f"NOT _deleted AND {fits}"
-    en, zh = (f"coalesce(_refusal.{n}, {text(t)})" for n, t in zip(("en", "zh"), _UNREGISTERED, strict=True))
-    reasons = [
-        _reason(
-            f"NOT ({fits})", "size", None, "_size",
-            f"Key and value are larger than the {LARGEST} bytes the bus takes; they were not decoded.",
-            f"键与值超过总线可接收的 {LARGEST} 字节，未解码。",
-        ),
-        _reason(
-            f"{upsert} AND _writer IS NULL", "framing", None, "hex(substring(_value, 1, 2))",
-            "The value is neither Avro single-object encoding nor a registry's frame.",
-            "记录值既不是 Avro 单对象编码，也不是注册中心格式。",
-        ),
-        _Reason(
-            f"{upsert} AND _writer IS NOT NULL AND NOT _known", _told("schema", None, "_writer", en, zh)
-        ),
-        _reason(
-            f"{upsert} AND _known AND NOT ({_DECODED})", "malformed", None, "length(_value)",
-            "The bytes do not hold a record of their schema.", "字节内容与其模式不符，无法解码。",
-        ),
-        _reason(
-            f"{_DECODED} AND NOT _whole", "trailing", None, "length(_value)",
-            "Bytes follow the record: they are lost if the record is right, and it is wrong if they belong to it.",
-            "记录之后还有多余字节：若记录无误，这些字节会丢失；若它们属于记录，则记录有误。",
-        ),
-        _reason(
-            f"{fits} AND (_deleted OR {_DECODED} OR _key IS NULL) AND NOT _right_key",
-            "key", ",".join(dataset.key), "_key",
-            "The key is missing, or is not byte for byte the key that the contract gives the record.",
-            "缺少主键，或键与契约为该记录规定的键不逐字节一致。",
-        ),
-        _reason(
-            outside_of_years("_timestamp"), "timestamp", None, "_timestamp",
-            "Kafka's timestamp of the record lies outside of years 1 to 9999.",
-            "记录的 Kafka 时间戳不在公元 1 至 9999 年之间。",
-        ),
-    ]  # fmt: skip
-    if dataset.sequence:
-        reasons.append(
-            _reason(
-                f"_sequence IS NULL AND (({fits} AND _deleted) OR {_DECODED})",
-                "sequence",
-                dataset.sequence,
-                "_header",
-                "A delete must carry its sequence, as the node writes it, in one header 'sequence'.",
-                "删除记录必须在唯一的消息头 sequence 中携带版本序列，写法与节点一致。",
-            )
-        )
-    if dataset.district:
-        reasons.append(
-            _reason(
-                f"{_DECODED} AND `{dataset.district}` <> _district",
-                "district",
-                dataset.district,
-                f"`{dataset.district}`",
-                "The record claims another district than its topic's.",
-                "记录声明的区与其主题所属的区不一致。",
-            )
-        )
-    for field in filter(can_be_unreadable, dataset.table_fields):
-        raw = _raw(field.name, dataset)
-        shown = "NULL" if field.item or field.fields else f"hex({raw})" if field.kind == "boolean" else raw
-        reason = _reason(
-            f"{raw} IS NOT NULL AND `{field.name}` IS NULL", "unreadable", field.name, shown,
-            f"{field.name} holds what is no {field.type_name}: text that is not UTF-8, a day outside of years 1 to "
-            "9999, a number that is too large, or a boolean that is neither 0 nor 1.",
-            f"{field.name} 含有不属于 {field.type_name} 的内容：非 UTF-8 文本、年份不在 1 至 9999 之间的日期、"
-            "超出范围的数值，或既非 0 也非 1 的布尔值。",
-        )  # fmt: skip
-        reasons.append(reason._replace(among="_unreadable"))
-    can_fail = {rule.name for rule in dataset.rules if rule.type == "sql"}
-    for rule in row_rules(dataset):
-        found = f"`{rule.column}`" if rule.column else "NULL"
-        if rule.name not in can_fail:
-            holds = f"{_DECODED} AND ({rule.broken})"
-            reasons.append(_reason(holds, rule.name, rule.column, found, rule.en, rule.zh))
-            continue
-        tried = _tried(rule.broken)
-        en = f"The rule {rule.name} cannot be evaluated for this row: {_FAILED[0]}"
-        zh = f"规则 {rule.name} 无法对该行求值：{_FAILED[1]}"
-        en, zh = (
-            f"CASE WHEN {tried} = {_FAILS} THEN {text(failed)} ELSE {text(told)} END"
-            for failed, told in ((en, rule.en), (zh, rule.zh))
-        )
-        told = _told(rule.name, rule.column, found, en, zh)
-        reasons.append(_Reason(f"{tried} <> {_HOLDS_NOT}", told, risky=rule.broken))
-    return reasons
-
-
-_FAILED = (
-    "a value that is cast is not of the type, a number overflows, or is divided by zero.",
-    "被转换的值不符合目标类型、数值溢出或除数为零。",
-)
-
-
-def _reason(holds: str, rule: str, column: str | None, found: str, en: str, zh: str) -> _Reason:
-    return _Reason(holds, _told(rule, column, found, text(en), text(zh)))
-
-
-def _told(rule: str, column: str | None, found: str, en: str, zh: str) -> str:
-    shown = f"left(make_valid_utf8(CAST({found} AS string)), {SHOWN})"
-    parts = [text(rule), text(column) if column else "CAST(NULL AS string)", shown, en, zh]
-    named = (f"'{f.name}', {part}" for part, f in zip(parts, REASON.fields, strict=True))
-    return f"named_struct({', '.join(named)})"
-
-
 def _all_quarantined(records: DataFrame, rule: str, en: str, zh: str) -> DataFrame:
-    told = _told(rule, None, "NULL", text(en), text(zh))
+    told = as_struct(rule, None, "NULL", text(en), text(zh))
     columns = {"_quarantined": "true", "_writer": "NULL", "_reasons": f"array({told})", "_value": "value"}
     return records.selectExpr(*_ENVELOPE, *(f"{c} AS {n}" for n, c in columns.items())).selectExpr(
         *(f"CAST({f.name} AS {f.dataType.simpleString()}) AS {f.name}" for f in ENVELOPE)

@@ -1,49 +1,36 @@
-"""Which records come next: planned from what bronze holds and what the topics have, before anything is read.
-
-A dataset's position (of each of its topics the identity, and the next offset of each partition) is in the user metadata of bronze's
-own commits, so it can neither be lost nor disagree with the rows beside it.
-"""
+"""Which records come next: planned from what bronze holds and what the topics have, before anything is read."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
+from pipelines.lake.position import Position, Taken
 from schemas.dataset import Dataset
 from schemas.errors import StateError
 from schemas.ports.kafka_access import KafkaAccess
 
 SHARE = 100_000  # records a district and dataset may have in one batch
-BATCH = 400_000  # records of a batch: bounds memory, and what a killed batch has to do again
+BATCH = 400_000  # records of a batch: bounds memory, and the work that a killed batch has to do again
 
 
 class TopicState(NamedTuple):
-    """What a topic has: its identity, and of each partition the first offset kept and the next to be written."""
+    """What a topic has: its identity, and the first offset kept and the next to be written of each partition."""
 
     id: str
     partitions: dict[int, tuple[int, int]]
 
 
 class Topics(Protocol):
-    """The bus as the pipeline sees it; `infra.kafka.topics.Kafka` is it."""
+    """The bus as the pipeline sees it; `infra.kafka.topics.Kafka` is one."""
 
     @property
     def access(self) -> KafkaAccess:
-        """How to reach it."""
+        """How its records are read, and receipts are sent to it."""
 
     def states(self, topics: Iterable[str]) -> dict[str, TopicState]:
         """The state of each topic that exists. UnavailableError where no broker answers."""
-
-
-class Taken(NamedTuple):
-    """How far a topic was taken: its identity, and of each partition the next offset."""
-
-    id: str
-    next: dict[int, int]
-
-
-Position = dict[str, Taken]  # by topic
 
 
 class Range(NamedTuple):
@@ -69,18 +56,15 @@ class Plan:
         return any(not self.waiting.get(r.topic) for r in self.ranges)
 
 
-def dump_position(position: Position) -> dict[str, Any]:
-    """A position as JSON has it."""
-    return {t: {"id": taken.id, "next": {str(p): o for p, o in taken.next.items()}} for t, taken in position.items()}
-
-
-def parse_position(found: Mapping[str, Any]) -> Position:
-    """A position out of its JSON."""
-    return {t: Taken(v["id"], {int(p): int(o) for p, o in v["next"].items()}) for t, v in found.items()}
+def all_taken(datasets: Iterable[Dataset], taken: Position, states: Mapping[str, TopicState]) -> bool:
+    """Whether no topic has more than was taken. StateError if one is not as it was left."""
+    return not any(
+        plan(dataset, {t: taken[t] for t in dataset.topics if t in taken}, states).ranges for dataset in datasets
+    )
 
 
 def plan(dataset: Dataset, position: Position, states: Mapping[str, TopicState]) -> Plan:
-    """The next batch of a dataset: each district its share, so that one with a long backlog holds up no other.
+    """The next batch of a dataset: a share for each district, so that one with a long backlog holds up no other.
 
     StateError names every topic that is not as it was left; then nothing is taken, so nothing can be skipped.
     """
@@ -94,7 +78,7 @@ def plan(dataset: Dataset, position: Position, states: Mapping[str, TopicState])
             f"请恢复缺失的内容，或请相关区重新发布，然后执行：suibus resume {dataset.name}",
         )
     waiting: dict[str, dict[int, tuple[int, int]]] = {}
-    for topic, state in _own(dataset, states).items():
+    for topic, state in _present(dataset, states).items():
         at = position[topic].next if topic in position else {p: first for p, (first, _) in state.partitions.items()}
         waiting[topic] = {p: (at[p], end) for p, (_, end) in state.partitions.items() if at[p] < end}
     backlog = {topic: sum(end - start for start, end in parts.values()) for topic, parts in waiting.items() if parts}
@@ -122,7 +106,7 @@ def _fair_level(backlogs: Iterable[int], most: int, total: int) -> int:
     return most
 
 
-def _own(dataset: Dataset, states: Mapping[str, TopicState]) -> dict[str, TopicState]:
+def _present(dataset: Dataset, states: Mapping[str, TopicState]) -> dict[str, TopicState]:
     return {name: states[name] for name in dataset.topics if name in states}
 
 
@@ -131,7 +115,7 @@ def changes(dataset: Dataset, position: Position, states: Mapping[str, TopicStat
     for topic in position:
         if topic not in states:
             yield f"{topic} was deleted", f"主题 {topic} 已被删除"
-    for topic, state in _own(dataset, states).items():
+    for topic, state in _present(dataset, states).items():
         before = position.get(topic)
         if before and before.id != state.id:
             yield (
@@ -141,30 +125,30 @@ def changes(dataset: Dataset, position: Position, states: Mapping[str, TopicStat
             )
             continue
         for partition, (first, end) in sorted(state.partitions.items()):
-            place, place_zh = f"{topic} partition {partition}", f"{topic} 分区 {partition}"
+            here, here_zh = f"{topic} partition {partition}", f"{topic} 分区 {partition}"
             at = before.next.get(partition) if before else 0
             if at is None:
                 yield (
-                    f"{place} was added: a key may now be on another partition than its earlier versions",
-                    f"{place_zh} 为新增：同一主键的新旧版本可能位于不同分区",
+                    f"{here} was added: a key may now be on another partition than its earlier versions",
+                    f"{here_zh} 为新增：同一主键的新旧版本可能位于不同分区",
                 )
             elif at < first:
                 yield (
-                    f"{place} begins at offset {first}, and {at} is the next to be taken: {first - at} offsets were removed "
+                    f"{here} begins at offset {first}, and {at} is the next to be taken: {first - at} offsets were removed "
                     "(retention) before they were taken",
-                    f"{place_zh} 从偏移量 {first} 开始，而应接入的下一个为 {at}：有 {first - at} 个偏移量在接入前已被清除（超过保留期）",
+                    f"{here_zh} 从偏移量 {first} 开始，而应接入的下一个为 {at}：有 {first - at} 个偏移量在接入前已被清除（超过保留期）",
                 )
             elif at > end:
                 yield (
-                    f"{place} ends at offset {end}, and {at} is the next to be taken: records that were taken are gone from it",
-                    f"{place_zh} 止于偏移量 {end}，而应接入的下一个为 {at}：已接入的记录在主题中已不存在",
+                    f"{here} ends at offset {end}, and {at} is the next to be taken: records that were taken are gone from it",
+                    f"{here_zh} 止于偏移量 {end}，而应接入的下一个为 {at}：已接入的记录在主题中已不存在",
                 )
 
 
 def accept(dataset: Dataset, position: Position, states: Mapping[str, TopicState]) -> Position:
     """The position from which a dataset goes on after its topics changed: each from the first offset it still has."""
     found: Position = {}
-    for topic, state in _own(dataset, states).items():
+    for topic, state in _present(dataset, states).items():
         before = position.get(topic)
         same = before is not None and before.id == state.id
         kept = before.next if before and same else {}

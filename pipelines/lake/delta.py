@@ -1,8 +1,8 @@
-"""One commit to a Delta table that says which rows it leaves out by where they lie: what MERGE does, without its second scan.
+"""Commits to a Delta table that its public interface has no call for: every class of Delta's own that Suibus uses is used here.
 
 Delta's MERGE looks for the rows that match, then reads every column of each file that holds one. Here one narrow scan finds
-them, and a deletion vector marks their places. It goes through the classes that Delta's own DELETE goes through, which are
-not a public interface: all that depends on them is in this file, and tests/integration/test_delta.py holds Delta to it.
+them, and a deletion vector leaves them out by their position in their file, as Delta's own DELETE does. `INTERNALS` lists what is
+used of Delta's and Spark's own classes; tests/integration/pipelines/test_internals.py holds the installed version to it in a second.
 """
 
 from __future__ import annotations
@@ -16,16 +16,51 @@ from typing import Any, NamedTuple, cast
 from uuid import uuid4
 
 import pyarrow
-from py4j.java_gateway import JavaClass
-from py4j.protocol import Py4JJavaError
 from pyarrow import parquet
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from schemas.errors import StateError, first_line
+from pipelines.lake.java import java
+from pipelines.lake.log import AddedFile
+from schemas.errors import StateError
 
+_NAMESPACE = "org.apache.spark.sql.delta"
+_USER_METADATA = "spark.databricks.delta.commitInfo.userMetadata"
+# What is used of classes that are no public interface: by class, the methods and the number of their arguments ("new": a constructor).
+INTERNALS: dict[str, dict[str, set[int]]] = {
+    f"{_NAMESPACE}.DeltaLog": {
+        "forTable": {2}, "forTableWithSnapshot": {2}, "clearCache": {0}, "update": {3}, "createDataFrame": {4},
+        "startTransaction": {0}, "dataPath": {0}, "newDeltaHadoopConf": {0},
+    },
+    f"{_NAMESPACE}.Snapshot": {
+        "version": {0}, "metadata": {0}, "allFiles": {0}, "checksumOpt": {0}, "setTransactions": {0},
+    },
+    f"{_NAMESPACE}.VersionChecksum": {"setTransactions": {0}},
+    f"{_NAMESPACE}.OptimisticTransaction": {
+        "readWholeTable": {0}, "snapshot": {0}, "writeFiles": {1}, "registerPostCommitHook": {1},
+        "registerSQLMetrics": {2}, "commit": {2},
+    },
+    f"{_NAMESPACE}.DeltaOperations$Write": {"new": {9}},
+    f"{_NAMESPACE}.DeltaOperations$Merge": {"new": {7}},
+    f"{_NAMESPACE}.hooks.AutoCompact$": {},
+    f"{_NAMESPACE}.actions.Action": {"fromJson": {1}},
+    f"{_NAMESPACE}.actions.Metadata": {"id": {0}, "partitionColumns": {0}},
+    f"{_NAMESPACE}.actions.SetTransaction": {"appId": {0}, "version": {0}},
+    f"{_NAMESPACE}.actions.AddFile": {
+        "toPath": {0}, "deletionVector": {0}, "stats": {0}, "remove": {0}, "removeRows": {3}, "numPhysicalRecords": {0},
+    },
+    f"{_NAMESPACE}.actions.DeletionVectorDescriptor": {"serializeToBase64": {0}, "cardinality": {0}},
+    f"{_NAMESPACE}.commands.DeletionVectorBitmapGenerator": {"buildDeletionVectors": {4}},
+    f"{_NAMESPACE}.commands.DeletionVectorResult": {"filePath": {0}, "deletionVector": {0}},
+    "org.apache.spark.sql.classic.SparkSession": {},
+    "org.apache.spark.sql.SparkSession": {"setActiveSession": {1}},
+    "org.apache.spark.sql.SaveMode": {},
+    "org.apache.spark.paths.SparkPath": {"fromPath": {1}, "urlEncoded": {0}},
+    "org.apache.spark.sql.execution.metric.SQLMetrics": {"createMetric": {2}},
+    "org.apache.spark.sql.execution.metric.SQLMetric": {"set": {1}},
+}  # fmt: skip
 _VECTORS = pyarrow.schema([("filePath", pyarrow.string()), ("deletionVectorId", pyarrow.string())])
-PLACE = ("_file", "_row")  # of a row: the hash of its file's address, its position in it
+FILE_AND_ROW = ("_file", "_row")  # which row of a table: the hash of its file's address, and its number in that file
 
 
 class File(NamedTuple):
@@ -45,52 +80,38 @@ class Files(NamedTuple):
     files: dict[str, File]
 
 
-def java(spark: Any, name: str) -> Any:
-    """A class of the JVM by its full name. As `jvm.org.apache…` each part of the name would be looked for in every jar: 1 ms and more."""
-    return JavaClass(name, spark.sparkContext._gateway._gateway_client)
-
-
-def cause(error: Exception) -> str:
-    """What Spark's or Java's error says first of all, on one line."""
-    if isinstance(error, Py4JJavaError):
-        cause = error.java_exception
-        while (deeper := cause.getCause()) is not None:
-            cause = deeper
-        return str(cause.toString()).splitlines()[0]
-    return first_line(error)
-
-
 class Delta:
     """The log of a table, as Delta's own commands see it."""
 
-    def __init__(self, spark: SparkSession, path: str) -> None:
+    def __init__(self, spark: SparkSession, address: str) -> None:
         self._spark = cast(Any, spark)
-        # Delta takes what a commit says of itself, and more, from the session that is active in the thread.
+        # Delta takes the user metadata of a commit, and more, from the session that is active in the thread.
         java(spark, "org.apache.spark.sql.SparkSession").setActiveSession(self._spark._jsparkSession)
-        self._log = self._delta("DeltaLog").forTable(self._spark._jsparkSession, path)
+        self._log = self._delta("DeltaLog").forTable(self._spark._jsparkSession, address)
 
     def read(self, files: Iterable[Any], snapshot: Any = None) -> DataFrame:
         """The rows of some files of the table."""
         snapshot = snapshot or self._log.update(False, self._none(), self._none())
         return DataFrame(self._log.createDataFrame(snapshot, self._seq(files), False, self._none()), self._spark)
 
-    def file(self, action: dict[str, Any]) -> Any:
-        """A file of the table, from the `add` of a commit."""
-        return self._delta("actions.Action").fromJson(json.dumps({"add": action}))
+    def rows(self, files: Iterable[AddedFile]) -> DataFrame:
+        """The rows of files that commits of the table added."""
+        return self.read([self._action({"add": file.action}) for file in files])
 
-    def append(
-        self, rows: DataFrame | pyarrow.Table, application: str, version: int, metadata: dict[str, Any], on: int
-    ) -> int:
-        """Append rows in one commit on the table's version `on`, under an application's version; the new version.
+    def append(self, rows: DataFrame | pyarrow.Table, application: str, number: int, note: str, on: int) -> int:
+        """Append rows in one commit on the table's version `on`, as number `number` of an application; the new version.
 
-        What Delta's own writer does for `txnAppId`, without putting the table's whole state together first. A few rows come as
-        Arrow has them, and become a file here: for Spark that would be a job and its plan.
+        It does what Delta's own writer does for `txnAppId`, without computing the table's whole state first. A few rows come
+        as Arrow has them and become a file here: for Spark that would be a job and its plan. StateError if another program
+        has committed since version `on`.
         """
         txn = self._log.startTransaction()
         txn.readWholeTable()
         if int(txn.snapshot().version()) != on:
             raise written_by_another(self._log.dataPath())
         if isinstance(rows, pyarrow.Table):
+            if txn.snapshot().metadata().partitionColumns().size():
+                raise ValueError(f"{self._log.dataPath()} is partitioned: append to it with Spark")
             added = [self._write(rows)]
             txn.registerPostCommitHook(getattr(self._delta("hooks.AutoCompact$"), "MODULE$"))  # as `writeFiles` does
         else:
@@ -99,7 +120,7 @@ class Delta:
         operation = self._delta("DeltaOperations$Write")(
             java(self._spark, "org.apache.spark.sql.SaveMode").Append, *none
         )
-        return self._commit(txn, added, operation, application, version, metadata)
+        return self._commit(txn, added, operation, application, number, note)
 
     def _write(self, rows: pyarrow.Table) -> Any:
         """A file of these rows, not yet of the table, and the action that will add it."""
@@ -120,19 +141,16 @@ class Delta:
             "maxValues": {n: max(v) for n, v in short.items()},
         }
         about = {"partitionValues": {}, "modificationTime": time.time_ns() // 1_000_000, "dataChange": True}
-        return self.file({"path": name, "size": len(data), "stats": json.dumps(stats), **about})
+        return self._action({"add": {"path": name, "size": len(data), "stats": json.dumps(stats), **about}})
 
     def change(self, known: Files | None = None) -> Change:
         """Begin a commit on the newest version; that fails if another comes between. `known`: the files after an earlier one."""
         return Change(self, known)
 
-    def _commit(
-        self, txn: Any, actions: list[Any], operation: Any, application: str, version: int, metadata: dict[str, Any]
-    ) -> int:
-        setting = "spark.databricks.delta.commitInfo.userMetadata"
-        mark = {"appId": application, "version": version, "lastUpdated": None}
-        actions = [*actions, self._delta("actions.Action").fromJson(json.dumps({"txn": mark}))]
-        self._spark.conf.set(setting, json.dumps(metadata, ensure_ascii=False, separators=(",", ":")))
+    def _commit(self, txn: Any, actions: list[Any], operation: Any, application: str, number: int, note: str) -> int:
+        transaction = {"appId": application, "version": number, "lastUpdated": None}
+        actions = [*actions, self._action({"txn": transaction})]
+        self._spark.conf.set(_USER_METADATA, note)
         try:
             return int(txn.commit(self._seq(actions), operation))
         except Exception as error:
@@ -140,10 +158,13 @@ class Delta:
                 raise written_by_another(self._log.dataPath()) from error
             raise
         finally:
-            self._spark.conf.unset(setting)
+            self._spark.conf.unset(_USER_METADATA)
+
+    def _action(self, action: dict[str, Any]) -> Any:
+        return self._delta("actions.Action").fromJson(json.dumps(action))
 
     def _delta(self, name: str) -> Any:
-        return java(self._spark, f"org.apache.spark.sql.delta.{name}")
+        return java(self._spark, f"{_NAMESPACE}.{name}")
 
     def _none(self) -> Any:
         return java(self._spark, "scala.Option").empty()
@@ -182,16 +203,16 @@ class Change:
         return File(action, address, stats, vector.serializeToBase64() if vector else None)
 
     def rows(self, files: Iterable[File]) -> DataFrame:
-        """The rows of these files; `place` may be asked of them."""
+        """The rows of these files; `file_and_row` may be asked of them."""
         found = self._table.read((file.action for file in files), self._txn.snapshot())
         return found.select(
             "*", F.col("_metadata.file_path").alias("_address"), F.col("_metadata.row_index").alias("_row")
         )
 
     @staticmethod
-    def place() -> tuple[Column, Column]:
-        """Where a row lies, as `commit` wants it; for the few that are wanted: an address is long, and its hash costs."""
-        return F.xxhash64("_address").alias(PLACE[0]), F.col(PLACE[1])
+    def file_and_row() -> tuple[Column, Column]:
+        """Which row it is, as `commit` takes it. Ask it of few rows only: an address is long, and its hash costs."""
+        return F.xxhash64("_address").alias(FILE_AND_ROW[0]), F.col(FILE_AND_ROW[1])
 
     def shaped(self, rows: DataFrame) -> DataFrame:
         """Rows with the table's columns; null what they lack."""
@@ -217,13 +238,13 @@ class Change:
         removed: DataFrame,
         gone: int,
         application: str,
-        version: int,
-        metadata: dict[str, Any],
+        number: int,
+        note: str,
         taken: int,
     ) -> int:
-        """Add rows, leave out the `gone` ones at these places, and say so in the log under an application's version; the new version.
+        """Add rows and leave out the `gone` rows in `removed`, in one commit, as number `number` of an application; the new version.
 
-        `taken` is how many events were merged, for the table's history.
+        `removed` names each row by `file_and_row`; `taken` is how many events were merged, for the table's history.
         """
         table = self._table
         actions = [] if added is None else _items(self._txn.writeFiles(added._jdf))
@@ -237,7 +258,7 @@ class Change:
         nothing, empty = table._none(), table._seq([])
         self._txn.registerSQLMetrics(table._spark._jsparkSession, self._metrics(taken))
         merge = table._delta("DeltaOperations$Merge")(*[nothing] * 4, empty, empty, empty)
-        done = table._commit(self._txn, actions, merge, application, version, metadata)
+        done = table._commit(self._txn, actions, merge, application, number, note)
         self.files = Files(self.files.table_id, done, there)
         return done
 
@@ -250,16 +271,16 @@ class Change:
         found.get(name).set(taken)
         return getattr(java(spark, "scala.collection.immutable.Map"), "from")(self._table._scala(found))
 
-    def _left_out(self, places: DataFrame, count: int) -> list[tuple[File, Any]]:
+    def _left_out(self, removed: DataFrame, count: int) -> list[tuple[File, Any]]:
         """The files that these rows are in, each with the pair of actions that leaves them out; none where none is left."""
         files = self.files.files
         vectors = [{"filePath": file.address, "deletionVectorId": file.vector} for file in files.values()]
         known = self._table._spark.createDataFrame(pyarrow.Table.from_pylist(vectors, _VECTORS))
-        known = known.withColumn(PLACE[0], F.xxhash64("filePath"))
-        marked = places.withColumnRenamed(PLACE[1], "rowIndexCol").join(F.broadcast(known), PLACE[0])
+        known = known.withColumn(FILE_AND_ROW[0], F.xxhash64("filePath"))
+        numbered = removed.withColumnRenamed(FILE_AND_ROW[1], "rowIndexCol").join(F.broadcast(known), FILE_AND_ROW[0])
         build = self._table._delta("commands.DeletionVectorBitmapGenerator").buildDeletionVectors
         order = ("filePath", "deletionVectorId", "rowIndexCol")
-        found = build(self._table._spark._jsparkSession, marked.select(*order)._jdf, self._table._log, 0)
+        found = build(self._table._spark._jsparkSession, numbered.select(*order)._jdf, self._table._log, 0)
         changed, rows = [], 0
         for result in _items(found):
             file, vector = files[result.filePath()], result.deletionVector()
@@ -274,6 +295,34 @@ class Change:
                 f"{self._path} 中找到 {rows} 行待替换，应为 {count} 行。未合并任何数据。请用 suibus rebuild 重建。",
             )
         return changed
+
+
+class Snapshot:
+    """The newest version of a table, as its log has it now."""
+
+    def __init__(self, spark: SparkSession, address: str) -> None:
+        log = java(spark, f"{_NAMESPACE}.DeltaLog")
+        snapshot = log.forTableWithSnapshot(cast(Any, spark)._jsparkSession, address)._2()
+        self.version = int(snapshot.version())
+        self.table_id = str(snapshot.metadata().id())
+        # The snapshot itself is not kept: the plans that computed its state are megabytes, and the next one is another.
+        self._listed = _set_transactions(snapshot)
+
+    def transactions(self) -> dict[str, int]:
+        """The last number that each application committed."""
+        return {str(one.appId()): int(one.version()) for one in _items(self._listed)}
+
+
+def forget_tables(spark: SparkSession) -> None:
+    """Let Delta read every table's log anew: another table may be at an address it knows."""
+    java(spark, f"{_NAMESPACE}.DeltaLog").clearCache()
+
+
+def _set_transactions(snapshot: Any) -> Any:
+    """What applications committed: from the version's checksum if it has it, else from the whole log."""
+    checksum = snapshot.checksumOpt()
+    listed = checksum.get().setTransactions() if checksum.isDefined() else None
+    return listed.get() if listed is not None and listed.isDefined() else snapshot.setTransactions()
 
 
 def _items(scala: Any) -> list[Any]:

@@ -13,9 +13,10 @@ from typing import Any
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
-from pipelines.lake.lake import ACCOUNT, COUNTED, Lake
-from pipelines.merge.merge import merged_version
-from pipelines.sync_info import FATES
+from pipelines.fates import COUNTED, FATES
+from pipelines.lake.lake import Lake
+from pipelines.lake.notes import AccountNote, MergeNote
+from pipelines.lake.progress import account_application, accounted_version, merged_version
 from schemas.dataset import Dataset
 
 
@@ -24,55 +25,47 @@ def account_pending(dataset: Dataset, lake: Lake) -> int:
 
     Doing it again adds nothing.
     """
-    bronze, silver, path = lake.bronze(dataset), lake.silver(dataset), lake.account()
+    bronze, silver, account = lake.bronze(dataset), lake.silver(dataset), lake.account()
     done, merged = accounted_version(dataset, lake), merged_version(dataset, lake)
     rows: list[dict[str, Any]] = []
-    said: dict[str, Counter[str]] = defaultdict(Counter)
-    fixed = {"dataset": dataset.id, "bronze_id": lake.table_id(bronze), "at": datetime.now(UTC)}
-    version = lake.version(silver)
+    sums: dict[str, Counter[str]] = defaultdict(Counter)
+    now, version = datetime.now(UTC), silver.version
     while merged > done:
-        first, last, table = (found := lake.commit(silver, version).metadata).get("bronze", (0, 0, None))
-        if table == fixed["bronze_id"] and done < last <= merged:
-            about = {**fixed, "bronze_from": first, "bronze_to": last, "silver_version": version}
-            for district, counts in found["account"].items():
+        note = silver.commit(version).note
+        if isinstance(note, MergeNote) and note.bronze_id == bronze.id and done < note.bronze_to <= merged:
+            about = {
+                "dataset": dataset.id,
+                "bronze_from": note.bronze_from,
+                "bronze_to": note.bronze_to,
+                "bronze_id": bronze.id,
+                "silver_version": version,
+                "at": now,
+            }
+            for district, counts in note.account.items():
                 rows.append({**about, "district": district, **counts})
-                said[district].update(counts)
-            if first <= max(done + 1, 1):
+                sums[district].update(counts)
+            if note.bronze_from <= max(done + 1, 1):
                 break
         version -= 1
     if rows:
-        lake.append(path, rows, ACCOUNT, _application(dataset, lake), merged, {"dataset": dataset.id, "account": said})
+        account.append(rows, account_application(dataset, bronze), merged, AccountNote(dataset.id, sums))
     return sum(row["inserted"] + row["updated"] + row["deleted"] for row in rows)
 
 
-def accounted_version(dataset: Dataset, lake: Lake) -> int:
-    """The newest version of bronze that is accounted for, -1 if none."""
-    path = lake.account()
-    done = lake.transaction(path, _application(dataset, lake))
-    if done >= 0 or any(a.startswith(f"account:{dataset.id}:") for a in lake.applications(path)):
-        return done
-    return lake.transaction(path, f"account:{dataset.id}")  # a lake of Suibus 0.1
-
-
-def _application(dataset: Dataset, lake: Lake) -> str:
-    return f"account:{dataset.id}:{lake.table_id(lake.bronze(dataset))}"
-
-
 def open_sums(dataset: Dataset, lake: Lake, rows: int) -> list[str]:
-    """What of the dataset's account does not close, empty if all does; `rows` is what the candidate for release has.
+    """Each sum of the dataset's account that does not close, none if all do; `rows` is the number of rows of the candidate.
 
-    Checked: of every batch and district, received is the sum of its fates; all that was received is all that bronze holds;
-    the rows there are, are those inserted and not deleted since.
+    Checked: received is the sum of the fates, for every batch and district; what was received is what bronze holds; the rows of
+    the candidate are those inserted and not deleted since.
     """
     bronze = lake.bronze(dataset)
-    account = lake.read(lake.account()).where(F.col("dataset") == dataset.id)
-    here = F.coalesce(F.col("bronze_id") == lake.table_id(bronze), F.lit(True))
+    account = lake.account().read().where(F.col("dataset") == dataset.id)
     (sums,) = account.agg(
         F.count_if(F.col("received") != _all_fates()).alias("open"),
-        F.sum(F.when(here, F.col("received"))).alias("received"),
+        F.sum(F.when(F.col("bronze_id") == bronze.id, F.col("received"))).alias("received"),
         F.sum(F.col("inserted") - F.col("deleted")).alias("rows"),
     ).collect()
-    arrived = lake.read(bronze, accounted_version(dataset, lake)).count()  # from Delta's statistics
+    arrived = bronze.read(accounted_version(dataset, lake)).count()  # from Delta's statistics
     found = []
     if sums["open"]:
         found.append(f"{sums['open']} batches whose received is not the sum of their fates")

@@ -1,6 +1,6 @@
 """From bronze to silver: one row a key, the latest sequence, ties by offset; deletes stay as tombstones.
 
-The order of two versions of a key is total and made of the events themselves (`tables.ORDER`), so any order and
+The order of two versions of a key is total and made of the events themselves (`lake.tables.ORDER`), so any order and
 any duplication of the same events gives the same silver. One commit of silver carries the rows, which bronze versions it
 holds, and the account of every event: none of the three can be there without the others.
 """
@@ -8,47 +8,36 @@ holds, and the account of every event: none of the three can be there without th
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import date
 from functools import reduce
 from operator import or_
-from typing import Any
 
 from pyspark.errors import AnalysisException
 from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
-from pipelines.lake.delta import PLACE, Change, Delta
-from pipelines.lake.lake import COUNTED, EVENT, NOT_ANSI, ORDER, Lake, count_rows, spark_schema
+from pipelines.fates import COUNTED
+from pipelines.lake.bronze import is_quarantined, portions
+from pipelines.lake.delta import FILE_AND_ROW, Change
+from pipelines.lake.lake import Lake
+from pipelines.lake.log import AddedFile, count_rows
+from pipelines.lake.notes import GateChange, MergeNote, dump_note
+from pipelines.lake.progress import merge_application, merged_version
+from pipelines.lake.table import Table
+from pipelines.lake.tables import EVENT, NOT_ANSI, ORDER, spark_schema
 from quality.rules import composing_rules, rules_hash
 from schemas.dataset import Dataset
 from schemas.errors import StateError
 
-EVENTS = 2_000_000  # in one commit, more only where one batch is larger: what is in hand at a time
 _SMALL = 100_000  # so many events or fewer are decided in one task, without a shuffle, their keys looked up one by one
 _READ_WHOLE = 100_000  # so many rows of silver are sooner read than the keys that would tell which of its files to read
 _HELD = 4_000_000  # so many keys or fewer, each core gets all of them, and silver is not shuffled
 _ROWS_A_FILE = 250_000
 _DECIDES = ("_deleted", "_hash", "_broken", "_rules", "_district", *ORDER)  # what a merge reads beside the key
-
-
-def merged_version(dataset: Dataset, lake: Lake) -> int:
-    """The newest version of bronze that silver holds, -1 if none; of this bronze, not of one that was set aside."""
-    silver = lake.silver(dataset)
-    done = lake.transaction(silver, merge_application(dataset, lake))
-    return (
-        done
-        if done >= 0 or any(c.startswith("merge:") for c in lake.applications(silver))
-        else lake.transaction(silver, "merge")
-    )
-
-
-def merge_application(dataset: Dataset, lake: Lake) -> str:
-    """The Delta transaction application id of the merge, in silver."""
-    return f"merge:{lake.table_id(lake.bronze(dataset))}"
 
 
 @dataclass(frozen=True)
@@ -68,37 +57,21 @@ def merge_pending(dataset: Dataset, lake: Lake) -> MergeInfo | None:
     or silver since, or if silver holds a key twice.
     """
     bronze, silver = lake.bronze(dataset), lake.silver(dataset)
-    done, newest = merged_version(dataset, lake), lake.version(bronze)
+    done, newest = merged_version(dataset, lake), bronze.version
     start = max(done + 1, 1)  # version 0 made the table and has no rows
     if newest < start:
         return None
-    lake.check_own(bronze, done)
-    lake.check_own(silver)
+    bronze.check_own(done)
+    silver.check_own()
     version = -1
-    for first, last, files in _portions(lake, bronze, start, newest):
-        version = _merge(dataset, lake, first, last, files)
+    for first, last, files in portions(bronze, start, newest):
+        version = _merge(dataset, bronze, silver, first, last, files)
     return MergeInfo(dataset.id, start, newest, version)
 
 
-def bronze_files(lake: Lake, bronze: str, first: int, last: int, quarantined: bool) -> list[dict[str, Any]]:
-    """The files that the bronze versions from `first` to `last` appended, of the quarantined records or of the others."""
-    portions = _portions(lake, bronze, first, last)
-    return [file for _, _, files in portions for file in files if _quarantined(file) == quarantined]
-
-
-def bronze_rows(lake: Lake, bronze: str, files: Iterable[dict[str, Any]]) -> DataFrame:
-    """The rows of such files."""
-    table = Delta(lake.spark, bronze)
-    return table.read(map(table.file, files))
-
-
-def _quarantined(file: dict[str, Any]) -> bool:
-    return bool(file["partitionValues"]["_quarantined"] == "true")
-
-
 def latest(events: DataFrame, dataset: Dataset) -> DataFrame:
-    """Of each key the version that is last in the total order, as silver holds it."""
-    return _ranked(_hashed(_marked(events, dataset), dataset), dataset).where("_rank = 1")
+    """The version of each key that is last in the total order, as silver holds it."""
+    return _ranked(_hashed(_counted(events, dataset), dataset), dataset).where("_rank = 1")
 
 
 def _hashed(rows: DataFrame, dataset: Dataset) -> DataFrame:
@@ -106,7 +79,7 @@ def _hashed(rows: DataFrame, dataset: Dataset) -> DataFrame:
     return rows.withColumn("_hashed", F.xxhash64(*dataset.key))
 
 
-def _marked(events: DataFrame, dataset: Dataset) -> DataFrame:
+def _counted(events: DataFrame, dataset: Dataset) -> DataFrame:
     """Events with what silver keeps of each row beside its values: their hash, and which of the gate's rules count it."""
     events.sparkSession.conf.set(*NOT_ANSI)
     parts = []
@@ -132,8 +105,8 @@ def _marked(events: DataFrame, dataset: Dataset) -> DataFrame:
 def _counting(events: DataFrame, dataset: Dataset) -> Iterator[tuple[str, Column]]:
     """The composing rules, each with whether it counts a row.
 
-    A contract's own SQL may fail for a row, of which the mark is the rule's name and "?"; what Spark cannot even read is left
-    to the gate, which says so.
+    A contract's own SQL may fail for a row, which then counts for the rule's name followed by "?". SQL that Spark cannot parse
+    is left to the gate, which says so.
     """
     risky = {rule.name for rule in dataset.rules if rule.type == "sql"}
     for name, condition in composing_rules(dataset):
@@ -149,71 +122,51 @@ def _counting(events: DataFrame, dataset: Dataset) -> Iterator[tuple[str, Column
             yield f"{name}?", F.coalesce(found == F.lit(b"?"), F.lit(False))
 
 
-def _portions(lake: Lake, bronze: str, first: int, last: int) -> Iterator[tuple[int, int, list[dict[str, Any]]]]:
-    """The files that the bronze versions added, so many versions at a time that they hold EVENTS rows or a little more."""
-    files: list[dict[str, Any]] = []
-    begin = first
-    for version in range(first, last + 1):
-        files += lake.commit(bronze, version).added
-        if version == last or count_rows(files) >= EVENTS:
-            yield begin, version, files
-            begin, files = version + 1, []
-
-
-def _merge(dataset: Dataset, lake: Lake, first: int, last: int, files: list[dict[str, Any]]) -> int:
+def _merge(dataset: Dataset, bronze: Table, silver: Table, first: int, last: int, files: list[AddedFile]) -> int:
     """Merge the rows of these bronze files in one commit of silver; its version.
 
-    What decides is narrow and kept in hand; the rows themselves go from file to file, without a shuffle between.
+    The columns that decide are few and kept in memory; the rows themselves go from file to file, without a shuffle between.
     """
-    bronze, path = lake.bronze(dataset), lake.silver(dataset)
-    silver = Delta(lake.spark, path).change(lake.files.get(path))
-    good, bad = ([file for file in files if _quarantined(file) == kind] for kind in (False, True))
+    change = silver.change()
+    good, bad = ([file for file in files if is_quarantined(file) == kind] for kind in (False, True))
     count = count_rows(good)
-    events = _marked(bronze_rows(lake, bronze, good), dataset)
+    events = _counted(bronze.rows(good), dataset)
     narrow = _hashed(events.select(*dataset.key, *_DECIDES), dataset)
     narrow = narrow.coalesce(1) if count <= _SMALL else narrow
-    decided = _decided(_ranked(narrow, dataset), _old(narrow, count, dataset, silver), dataset).persist()
+    decided = _decided(_ranked(narrow, dataset), _old(narrow, count, dataset, change), dataset).persist()
     try:
-        account, sums = _account(decided, bronze_rows(lake, bronze, bad) if bad else None, count, dataset)
+        account, sums = _account(decided, bronze.rows(bad) if bad else None, count, dataset)
         winners, changed = decided.where("_won"), sums["_won"]
         if changed < count:
             taken = winners.select(*EVENT)
             events = events.dropDuplicates(list(EVENT)) if sums["_copy"] else events
             events = events.join(F.broadcast(taken) if changed <= _HELD else taken, list(EVENT), "leftsemi")
-        metadata = {
-            "bronze": [first, last, lake.table_id(bronze)],
-            "account": account,
-            "gate": {
-                "rules": rules_hash(dataset),
-                "counts": _differences(winners) if sums["_marks"] else {},
-                "unknown": sums["_unknown"],  # rows it replaced that were held against other rules
-            },
-        }
-        added = _sorted(silver.shaped(events), changed, dataset) if changed else None
-        removed = winners.where("_replaces").select(*PLACE)
-        application = merge_application(dataset, lake)
-        version = silver.commit(added, removed, sums["_replaces"], application, last, metadata, count)
-        lake.files[path] = silver.files
+        gate = GateChange(rules_hash(dataset), _differences(winners) if sums["_broke"] else {}, sums["_unknown"])
+        note = MergeNote(first, last, bronze.id, account, gate)
+        added = _sorted(change.shaped(events), changed, dataset) if changed else None
+        removed, gone = winners.where("_replaces").select(*FILE_AND_ROW), sums["_replaces"]
+        version = change.commit(added, removed, gone, merge_application(bronze), last, dump_note(note), count)
+        silver.keep(change.files)
         return version
     finally:
         decided.unpersist()
 
 
-def _old(events: DataFrame, count: int, dataset: Dataset, silver: Change) -> DataFrame:
+def _old(events: DataFrame, count: int, dataset: Dataset, change: Change) -> DataFrame:
     """What silver has of the events' keys, and perhaps of others whose hash is the same: only what decides is read."""
     key = list(dataset.key)
-    kept = list(silver.files.files.values())
+    kept = list(change.files.files.values())
     kind = dataset.field(key[0]).kind
     rows = sum(file.stats.get("numRecords", _READ_WHOLE) for file in kept)
     if count and rows > _READ_WHOLE and kind in ("string", "int", "long", "date"):
         few = count <= _SMALL
         first = events.select(key[0]) if few else events.agg(F.min(key[0]), F.max(key[0]))
         values = {v.isoformat() if isinstance(v, date) else v for row in first.collect() for v in row}
-        kept = silver.holding(key[0], sorted(values), between=not few)
-    there = _hashed(silver.rows(kept if count else []), dataset)
+        kept = change.holding(key[0], sorted(values), between=not few)
+    there = _hashed(change.rows(kept if count else []), dataset)
     keys = events.select("_hashed")
     found = there.join(F.broadcast(keys) if count <= _HELD else keys, "_hashed", "leftsemi")
-    found = found.select("_hashed", *key, F.struct(*_DECIDES, *silver.place()).alias("_old"))
+    found = found.select("_hashed", *key, F.struct(*_DECIDES, *change.file_and_row()).alias("_old"))
     return F.broadcast(found) if count <= _SMALL else found
 
 
@@ -227,7 +180,7 @@ def _ranked(events: DataFrame, dataset: Dataset) -> DataFrame:
     return events.withColumns({"_rank": rank, "_copy": copy, "_top": top})
 
 
-_SEEN = ("_lost", "_took", "_won", "_replaces", "_copy", "_marks", "_unknown")  # of an event, beside its fate
+_SEEN = ("_lost", "_took", "_won", "_replaces", "_copy", "_broke", "_unknown")  # of an event, beside its fate
 
 
 def _decided(ranked: DataFrame, old: DataFrame, dataset: Dataset) -> DataFrame:
@@ -264,7 +217,7 @@ def _decided(ranked: DataFrame, old: DataFrame, dataset: Dataset) -> DataFrame:
         *(F.coalesce(column, F.lit(False)).alias(name) for name, column in zip(_SEEN, seen, strict=True)),
         "_broken",
         old_["_broken"].alias("_was_broken"),
-        *(old_[name].alias(name) for name in PLACE),
+        *(old_[name].alias(name) for name in FILE_AND_ROW),
     )
 
 

@@ -1,14 +1,15 @@
-"""The ways back: silver made again from bronze, bronze from the topics. What was there is kept, out of the way."""
+"""Making a table again: silver from bronze, bronze from the topics. What was there is kept, out of the way."""
 
 from __future__ import annotations
 
-from py4j.protocol import Py4JJavaError
-from pyspark.errors import PySparkException
 from pyspark.sql import functions as F
 
-from pipelines.lake.lake import Lake, silver_schema
-from pipelines.merge.account import accounted_version
-from pipelines.merge.merge import bronze_files, bronze_rows, latest, merge_application, merged_version
+from pipelines.lake.bronze import appended_files
+from pipelines.lake.java import SPARK_ERRORS
+from pipelines.lake.lake import Lake
+from pipelines.lake.progress import accounted_version, merge_application, merged_version
+from pipelines.lake.tables import silver_schema
+from pipelines.merge.merge import latest
 from schemas.dataset import Dataset
 from schemas.errors import StateError
 
@@ -22,7 +23,7 @@ def rebuild_silver(dataset: Dataset, lake: Lake) -> None:
     done = accounted_version(dataset, lake)
     try:
         whole = merged_version(dataset, lake) in (-1, done)  # -1: nothing was ever merged into it
-    except (PySparkException, Py4JJavaError, StateError):
+    except (*SPARK_ERRORS, StateError):
         whole = False
     if not whole:  # a merge that is not accounted for must be done again, which its table would not let
         lake.set_aside(f"silver/{dataset.id}")
@@ -30,14 +31,14 @@ def rebuild_silver(dataset: Dataset, lake: Lake) -> None:
     if done < 1:
         return
     bronze = lake.bronze(dataset)
-    rows = latest(bronze_rows(lake, bronze, bronze_files(lake, bronze, 1, done, quarantined=False)), dataset)
+    rows = latest(bronze.rows(appended_files(bronze, 1, done, quarantined=False)), dataset)
     columns = [F.col(f"`{f.name}`").cast(f.dataType) for f in silver_schema(dataset)]
-    lake.overwrite(silver, rows.select(columns), merge_application(dataset, lake), done)
+    silver.overwrite(rows.select(columns), merge_application(bronze), done)
 
 
 def rebuild_bronze(dataset: Dataset, lake: Lake) -> None:
     """Set bronze aside, so that the next pass takes everything that the topics still hold again.
 
-    Silver stays: what it has is never older than what comes again, so nothing is lost that the topics no longer hold.
+    Silver stays: what it holds is never older than what is taken again, so nothing is lost that the topics no longer hold.
     """
     lake.set_aside(f"bronze/{dataset.id}")

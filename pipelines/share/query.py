@@ -9,7 +9,8 @@ from pyspark.errors import AnalysisException, ParseException
 from pyspark.sql import DataFrame, SparkSession
 
 from pipelines.lake.lake import Lake
-from pipelines.release.release import released_versions, shared_rows
+from pipelines.release.records import released_records
+from pipelines.release.release import shared_rows
 from schemas.dataset import Dataset
 from schemas.errors import InputError, UnavailableError, first_line
 from schemas.store import ContractStore
@@ -21,19 +22,19 @@ def query(sql: str, lake: Lake, store: ContractStore, department: str | None = N
     The query runs in a session of its own, whose only tables are the datasets this reader may see.
     """
     session = lake.spark.newSession()
-    mine, newest = lake.within(session), released_versions(lake)
+    mine, newest = lake.within(session), released_records(lake)
     visible = visible_datasets(store, department, newest)
     for name, dataset in visible.items():
         if re.search(rf"(?<![\w.]){re.escape(name)}(?!\w)", sql, re.IGNORECASE) and dataset.id in newest:
             release = newest[dataset.id]
-            as_released = next((d for d in store.versions(dataset.id) if d.hash == release["contract_sha256"]), dataset)
-            if release["silver_id"] not in (None, mine.table_id(mine.silver(dataset))):
+            as_released = next((d for d in store.versions(dataset.id) if d.hash == release.contract_sha256), dataset)
+            if release.silver_id != mine.silver(dataset).id:
                 raise UnavailableError(
                     f"Dataset {name} is being made again: its last release was of a table that was set aside. Ask again "
                     "after the next release.",
                     f"数据集 {name} 正在重建：其最近发布的版本属于已移出的旧表。请在下次发布后再查询。",
                 )
-            shared_rows(mine, as_released, release["silver_version"]).createOrReplaceTempView(name)
+            shared_rows(mine, as_released, release.silver_version).createOrReplaceTempView(name)
     try:
         return session.sql(sql)
     except (AnalysisException, ParseException) as error:

@@ -24,11 +24,14 @@ from producers.send.ahead import Background
 from producers.send.sender import FlushInfo, flush
 from producers.send.transport import TransportName, check_transport
 from producers.sources.files import RECEIPT_COLUMNS, Record, Source
-from schemas.dataset import Dataset, check_district
+from schemas.dataset import Dataset
+from schemas.districts import check_district
 from schemas.errors import InputError, UnavailableError
-from schemas.row.coercer import Defect, RowCoercer, RowError, clean, show
-from schemas.wire.avro import LARGEST, Encoder, sequence_text
-from schemas.wire.receipt import Receipt, receipt_place
+from schemas.row.coercer import Defect, RowCoercer, RowError
+from schemas.row.shown import clean, show
+from schemas.wire.avro import LARGEST
+from schemas.wire.encoder import Encoder, sequence_text
+from schemas.wire.receipt import Receipt, parse_receipt_id
 
 OLDEST = timedelta(days=360)  # a record of long ago would be removed from its topic, which keeps a year, unread
 _NUMBERS = ("int", "long", "float", "double", "decimal", "date", "timestamp")
@@ -464,7 +467,7 @@ def _answering(
 def _receipt_of(row: Mapping[str, Any], publisher: Publisher, inbox: Inbox) -> Receipt | Defect:
     """The receipt that a row answers, or why there is none."""
     name, text = RECEIPT_COLUMNS[0], str(row.get(RECEIPT_COLUMNS[0]) or "")
-    place = receipt_place(text, publisher.district)
+    place = parse_receipt_id(text, publisher.district)
     if place is None:
         en = "not a receipt's id: write it as `suibus receipts` shows it, such as parking_lot.v1:0:2"
         return Defect(name, show(text), en, "不是回执编号：请按 `suibus receipts` 所示填写，例如 parking_lot.v1:0:2")

@@ -18,7 +18,9 @@ from typing import IO, Any, NamedTuple
 
 from schemas.dataset import Dataset
 from schemas.errors import InputError, UnavailableError
-from schemas.row.coercer import Defect, clean, did_you_mean, parse_json, show
+from schemas.row.coercer import Defect
+from schemas.row.shown import clean, did_you_mean, show
+from schemas.row.strict_json import parse_json
 
 FORMATS = {".csv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet", ".avro": "avro"}
 LONGEST_LINE = 1 << 24  # characters; a file without line ends must not fill the memory

@@ -1,6 +1,6 @@
 """A contract's properties as columns: names, types and limits that fastavro, Kafka and Spark keep whole.
 
-What a contract says and Suibus cannot hold every row to is refused here rather than passed over.
+A limit or type that Suibus could not hold every row to is refused here, never ignored.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import re
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, date, datetime
 from decimal import Decimal, InvalidOperation
@@ -17,7 +17,8 @@ from typing import Any, get_args
 from open_data_contract_standard.model import SchemaProperty
 
 from schemas.dataset import Field, Kind, Limits
-from schemas.odcs.standard import Place, Problems
+from schemas.odcs.patterns import check_pattern
+from schemas.odcs.standard import Pointer, Problems
 
 NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,62}")
 DEEPEST = 8  # levels of nested records and arrays
@@ -44,7 +45,7 @@ _PHYSICAL_TYPE = re.compile(
     r"(?P<zone> (?:with|without)(?: local)? time zone)? ?"
     r"(?:<.*>|(?P<array>\[\]))?"
 )
-LOGICAL: dict[str, tuple[Kind, ...]] = {  # the first is taken where no physicalType narrows it
+LOGICAL: dict[str, tuple[Kind, ...]] = {  # without a physicalType or format the first is taken
     "string": ("string", "bytes"),
     "boolean": ("boolean",),
     "integer": ("long", "int"),  # docs/decisions/0001-integers-are-long.md
@@ -85,20 +86,18 @@ _OPTIONS: dict[Kind, tuple[str, ...]] = {
 }  # fmt: skip
 
 
-def columns(
-    properties: Sequence[SchemaProperty], place: Place, problems: Problems, depth: int = 0
-) -> tuple[Field, ...]:
-    """The columns in the contract's order; those that cannot be served are left out and noted."""
+def columns(properties: Sequence[SchemaProperty], at: Pointer, problems: Problems, depth: int = 0) -> tuple[Field, ...]:
+    """The columns in the contract's order; those that cannot be served are left out and added to the problems."""
     fields: list[Field] = []
     seen: set[str] = set()
     for i, prop in enumerate(properties):
-        here = (*place, i)
+        here = (*at, i)
         name = prop.name or ""
         check_name(name, (*here, "name"), problems)
         if name.lower() in seen:
             problems.add(
                 (*here, "name"),
-                f"found {name!r} a second time, expected a name of its own (SQL does not tell capitals apart)",
+                f"found {name!r} a second time, expected a name of its own (SQL ignores the case of letters)",
                 f"列名 {name!r} 重复，应各不相同（SQL 不区分大小写）",
             )
         seen.add(name.lower())
@@ -107,58 +106,19 @@ def columns(
     return tuple(fields)
 
 
-def check_name(name: str, place: Place, problems: Problems) -> None:
-    """Note a name that topics, Avro and SQL would not all take."""
+def check_name(name: str, at: Pointer, problems: Problems) -> None:
+    """Add a problem for a name that topics, Avro or SQL would not take."""
     if not NAME.fullmatch(name):
         problems.add(
-            place,
+            at,
             f"found {name!r}, expected a letter, then letters, digits or _ (at most 63): it names topics, Avro fields "
             "and SQL columns. Put the Chinese name into businessName.",
             f"实际为 {name!r}，应以英文字母开头，后接字母、数字或下划线（最多 63 个）：它将用于主题、Avro 字段和 SQL 列名。中文名请写入 businessName。",
         )
 
 
-def check_pattern(pattern: Any, place: Place, problems: Problems) -> None:
-    """Note a pattern that the node (Python) and the city (Java) would not both read as ECMA-262 does."""
-    strange = next(_unportable(pattern), None) if isinstance(pattern, str) else None
-    try:
-        if not strange:
-            re.compile(pattern)
-    except (re.error, TypeError) as error:
-        problems.add(
-            place,
-            f"pattern {pattern!r} is not a regular expression ({error}); expected one of ECMA-262",
-            f"pattern {pattern!r} 不是合法的正则表达式（{error}）；应符合 ECMA-262",
-        )
-        return
-    if strange:
-        problems.add(
-            place,
-            f"pattern {pattern!r} holds {strange!r}, which Python and Java read differently; expected what ECMA-262 has",
-            f"pattern {pattern!r} 含有 {strange!r}，Python 与 Java 对它的理解不同；应使用 ECMA-262 的写法",
-        )
-
-
-_PATTERN_PART = re.compile(
-    r"\\.|\[\^?\]?(?:\\.|[^\]\\])*\]|\{\d+(?:,\d*)?\}|\(\?[ims]*(?:[:=!>)]|<[=!])|\(\?.|.", re.DOTALL
-)
-
-
-def _unportable(pattern: str) -> Iterator[str]:
-    for part in _PATTERN_PART.findall(pattern):
-        if part[0] == "\\":
-            if part[1] in "ZUNv0":
-                yield part
-        elif part[0] == "[" and len(part) > 1:
-            inner = re.sub(r"\\[^bBAZ0v]", "", part[1:-1].removeprefix("^"))
-            if inner.startswith("]") or re.search(r"[\[\\]|&&|--|~~|\|\|", inner):
-                yield part
-        elif part == "{" or (part.startswith("(?") and len(part) == 3 and part[2] not in ":=!>"):
-            yield part
-
-
 def value_of(value: Any, field: Field) -> Any:
-    """A value that a contract writes down, as the column's own type has it; ValueError if no row can hold it."""
+    """A value written in a contract, as the column's own type has it; ValueError if no row can hold it."""
     kind = field.kind
     if (kind == "string" and isinstance(value, str)) or (kind == "boolean" and isinstance(value, bool)):
         return value
@@ -177,7 +137,7 @@ def value_of(value: Any, field: Field) -> Any:
 
 
 def _number(value: Any, kind: Kind) -> Any:
-    """The number as the kind holds it: a float the way its bits round, anything else exactly."""
+    """The number as the kind holds it: a float rounded to 32 bits, anything else exactly."""
     try:
         number = Decimal(str(value))
         if kind == "float":
@@ -190,13 +150,11 @@ def _number(value: Any, kind: Kind) -> Any:
         raise ValueError(value) from None
 
 
-def _column(prop: SchemaProperty, name: str, place: Place, problems: Problems, depth: int) -> Field | None:
+def _column(prop: SchemaProperty, name: str, at: Pointer, problems: Problems, depth: int) -> Field | None:
     if depth > DEEPEST:
-        problems.add(
-            place, f"nested deeper than {DEEPEST} levels; write it flatter", f"嵌套超过 {DEEPEST} 层；请减少层次"
-        )
+        problems.add(at, f"nested deeper than {DEEPEST} levels; write it flatter", f"嵌套超过 {DEEPEST} 层；请减少层次")
         return None
-    resolved = _kind(prop, place, problems)
+    resolved = _kind(prop, at, problems)
     if resolved is None:
         return None
     kind, arguments = resolved
@@ -210,7 +168,7 @@ def _column(prop: SchemaProperty, name: str, place: Place, problems: Problems, d
     )
     if depth and (prop.quality or prop.enum or prop.unique or prop.primaryKey):
         problems.add(
-            place,
+            at,
             "found quality, enum, unique or primaryKey inside a record or array, where they are not served; write a sql "
             "rule at the schema object",
             "记录或数组内部不支持 quality、enum、unique、primaryKey；请在 schema 对象上写 sql 规则",
@@ -218,7 +176,7 @@ def _column(prop: SchemaProperty, name: str, place: Place, problems: Problems, d
     for key, holder in (("items", "array"), ("properties", "record")):
         if getattr(prop, key) is not None and kind != holder:
             problems.add(
-                (*place, key),
+                (*at, key),
                 f"found {key} in a {field.type_name}, expected it in a type {holder} only",
                 f"{field.type_name} 中有 {key}，仅 {holder} 可有 {key}",
             )
@@ -226,7 +184,7 @@ def _column(prop: SchemaProperty, name: str, place: Place, problems: Problems, d
         precision, scale = (*arguments, 0)[:2] if arguments else (0, 0)
         if not 1 <= precision <= 38 or scale > precision:
             problems.add(
-                (*place, "physicalType"),
+                (*at, "physicalType"),
                 f"found {prop.physicalType!r}, expected decimal(precision,scale) with precision 1 to 38",
                 f"实际为 {prop.physicalType!r}，应为 decimal(精度,小数位)，精度 1 至 38",
             )
@@ -234,76 +192,76 @@ def _column(prop: SchemaProperty, name: str, place: Place, problems: Problems, d
     elif kind == "array":
         if prop.items is None:
             problems.add(
-                place,
+                at,
                 "found an array without items, expected items: what it holds",
                 "数组缺少 items，应写明元素类型",
             )
             return None
-        field = replace(field, item=_column(prop.items, "item", (*place, "items"), problems, depth + 1))
+        field = replace(field, item=_column(prop.items, "item", (*at, "items"), problems, depth + 1))
     elif kind == "record":
-        members = columns(prop.properties or [], (*place, "properties"), problems, depth + 1)
+        members = columns(prop.properties or [], (*at, "properties"), problems, depth + 1)
         if not prop.properties:
             problems.add(
-                place,
+                at,
                 "found a record without properties, expected properties: what it holds",
                 "记录缺少 properties，应写明其成员",
             )
         field = replace(field, fields=members)
     if prop.enum and not depth:
-        values = allowed_values([e.value for e in prop.enum], field, (*place, "enum"), problems)
+        values = allowed_values([e.value for e in prop.enum], field, (*at, "enum"), problems)
         field = replace(field, allowed=tuple(values))
-    return replace(field, limits=_limits(prop, field, arguments, place, problems))
+    return replace(field, limits=_limits(prop, field, arguments, at, problems))
 
 
-def allowed_values(values: Any, field: Field, place: Place, problems: Problems) -> list[Any]:
-    """The values of a list, each as the column's type has it; those it cannot hold are noted."""
+def allowed_values(values: Any, field: Field, at: Pointer, problems: Problems) -> list[Any]:
+    """The values of a list, each as the column's type has it; those that it cannot hold are added to the problems."""
     if not isinstance(values, list) or not values:
-        problems.add(place, f"found {values!r}, expected a list of values", f"实际为 {values!r}，应为值的列表")
+        problems.add(at, f"found {values!r}, expected a list of values", f"实际为 {values!r}，应为值的列表")
         return []
-    made = []
+    typed = []
     for i, value in enumerate(values):
         try:
-            made.append(value_of(value, field))
+            typed.append(value_of(value, field))
         except ValueError:
-            _not_of_type(value, field, (*place, i), problems)
-    return made
+            _not_of_type(value, field, (*at, i), problems)
+    return typed
 
 
-def _not_of_type(value: Any, field: Field, place: Place, problems: Problems) -> None:
+def _not_of_type(value: Any, field: Field, at: Pointer, problems: Problems) -> None:
     quote = field.kind == "string" and value is not None
     zoned = field.kind == "timestamp"
     problems.add(
-        place,
+        at,
         f"found {value!r}, expected a {field.type_name}"
         + (": put it in quotes" if quote else ", with its zone" if zoned else ""),
         f"实际为 {value!r}，应为 {field.type_name}" + ("：请加引号" if quote else "（须带时区）" if zoned else ""),
     )
 
 
-def _kind(prop: SchemaProperty, place: Place, problems: Problems) -> tuple[Kind, tuple[int, ...]] | None:
-    """The type, and the numbers in brackets after it."""
+def _kind(prop: SchemaProperty, at: Pointer, problems: Problems) -> tuple[Kind, tuple[int, ...]] | None:
+    """The type, and the numbers in brackets after it: length, or precision and scale; None if it is refused."""
     logical, physical = prop.logicalType, prop.physicalType
     allowed = LOGICAL.get(logical) if logical else get_args(Kind)
     if allowed is None or (logical is None and physical is None):
         problems.add(
-            (*place, "logicalType"),
+            (*at, "logicalType"),
             f"found {logical or 'no type'}, expected one of {', '.join(LOGICAL)}",
             f"实际为 {logical or '未写类型'}，应为 {'、'.join(LOGICAL)} 之一",
         )
         return None
     options = prop.logicalTypeOptions or {}
     if physical:
-        return _physical(physical, logical, allowed, place, problems)
+        return _physical(physical, logical, allowed, at, problems)
     format_ = str(options.get("format"))
     if logical == "integer" and format_ in ("u64", "i128", "u128"):
         problems.add(
-            (*place, "logicalTypeOptions", "format"),
+            (*at, "logicalTypeOptions", "format"),
             f"found {format_}, which does not fit 64 bits; use logicalType number with physicalType decimal(38,0)",
             f"实际为 {format_}，超出 64 位；请用 logicalType number 与 physicalType decimal(38,0)",
         )
     if logical == "date" and re.search("[HhKkms]", re.sub("'[^']*'", "", format_)) and "format" in options:
         problems.add(
-            (*place, "logicalTypeOptions", "format"),
+            (*at, "logicalTypeOptions", "format"),
             f"found {format_!r}, a time of day in a date; use logicalType timestamp, or physicalType timestamp",
             f"实际为 {format_!r}，日期中含有时刻；请用 logicalType timestamp 或 physicalType timestamp",
         )
@@ -312,15 +270,15 @@ def _kind(prop: SchemaProperty, place: Place, problems: Problems) -> tuple[Kind,
 
 
 def _physical(
-    physical: str, logical: str | None, allowed: tuple[Kind, ...], place: Place, problems: Problems
+    physical: str, logical: str | None, allowed: tuple[Kind, ...], at: Pointer, problems: Problems
 ) -> tuple[Kind, tuple[int, ...]] | None:
-    place = (*place, "physicalType")
+    at = (*at, "physicalType")
     text = " ".join(physical.lower().split())
     match = _PHYSICAL_TYPE.fullmatch(text)
     word, zone = (match["word"], match["zone"] or "") if match else (text, "")
     if word in ("timestamp_ntz", "timestampntz", "datetime2") or "without" in zone:
         problems.add(
-            place,
+            at,
             f"found {physical!r}, a time without zone: it names no instant, and each host would read another one. "
             "Use timestamp, whose values carry their zone (such as +08:00)",
             f"实际为 {physical!r}，是不带时区的时间：它不指明确定的时刻，各主机会有不同理解。请用 timestamp，其值须带时区（例如 +08:00）",
@@ -330,7 +288,7 @@ def _physical(
     if kind is None or kind not in allowed or (zone and kind != "timestamp"):
         accepted = sorted(w for w, k in PHYSICAL.items() if k in allowed)
         problems.add(
-            place,
+            at,
             f"found {physical!r} for logicalType {logical or 'not given'}, expected one of {', '.join(accepted)}",
             f"logicalType {logical or '（未写）'} 的 physicalType 实际为 {physical!r}，应为 {'、'.join(accepted)} 之一",
         )
@@ -338,14 +296,14 @@ def _physical(
     return kind, tuple(int(n) for n in (match["first"], match["second"]) if n) if match else ()
 
 
-def _limits(prop: SchemaProperty, field: Field, arguments: tuple[int, ...], place: Place, problems: Problems) -> Limits:
-    place = (*place, "logicalTypeOptions")
+def _limits(prop: SchemaProperty, field: Field, arguments: tuple[int, ...], at: Pointer, problems: Problems) -> Limits:
+    at = (*at, "logicalTypeOptions")
     options = {name: v for name, v in (prop.logicalTypeOptions or {}).items() if v is not None}
-    found: dict[str, Any] = {}
+    limited: dict[str, Any] = {}
     if field.kind in ("string", "bytes") and arguments:
-        found["max_length"] = arguments[0]
+        limited["max_length"] = arguments[0]
     for option, value in options.items():
-        here = (*place, option)
+        here = (*at, option)
         if option not in _OPTIONS[field.kind] and value is not False:
             known = ", ".join(_OPTIONS[field.kind]) or "none"
             problems.add(
@@ -363,19 +321,19 @@ def _limits(prop: SchemaProperty, field: Field, arguments: tuple[int, ...], plac
             try:
                 if option == "multipleOf" and not value > 0:
                     raise ValueError(value)
-                found[_BOUNDS[option]] = _bound(value, field)
+                limited[_BOUNDS[option]] = _bound(value, field)
             except (ValueError, TypeError):
                 _not_of_type(value, field, here, problems)
         elif option in _LENGTHS:
             if type(value) is not int or value < 0:
                 problems.add(here, f"found {value!r}, expected a length", f"实际为 {value!r}，应为长度")
             else:
-                shorter = (value, found.get("max_length", value))
-                found[_LENGTHS[option]] = min(shorter) if option.startswith("max") else value
+                shorter = (value, limited.get("max_length", value))
+                limited[_LENGTHS[option]] = min(shorter) if option.startswith("max") else value
         elif option == "pattern":
             check_pattern(value, here, problems)
-            found["pattern"] = value
-    limits = Limits(**found)
+            limited["pattern"] = value
+    limits = Limits(**limited)
     for low, high in (
         (limits.minimum, limits.maximum),
         (limits.exclusive_minimum, limits.exclusive_maximum),
@@ -383,15 +341,15 @@ def _limits(prop: SchemaProperty, field: Field, arguments: tuple[int, ...], plac
     ):
         if low is not None and high is not None and low > high:
             problems.add(
-                place,
-                f"found {low} as least and {high} as most: no row could pass",
+                at,
+                f"the lower limit {low} is above the upper limit {high}: no row could pass",
                 f"下限 {low} 大于上限 {high}：没有行能通过",
             )
     return limits
 
 
 def _bound(value: Any, field: Field) -> Any:
-    """A limit; that of whole numbers may lie between two of them."""
+    """A limit as the column's own type has it; that of whole numbers may lie between two of them."""
     if field.kind in _WHOLE and isinstance(value, float):
         number = _number(value, "decimal")
         return int(number) if number == int(number) else number

@@ -1,6 +1,6 @@
 """A contract's `quality` entries as rules: each one can be executed, or is refused with its line.
 
-`quality.rules` compiles them, for the door and for the gate.
+`quality.rules` compiles them, for ingest and for the gate.
 """
 
 from __future__ import annotations
@@ -15,17 +15,18 @@ import yaml
 from open_data_contract_standard.model import DataQuality, SchemaProperty
 
 from schemas.dataset import Field, Rule, Severity
-from schemas.odcs.columns import allowed_values, check_pattern
-from schemas.odcs.standard import Place, Problems
+from schemas.odcs.columns import allowed_values
+from schemas.odcs.patterns import check_pattern
+from schemas.odcs.standard import Pointer, Problems
 
-OBJECT = re.compile(r"\$?\{(?:object|table|model|schema)\}")  # what a query calls the dataset
-PROPERTY = re.compile(r"\$?\{(?:property|column|field)\}")  # and the column its rule stands under
+OBJECT = re.compile(r"\$?\{(?:object|table|model|schema)\}")  # the dataset, in the text of a query
+PROPERTY = re.compile(r"\$?\{(?:property|column|field)\}")  # the column that the rule is written under
 
 OPERATORS = (
     "mustBe", "mustNotBe", "mustBeGreaterThan", "mustBeGreaterOrEqualTo", "mustBeLessThan", "mustBeLessOrEqualTo",
     "mustBeBetween", "mustNotBeBetween",
 )  # fmt: skip
-METRICS: dict[str, tuple[str, ...]] = {  # and the arguments of each
+METRICS: dict[str, tuple[str, ...]] = {  # with the arguments of each
     "nullValues": (),
     "missingValues": ("missingValues",),
     "invalidValues": ("validValues", "pattern"),
@@ -42,18 +43,18 @@ def rules(
     properties: Sequence[SchemaProperty],
     quality: Sequence[DataQuality],
     fields: Mapping[str, Field],
-    place: Place,
+    at: Pointer,
     problems: Problems,
 ) -> tuple[Rule, ...]:
-    """The rules of all columns in their order, then those of the dataset; `place` is the schema object's."""
-    found: list[Rule] = []
+    """The rules of all columns in their order, then those of the dataset; `at` is the schema object's."""
+    entries: list[Rule] = []
     for i, prop in enumerate(properties):
-        here = (*place, "properties", i)
+        here = (*at, "properties", i)
         field = fields.get(prop.name or "")
         if field is None:
             continue
         if field.allowed:
-            found.append(
+            entries.append(
                 Rule(
                     name=f"{field.name}_allowed",
                     type="library",
@@ -66,7 +67,7 @@ def rules(
                 )
             )
         if field.unique and not prop.primaryKey:
-            found.append(
+            entries.append(
                 Rule(
                     name=f"{field.name}_unique",
                     type="library",
@@ -78,28 +79,28 @@ def rules(
                 )
             )
         for j, entry in enumerate(prop.quality or []):
-            found.extend(_rule(entry, field, fields, (*here, "quality", j), problems))
+            entries.extend(_rule(entry, field, fields, (*here, "quality", j), problems))
     for j, entry in enumerate(quality):
-        found.extend(_rule(entry, None, fields, (*place, "quality", j), problems))
+        entries.extend(_rule(entry, None, fields, (*at, "quality", j), problems))
     named: dict[str, int] = {}
     unique: list[Rule] = []
-    for rule in found:  # two rules with one name stay two rules
+    for rule in entries:  # of two rules with one name both are kept
         named[rule.name] = named.get(rule.name, 0) + 1
         unique.append(rule if named[rule.name] == 1 else replace(rule, name=f"{rule.name}_{named[rule.name]}"))
     return tuple(unique)
 
 
 def _rule(
-    entry: DataQuality, column: Field | None, fields: Mapping[str, Field], place: Place, problems: Problems
+    entry: DataQuality, column: Field | None, fields: Mapping[str, Field], at: Pointer, problems: Problems
 ) -> list[Rule]:
-    """The executable rule of one quality entry; none for a `text` entry, which only people read."""
+    """The executable rule of one quality entry; none for a `text` entry, which is for people, or for a refused one."""
     kind = entry.type or "library"
     if kind == "text":
         return []
     severity = SEVERITIES.get((entry.severity or "critical").lower())
     if severity is None:
         problems.add(
-            (*place, "severity"),
+            (*at, "severity"),
             f"found {entry.severity!r}, expected one of {', '.join(SEVERITIES)}",
             f"实际为 {entry.severity!r}，应为 {'、'.join(SEVERITIES)} 之一",
         )
@@ -112,24 +113,24 @@ def _rule(
         metric=entry.metric,
         severity=severity,
         description=(entry.description or "").strip(),
-        line=problems.line(place),
+        line=problems.line(at),
     )
     if kind == "custom":
-        return _custom_rule(entry, base, fields, place, problems)
-    compared = _compared(entry, base, place, problems)
+        return _custom_rule(entry, base, fields, at, problems)
+    compared = _compared(entry, base, at, problems)
     if compared is None:
         return []
     if kind == "sql":
-        return _sql_rule(entry, compared, place, problems)
-    return _library_rule(entry, compared, column, fields, place, problems)
+        return _sql_rule(entry, compared, at, problems)
+    return _library_rule(entry, compared, column, fields, at, problems)
 
 
-def _compared(entry: DataQuality, base: Rule, place: Place, problems: Problems) -> Rule | None:
-    """The rule with its operator, threshold and unit."""
+def _compared(entry: DataQuality, base: Rule, at: Pointer, problems: Problems) -> Rule | None:
+    """The rule with its operator, threshold and unit; None if they are refused."""
     operators = [o for o in OPERATORS if getattr(entry, o) is not None]
     if len(operators) != 1:
         problems.add(
-            place,
+            at,
             f"found {len(operators)} operators, expected exactly one of {', '.join(OPERATORS)}",
             f"有 {len(operators)} 个比较运算，应恰好一个：{'、'.join(OPERATORS)}",
         )
@@ -139,41 +140,41 @@ def _compared(entry: DataQuality, base: Rule, place: Place, problems: Problems) 
     numbers = threshold if isinstance(threshold, list) else [threshold]
     if not all(isinstance(n, int | float) and not isinstance(n, bool) and math.isfinite(n) for n in numbers):
         en, zh = ("two numbers", "两个数字") if operator.endswith("Between") else ("a number", "数字")
-        problems.add((*place, operator), f"found {threshold!r}, expected {en}", f"实际为 {threshold!r}，应为{zh}")
+        problems.add((*at, operator), f"found {threshold!r}, expected {en}", f"实际为 {threshold!r}，应为{zh}")
         return None
     if numbers != sorted(numbers):
         problems.add(
-            (*place, operator),
+            (*at, operator),
             f"found {threshold!r}, expected the smaller number first",
             f"实际为 {threshold!r}，应先写较小的数",
         )
         return None
     if unit not in ("rows", "percent") or (unit == "percent" and entry.metric == "rowCount"):
         accepted = "rows" if entry.metric == "rowCount" else "rows or percent"
-        problems.add((*place, "unit"), f"found {unit!r}, expected {accepted}", f"实际为 {unit!r}，应为 {accepted}")
+        problems.add((*at, "unit"), f"found {unit!r}, expected {accepted}", f"实际为 {unit!r}，应为 {accepted}")
         return None
     return replace(base, operator=operator, threshold=threshold, unit="percent" if unit == "percent" else "rows")
 
 
-def _sql_rule(entry: DataQuality, base: Rule, place: Place, problems: Problems) -> list[Rule]:
-    place = (*place, "query")
+def _sql_rule(entry: DataQuality, base: Rule, at: Pointer, problems: Problems) -> list[Rule]:
+    at = (*at, "query")
     query = (entry.query or "").strip().rstrip(";").rstrip()
     others = re.findall(r"\$\{[^}]*\}", PROPERTY.sub("", OBJECT.sub("", query)))
     if not OBJECT.search(query):
         problems.add(
-            place,
+            at,
             f"found {query[:80]!r}, expected ${{object}} where it names the dataset: it is run on each candidate version",
             f"实际为 {query[:80]!r}，其中应以 ${{object}} 表示数据集：查询将在每个候选版本上执行",
         )
     elif others:
         problems.add(
-            place,
+            at,
             f"found {others[0]}, expected ${{object}} for the dataset or ${{property}} for the column",
             f"实际为 {others[0]}，应为 ${{object}}（数据集）或 ${{property}}（列）",
         )
     elif base.column is None and PROPERTY.search(query):
         problems.add(
-            place,
+            at,
             "found ${property} in a rule of the dataset, expected the column's own name, or the rule under its column",
             "数据集级规则中含有 ${property}，应写列名，或将规则写在该列下",
         )
@@ -181,17 +182,17 @@ def _sql_rule(entry: DataQuality, base: Rule, place: Place, problems: Problems) 
 
 
 def _custom_rule(
-    entry: DataQuality, base: Rule, fields: Mapping[str, Field], place: Place, problems: Problems
+    entry: DataQuality, base: Rule, fields: Mapping[str, Field], at: Pointer, problems: Problems
 ) -> list[Rule]:
     engine = re.sub(r"[^a-z]", "", (entry.engine or "").lower())
     if engine != "greatexpectations":
         problems.add(
-            (*place, "engine"),
+            (*at, "engine"),
             f"found {entry.engine!r}, expected greatExpectations",
             f"实际为 {entry.engine!r}，应为 greatExpectations",
         )
         return []
-    place = (*place, "implementation")
+    at = (*at, "implementation")
     body: Any = entry.implementation
     if isinstance(body, str):
         try:
@@ -203,7 +204,7 @@ def _custom_rule(
     if not isinstance(kind, str) or not kind.startswith("expect_") or not isinstance(kwargs, dict):
         example = "{type: expect_column_values_to_be_between, kwargs: {column: …, min_value: 0}}"
         problems.add(
-            place,
+            at,
             f"found {str(entry.implementation)[:80]!r}, expected a mapping such as {example}",
             f"实际为 {str(entry.implementation)[:80]!r}，应为形如 {example} 的映射",
         )
@@ -213,7 +214,7 @@ def _custom_rule(
         kwargs.setdefault("column", base.column)
     for name in ("column", "column_A", "column_B", "column_list"):
         if name in kwargs:
-            _known_columns(kwargs[name], fields, place, problems)
+            _known_columns(kwargs[name], fields, at, problems)
     return [replace(base, type="greatExpectations", expectation={"type": kind, "kwargs": kwargs})]
 
 
@@ -222,82 +223,82 @@ def _library_rule(
     base: Rule,
     column: Field | None,
     fields: Mapping[str, Field],
-    place: Place,
+    at: Pointer,
     problems: Problems,
 ) -> list[Rule]:
     metric, arguments = entry.metric or "", dict(entry.arguments or {})
     if metric not in METRICS:
         problems.add(
-            (*place, "metric"),
+            (*at, "metric"),
             f"found {metric!r}, expected one of {', '.join(METRICS)}",
             f"实际为 {metric!r}，应为 {'、'.join(METRICS)} 之一",
         )
         return []
-    known, place_of = METRICS[metric], (*place, "arguments")
+    known, arguments_at = METRICS[metric], (*at, "arguments")
     for name in arguments.keys() - set(known):
         problems.add(
-            (*place_of, name),
+            (*arguments_at, name),
             f"found argument {name}, expected {' or '.join(known) or 'none'}",
             f"实际有参数 {name}，应为 {'、'.join(known) or '无参数'}",
         )
     if metric == "duplicateValues":
         if "properties" in arguments:
-            _known_columns(arguments["properties"], fields, (*place_of, "properties"), problems)
+            _known_columns(arguments["properties"], fields, (*arguments_at, "properties"), problems)
         elif column is None:
             problems.add(
-                place,
+                at,
                 "found duplicateValues at the schema object, expected arguments.properties: the columns unique together",
                 "schema 对象上的 duplicateValues 应有 arguments.properties：共同唯一的列",
             )
     elif metric != "rowCount":
         if column is None:
             problems.add(
-                place,
+                at,
                 f"found {metric} at the schema object, expected it under a column",
                 f"{metric} 写在 schema 对象上，应写在某一列下",
             )
             return []
-        arguments = _typed_arguments(metric, arguments, column, place, problems)
+        arguments = _typed_arguments(metric, arguments, column, at, problems)
     return [replace(base, arguments=arguments)]
 
 
 def _typed_arguments(
-    metric: str, arguments: dict[str, Any], column: Field, place: Place, problems: Problems
+    metric: str, arguments: dict[str, Any], column: Field, at: Pointer, problems: Problems
 ) -> dict[str, Any]:
-    """The arguments with their values as the column's type has them."""
-    place_of = (*place, "arguments")
+    """The arguments, with values of the column's own type."""
+    arguments_at = (*at, "arguments")
     if metric == "missingValues":
         empty = [None, ""] if column.kind == "string" else [None]
         missing = arguments.get("missingValues", empty)
         given = [v for v in missing if v is not None] if isinstance(missing, list) else missing
-        typed = [] if missing == [None] else allowed_values(given, column, (*place_of, metric), problems)
+        typed = [] if missing == [None] else allowed_values(given, column, (*arguments_at, metric), problems)
         return {metric: [*([None] if isinstance(missing, list) and None in missing else []), *typed]}
     if metric == "invalidValues":
         if not arguments:
             problems.add(
-                place,
+                at,
                 "found invalidValues without arguments, expected arguments.validValues or arguments.pattern",
                 "invalidValues 缺少参数，应有 arguments.validValues 或 arguments.pattern",
             )
         if "validValues" in arguments:
-            here = (*place_of, "validValues")
+            here = (*arguments_at, "validValues")
             arguments["validValues"] = allowed_values(arguments["validValues"], column, here, problems)
         if "pattern" in arguments:
-            check_pattern(arguments["pattern"], (*place_of, "pattern"), problems)
+            check_pattern(arguments["pattern"], (*arguments_at, "pattern"), problems)
             if column.kind != "string":
                 problems.add(
-                    (*place_of, "pattern"),
+                    (*arguments_at, "pattern"),
                     f"found a pattern for a {column.type_name}, expected one for a string only",
                     f"{column.type_name} 列上有 pattern，仅 string 列可用",
                 )
     return arguments
 
 
-def _known_columns(names: Any, fields: Mapping[str, Field], place: Place, problems: Problems) -> None:
+def _known_columns(names: Any, fields: Mapping[str, Field], at: Pointer, problems: Problems) -> None:
     for name in names if isinstance(names, list) and names else [names]:
         if not isinstance(name, str) or name not in fields:
             problems.add(
-                place,
+                at,
                 f"found {name!r}, expected a column: one of {', '.join(fields)}",
                 f"实际为 {name!r}，应为列名：{'、'.join(fields)} 之一",
             )

@@ -1,7 +1,7 @@
-"""From text to a document of the Open Data Contract Standard v3, or the line of everything that is not one.
+"""From text to a document of the Open Data Contract Standard v3, or the line of every mistake in it.
 
-The document is held against the standard's own JSON Schema (from the official package), which is that of v3.2;
-what v3.0 spelled otherwise is first read as what v3.2 calls it.
+The document is held against the standard's own JSON Schema, that of v3.2 in the official package. The names that v3.0 had
+for the same things are read as those of v3.2.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pydantic import ValidationError
 
 from schemas.errors import ContractError
 
-Place = tuple[str | int, ...]  # the way to a value: ("schema", 0, "properties", 2, "physicalType")
+Pointer = tuple[str | int, ...]  # the keys that lead to a value: ("schema", 0, "properties", 2, "physicalType")
 LARGEST = 100_000  # values in one contract, aliases counted as often as they are used
 DEEPEST = 60  # levels of YAML
 
@@ -36,53 +36,56 @@ _JSON_TYPES = {
 
 
 class Problems:
-    """Collects what is wrong with one file, each with its line."""
+    """What is wrong with one file, each problem with its line; `lines` has the line of every value."""
 
-    def __init__(self, where: str, lines: Mapping[Place, int]) -> None:
+    def __init__(self, where: str, lines: Mapping[Pointer, int]) -> None:
         self.where, self.lines = where, lines
-        self.found: list[tuple[int, str, str]] = []
+        self._problems: list[tuple[int, str, str]] = []
 
-    def line(self, place: Place) -> int:
-        """The line a place begins in, or the nearest thing around it that the file has."""
-        while place and place not in self.lines:
-            place = place[:-1]
-        return self.lines.get(place, 1)
+    def line(self, at: Pointer) -> int:
+        """The line that a value begins in; of a value that is missing, the line of what should hold it."""
+        while at and at not in self.lines:
+            at = at[:-1]
+        return self.lines.get(at, 1)
 
-    def add(self, place: Place, en: str, zh: str) -> None:
-        """Note one problem: what was found and what is accepted."""
-        name = ".".join(str(p) for p in place)
+    def add(self, at: Pointer, en: str, zh: str) -> None:
+        """Add a problem of one value: what was found and what is accepted."""
+        name = ".".join(str(p) for p in at)
         en_prefix, zh_prefix = (f"{name}: ", f"{name}：") if name else ("", "")
-        self.found.append((self.line(place), en_prefix + en, zh_prefix + zh))
+        self._problems.append((self.line(at), en_prefix + en, zh_prefix + zh))
 
     def raise_if_any(self) -> None:
         """ContractError with every problem, in the order of the file."""
-        if self.found:
-            found = list(dict.fromkeys(sorted(self.found)))
+        if self._problems:
+            problems = list(dict.fromkeys(sorted(self._problems)))
             raise ContractError(
-                "\n".join(f"{self.where}:{line}: {en}" for line, en, _ in found),
-                "\n".join(f"{self.where}:{line}: {zh}" for line, _, zh in found),
+                "\n".join(f"{self.where}:{line}: {en}" for line, en, _ in problems),
+                "\n".join(f"{self.where}:{line}: {zh}" for line, _, zh in problems),
             )
 
 
 def read_standard(text: str, where: str) -> tuple[OpenDataContractStandard, Problems]:
-    """The contract as the official model has it, and where to put what else is wrong with it."""
+    """The contract as the official model has it, and its `Problems`, still none, for whoever reads on.
+
+    ContractError with every line that the standard does not allow.
+    """
     document, lines = _read_yaml(text, where)
     _read_as_v32(document)
     problems = Problems(where, lines)
     leaves = [leaf for error in _validator().iter_errors(document) for leaf in _leaves(error)]
     plain = {tuple(e.absolute_path) for e in leaves if e.validator != "unevaluatedProperties"}
     for leaf in leaves:
-        place = tuple(leaf.absolute_path)
+        at = tuple(leaf.absolute_path)
         if leaf.validator in ("unevaluatedProperties", "additionalProperties"):
-            _unknown_keys(leaf, place, place in plain, problems)
+            _unknown_keys(leaf, at, at in plain, problems)
         else:
             en, zh = _wanted(leaf)
             found = json.dumps(leaf.instance, ensure_ascii=False, default=str)[:120]
-            problems.add(place, f"found {found}, expected {en}", f"实际为 {found}，应为{zh}")
+            problems.add(at, f"found {found}, expected {en}", f"实际为 {found}，应为{zh}")
     problems.raise_if_any()
     try:
         return OpenDataContractStandard.model_validate(document), problems
-    except ValidationError as error:  # what the schema lets pass and the model does not
+    except ValidationError as error:  # the model refuses what the JSON Schema accepts
         for item in error.errors():
             problems.add(
                 item["loc"], f"{item['msg']}, found {item['input']!r}", f"{item['msg']}，实际为 {item['input']!r}"
@@ -95,7 +98,7 @@ def read_standard(text: str, where: str) -> tuple[OpenDataContractStandard, Prob
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML where a date stays text, as JSON and so the standard has it."""
+    """YAML in which a date stays text, since JSON, and so the standard, has no dates."""
 
 
 _Loader.yaml_implicit_resolvers = {
@@ -104,8 +107,8 @@ _Loader.yaml_implicit_resolvers = {
 }
 
 
-def _read_yaml(text: str, where: str) -> tuple[dict[str, Any], dict[Place, int]]:
-    lines: dict[Place, int] = {}
+def _read_yaml(text: str, where: str) -> tuple[dict[str, Any], dict[Pointer, int]]:
+    lines: dict[Pointer, int] = {}
     try:
         loader = _Loader(text)
         node = loader.get_single_node()
@@ -115,14 +118,14 @@ def _read_yaml(text: str, where: str) -> tuple[dict[str, Any], dict[Place, int]]
         document = loader.construct_document(node)
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
-        mend = "Take the character out.", "请删除该字符。"
-        raise _refusal(where, line, f"not YAML: {error.reason}", f"不是合法的 YAML：{error.reason}", mend) from error
-    except (yaml.YAMLError, ValueError) as error:  # ValueError: a number that is none, such as 0b_
+        advice = "Take the character out.", "请删除该字符。"
+        raise _refusal(where, line, f"not YAML: {error.reason}", f"不是合法的 YAML：{error.reason}", advice) from error
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: what looks like a number and is none, such as 0b_
         mark = getattr(error, "problem_mark", None)
         problem = getattr(error, "problem", None) or str(error)
         line = mark.line + 1 if mark else 1
-        mend = "Mend the line, or quote the text.", "请修正该行，或给文本加引号。"
-        raise _refusal(where, line, f"not YAML: {problem}", f"不是合法的 YAML：{problem}", mend) from error
+        advice = "Correct the line, or quote the text.", "请修正该行，或给文本加引号。"
+        raise _refusal(where, line, f"not YAML: {problem}", f"不是合法的 YAML：{problem}", advice) from error
     except RecursionError as error:
         raise _refusal(where, 1, *_TOO_DEEP) from error
     if not isinstance(document, dict):
@@ -147,8 +150,8 @@ def _refusal(where: str, line: int, en: str, zh: str, advice: tuple[str, str]) -
     return ContractError(f"{where}:{line}: {en}. {advice[0]}", f"{where}:{line}: {zh}。{advice[1]}")
 
 
-def _walk(node: yaml.Node, place: Place, lines: dict[Place, int], above: tuple[int, ...], where: str) -> None:
-    """Note the line of every value; refuse what YAML allows and a contract cannot mean."""
+def _walk(node: yaml.Node, at: Pointer, lines: dict[Pointer, int], above: tuple[int, ...], where: str) -> None:
+    """Keep the line of every value; refuse what YAML allows and no contract needs. `above` are the ids of the nodes around it."""
     line = node.start_mark.line + 1
     if id(node) in above:
         raise _refusal(
@@ -168,7 +171,7 @@ def _walk(node: yaml.Node, place: Place, lines: dict[Place, int], above: tuple[i
             f"超过 {LARGEST:,} 个值",
             ("Use fewer aliases, or split the contract.", "请减少别名，或拆分契约。"),
         )
-    lines[place] = line
+    lines[at] = line
     above = (*above, id(node))
     if isinstance(node, yaml.MappingNode):
         seen: dict[str, int] = {}
@@ -182,23 +185,23 @@ def _walk(node: yaml.Node, place: Place, lines: dict[Place, int], above: tuple[i
                 raise _refusal(
                     where,
                     line,
-                    f"key {key.value!r} stands twice, first in line {seen[key.value]}",
+                    f"key {key.value!r} is there twice, first in line {seen[key.value]}",
                     f"键 {key.value!r} 重复，首次出现于第 {seen[key.value]} 行",
                     ("Keep one.", "请只保留一个。"),
                 )
             seen[key.value] = line
-            _walk(value, (*place, key.value), lines, above, where)
-            lines[(*place, key.value)] = line
+            _walk(value, (*at, key.value), lines, above, where)
+            lines[(*at, key.value)] = line
     elif isinstance(node, yaml.SequenceNode):
         for i, value in enumerate(node.value):
-            _walk(value, (*place, i), lines, above, where)
+            _walk(value, (*at, i), lines, above, where)
 
 
-# ---- what v3.0 spelled otherwise
+# ---- other names in v3.0
 
 
 def _read_as_v32(document: dict[str, Any]) -> None:
-    """Rename in place what v3.0 called otherwise and meant the same; anything else is left for the schema to refuse.
+    """Rename in the document what v3.0 called otherwise and meant the same; the JSON Schema refuses anything else.
 
     https://github.com/bitol-io/open-data-contract-standard, docs of v3.0.2 and the change log of v3.1.0.
     """
@@ -212,7 +215,7 @@ def _read_as_v32(document: dict[str, Any]) -> None:
 
 
 def _read_rule_as_v32(entry: dict[str, Any]) -> None:
-    """`rule:` is `metric:`; nullCheck and validValues, which had no operator, mean that none may be."""
+    """`rule:` becomes `metric:`; nullCheck and validValues, which had no operator, become ``mustBe: 0``."""
     rule = entry.get("rule")
     if not isinstance(rule, str) or "metric" in entry:
         return
@@ -233,12 +236,12 @@ def _mappings(value: Any) -> list[dict[str, Any]]:
 
 @cache
 def _standard() -> dict[str, Any]:
-    """The official JSON Schema with two changes to what a property is.
+    """The official JSON Schema, changed in two ways for the properties of a schema object.
 
-    A property may leave logicalType out, as the standard's text allows: `if: {properties: {logicalType: {const:
-    map}}}` is true of it as well. And its keys are listed rather than left to `unevaluatedProperties`, which is
-    checked several times at each level: eight levels took half a minute. (`schemas.odcs.columns` refuses the keys that
-    another type would have.)
+    A property may leave logicalType out, as the standard's text allows; unchanged, `if: {properties: {logicalType:
+    {const: map}}}` is true of such a property too. And its keys are listed instead of left to `unevaluatedProperties`,
+    which is checked several times at each level: eight levels took half a minute. (`schemas.odcs.columns` refuses the
+    keys that belong to another type.)
     """
     schema: dict[str, Any] = json.loads(OpenDataContractStandard.json_schema())  # type: ignore[no-untyped-call]
     definitions = schema["$defs"]
@@ -260,7 +263,7 @@ def _validator() -> Draft201909Validator:
 
 
 def _leaves(error: Any) -> Iterator[Any]:
-    """The errors a person can act on: the deepest of a combined error, not 'is not valid under any of'."""
+    """The errors that a person can act on: of a combined error ("not valid under any of") the deepest one inside it."""
     if error.context and error.validator in ("anyOf", "oneOf", "allOf"):
         deepest = max(len(e.absolute_path) for e in error.context)
         best = [e for e in error.context if len(e.absolute_path) == deepest]
@@ -272,7 +275,7 @@ def _leaves(error: Any) -> Iterator[Any]:
 
 
 def _wanted(error: Any) -> tuple[str, str]:
-    """What the standard accepts where an error is, in English and Chinese."""
+    """What the standard accepts in place of the wrong value, in English and Chinese."""
     wanted = error.validator_value
     match error.validator:
         case "type":
@@ -291,11 +294,11 @@ def _wanted(error: Any) -> tuple[str, str]:
     return f"{error.validator} {json.dumps(wanted)[:200]}", f" {error.validator} {json.dumps(wanted)[:200]}"
 
 
-def _unknown_keys(error: Any, place: Place, others: bool, problems: Problems) -> None:
-    """Name each key the standard does not have at a place, with the spelling that was meant or all there are.
+def _unknown_keys(error: Any, at: Pointer, others: bool, problems: Problems) -> None:
+    """Add each key that the standard does not have in this mapping, with the nearest known key or all of them.
 
-    A validator also calls a known key unevaluated when something else about its mapping is wrong; with `others`
-    found there, such a key is passed over.
+    A validator also calls a known key unevaluated when something else in its mapping is wrong: `others` says that such
+    a problem is known already, and then only unknown keys are added.
     """
     known = sorted(_known_keys(error.schema, _standard()["$defs"]))
     strange = [key for key in error.instance if key not in known]
@@ -304,23 +307,23 @@ def _unknown_keys(error: Any, place: Place, others: bool, problems: Problems) ->
     for key in strange:
         close = get_close_matches(key, known, 1, 0.6)
         if key in known:
-            en, zh = "it does not go with the other keys here", "它与此处的其他键不能并用"
+            en, zh = "it cannot be used with the other keys here", "它与此处的其他键不能并用"
         elif close:
             en, zh = f"did you mean {close[0]}?", f"是否应为 {close[0]}？"
         else:
             en, zh = f"the keys here are {', '.join(known)}", f"此处可用的键：{'、'.join(known)}"
         problems.add(
-            (*place, key),
+            (*at, key),
             f"found key {key!r}, which the Open Data Contract Standard v3 does not have here: {en}",
             f"开放数据契约标准（ODCS）v3 在此处没有键 {key!r}：{zh}",
         )
 
 
 def _known_keys(schema: Mapping[str, Any], definitions: Mapping[str, Any]) -> set[str]:
-    """Every key that some branch of a JSON schema speaks of."""
-    found = set(schema.get("properties", ()))
+    """Every key that some branch of a JSON Schema names."""
+    keys = set(schema.get("properties", ()))
     parts = [*schema.get("allOf", ()), *schema.get("anyOf", ()), *schema.get("oneOf", ())]
     parts += [schema[name] for name in ("then", "else") if name in schema]
     if reference := schema.get("$ref"):
         parts.append(definitions[reference.removeprefix("#/$defs/")])
-    return found.union(*(_known_keys(part, definitions) for part in parts))
+    return keys.union(*(_known_keys(part, definitions) for part in parts))

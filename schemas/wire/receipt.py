@@ -1,11 +1,11 @@
-"""A receipt: what the city tells a district of one record that it refused.
+"""A receipt: what the city tells a district about one record that it refused.
 
     topic   gz.down.<district>.receipts.v1
     key     <topic>:<partition>:<offset> of the refused record: the receipt's id
     value   UTF-8 JSON, one flat object: the members of `Receipt`, as they are named there
 
 The city may send a receipt twice, after a crash: the reader keeps one of each id. A reader ignores members that it does
-not know, so that a newer city can add some.
+not know, so that a newer city may add some.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ from typing import Any, NoReturn
 
 from schemas.dataset import UP_PREFIX, parse_topic
 from schemas.errors import InputError, first_line
-from schemas.row.coercer import parse_json
+from schemas.row.strict_json import parse_json
 
 LONGEST = 32_000  # characters of one text in a receipt
 LARGEST = 900_000  # bytes of a receipt: less than a broker takes with its default message.max.bytes
-_MOST = 4 << 20  # bytes that a reader looks at
-_STEPS = (LONGEST, 8_000, 2_000, 500, 100, 20)  # tried one after another until the receipt is small enough
-_REASONS = 20  # what is left of the reasons where nothing else helps
+_LARGEST_READ = 4 << 20  # bytes: a longer value is no receipt
+_STEPS = (LONGEST, 8_000, 2_000, 500, 100, 20)  # characters of a text, tried until the receipt is small enough
+_FEWEST_REASONS = 20  # left when even the shortest texts are too much
 
 
 @dataclass(frozen=True)
 class Reason:
-    """One rule that the record broke: the column it looks at and what was found there, where it is one column's."""
+    """One rule that the record broke; `column` and the value `found` in it only of a rule of one column."""
 
     rule: str
     column: str | None
@@ -39,11 +39,11 @@ class Reason:
 
 @dataclass(frozen=True)
 class Receipt:
-    """One refused record. `record` has every text in the form that a CSV cell of a publish takes back."""
+    """One refused record. `record` has every value as the text of a CSV cell, so that a corrected one can be published."""
 
     dataset: str
     dataset_id: str  # <dataset>.vN
-    contract_version: str  # of the contract it was held against
+    contract_version: str  # of the contract that it was checked against
     topic: str
     partition: int
     offset: int
@@ -53,7 +53,7 @@ class Receipt:
     reasons: tuple[Reason, ...]
     record: Mapping[str, str | None] | None  # the columns; None where the bytes could not be decoded
     refused_at: str  # ISO 8601 in UTC
-    shortened: tuple[str, ...] = ()  # columns of which only the beginning is here; _key, _reasons and _record likewise
+    shortened: tuple[str, ...] = ()  # columns whose value was cut; _key, _reasons and _record if those were
 
     @property
     def id(self) -> str:
@@ -62,7 +62,7 @@ class Receipt:
 
     @property
     def short_id(self) -> str:
-        """The id as a district's own people write it, without their own prefix: ``parking_lot.v1:0:2``."""
+        """The id without the district's own prefix, as its people write it: ``parking_lot.v1:0:2``."""
         return f"{parse_topic(self.topic)[1]}:{self.partition}:{self.offset}"
 
     @property
@@ -71,12 +71,12 @@ class Receipt:
         return parse_topic(self.topic)[0]
 
     def to_json(self) -> bytes:
-        """At most `LARGEST` bytes: long texts are cut, and `shortened` names what was."""
+        """The value of the Kafka record, at most `LARGEST` bytes: long texts are cut, and `shortened` names them."""
         for longest in _STEPS:
-            made = _encoded(self._cut(longest, len(self.reasons), self.record))
-            if len(made) <= LARGEST:
-                return made
-        return _encoded(self._cut(_STEPS[-1], _REASONS, None))
+            value = _json_bytes(self._cut(longest, len(self.reasons), self.record))
+            if len(value) <= LARGEST:
+                return value
+        return _json_bytes(self._cut(_STEPS[-1], _FEWEST_REASONS, None))
 
     def _cut(self, longest: int, reasons: int, record: Mapping[str, str | None] | None) -> dict[str, Any]:
         shortened = set(self.shortened)
@@ -87,53 +87,56 @@ class Receipt:
             shortened.add(name)
             return text[:most]
 
-        found = asdict(self)
-        found["key"] = cut(self.key, "_key", 10 * longest)
-        found["reasons"] = [{n: cut(t, "_reasons") for n, t in asdict(r).items()} for r in self.reasons[:reasons]]
-        found["record"] = record and {name: cut(text, name) for name, text in record.items()}
+        members = asdict(self)
+        members["key"] = cut(self.key, "_key", 10 * longest)
+        members["reasons"] = [{n: cut(t, "_reasons") for n, t in asdict(r).items()} for r in self.reasons[:reasons]]
+        members["record"] = record and {name: cut(text, name) for name, text in record.items()}
         if reasons < len(self.reasons):
             shortened.add("_reasons")
         if record is None and self.record is not None:
             shortened.add("_record")
-        found["shortened"] = sorted(shortened)
-        return found
+        members["shortened"] = sorted(shortened)
+        return members
 
     @staticmethod
     def from_json(value: bytes | None) -> Receipt:
-        """The receipt in a Kafka record's value; InputError, never anything else, if it is none."""
-        if value is None or len(value) > _MOST:
-            _refuse(f"{0 if value is None else len(value)} bytes")
+        """The receipt in a Kafka record's value; InputError, never anything else, if the value is none."""
+        if value is None or len(value) > _LARGEST_READ:
+            size = 0 if value is None else len(value)
+            _refuse(
+                f"found {size} bytes, expected 1 to {_LARGEST_READ}", f"实际 {size} 字节，应为 1 至 {_LARGEST_READ}"
+            )
         try:
-            found = parse_json(value.decode())
+            members = parse_json(value.decode())
         except ValueError as error:
-            _refuse(first_line(error))
-        if not isinstance(found, dict):
-            _refuse(type(found).__name__)
-        record = found.get("record")
+            _refuse(f"not JSON ({first_line(error)})", f"不是 JSON（{first_line(error)}）")
+        if not isinstance(members, dict):
+            _refuse("found no JSON object", "不是 JSON 对象")
+        record = members.get("record")
         if record is not None and not isinstance(record, dict):
-            _refuse("record")
-        deleted = found.get("deleted")
+            _refuse_member("record")
+        deleted = members.get("deleted")
         if not isinstance(deleted, bool):
-            _refuse("deleted")
+            _refuse_member("deleted")
         return Receipt(
-            dataset=_text(found, "dataset"),
-            dataset_id=_text(found, "dataset_id"),
-            contract_version=_text(found, "contract_version"),
-            topic=_text(found, "topic"),
-            partition=_number(found, "partition", 0),
-            offset=_number(found, "offset", 0),
-            key=_maybe(found, "key"),
-            timestamp_ms=_number(found, "timestamp_ms", -(2**63)),
+            dataset=_text(members, "dataset"),
+            dataset_id=_text(members, "dataset_id"),
+            contract_version=_text(members, "contract_version"),
+            topic=_text(members, "topic"),
+            partition=_number(members, "partition", 0),
+            offset=_number(members, "offset", 0),
+            key=_text_or_none(members, "key"),
+            timestamp_ms=_number(members, "timestamp_ms", -(2**63)),
             deleted=deleted,
-            reasons=tuple(_reason(r) for r in _list(found, "reasons")),
-            record=None if record is None else {_sound(name): _maybe(record, name) for name in record},
-            refused_at=_text(found, "refused_at"),
-            shortened=tuple(_sound(name) for name in _list(found, "shortened")),
+            reasons=tuple(_reason(r) for r in _list(members, "reasons")),
+            record=None if record is None else {_utf8(name): _text_or_none(record, name) for name in record},
+            refused_at=_text(members, "refused_at"),
+            shortened=tuple(_utf8(name) for name in _list(members, "shortened")),
         )
 
 
-def receipt_place(text: str, district: str) -> tuple[str, int, int] | None:
-    """Topic, partition and offset of an id, whole or as `short_id` writes it for the district; None if it is no id."""
+def parse_receipt_id(text: str, district: str) -> tuple[str, int, int] | None:
+    """Topic, partition and offset of an id, whole or as the district's `short_id`; None if the text is no id."""
     topic, *numbers = text.strip().rsplit(":", 2)
     if len(numbers) != 2 or not all(n.isascii() and n.isdigit() and len(n) < 19 for n in numbers):
         return None
@@ -141,49 +144,56 @@ def receipt_place(text: str, district: str) -> tuple[str, int, int] | None:
     return topic, int(numbers[0]), int(numbers[1])
 
 
-def _encoded(found: Mapping[str, Any]) -> bytes:
-    return json.dumps(found, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
+def _json_bytes(members: Mapping[str, Any]) -> bytes:
+    return json.dumps(members, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
 
 
-def _refuse(what: str) -> NoReturn:
-    raise InputError(f"Not a receipt: {what}.", f"不是回执：{what}。")
+def _refuse(en: str, zh: str) -> NoReturn:
+    raise InputError(f"Not a receipt: {en}.", f"不是回执：{zh}。")
 
 
-def _sound(value: object) -> str:
-    """The text itself: not a number, and no half character that a file or database would not take."""
+def _refuse_member(name: str) -> NoReturn:
+    _refuse(f"its {name} is missing or of a wrong type", f"缺少 {name} 或其类型有误")
+
+
+def _utf8(value: object) -> str:
+    """The text itself, if a file and a database can take it: a lone surrogate, half of a character, is refused."""
     if not isinstance(value, str) or any("\ud800" <= c <= "\udfff" for c in value):
-        _refuse("a text is expected")
+        _refuse("found a value that is no UTF-8 text, expected text", "有的值不是 UTF-8 文本，应为文本")
     return value
 
 
-def _text(found: Mapping[str, Any], name: str) -> str:
-    if name not in found:
-        _refuse(f"{name} is missing")
-    return _sound(found[name])
+def _text(members: Mapping[str, Any], name: str) -> str:
+    if name not in members:
+        _refuse_member(name)
+    return _utf8(members[name])
 
 
-def _maybe(found: Mapping[str, Any], name: str) -> str | None:
-    return None if found.get(name) is None else _sound(found[name])
+def _text_or_none(members: Mapping[str, Any], name: str) -> str | None:
+    return None if members.get(name) is None else _utf8(members[name])
 
 
-def _number(found: Mapping[str, Any], name: str, low: int) -> int:
-    value = found.get(name)
+def _number(members: Mapping[str, Any], name: str, low: int) -> int:
+    value = members.get(name)
     if type(value) is not int or not low <= value < 2**63:
-        _refuse(name)
+        _refuse_member(name)
     return value
 
 
-def _list(found: Mapping[str, Any], name: str) -> list[Any]:
-    value = found.get(name)
+def _list(members: Mapping[str, Any], name: str) -> list[Any]:
+    value = members.get(name)
     if not isinstance(value, list):
-        _refuse(name)
+        _refuse_member(name)
     return value
 
 
 def _reason(value: object) -> Reason:
     if not isinstance(value, dict):
-        _refuse("reasons")
+        _refuse_member("reasons")
     return Reason(
-        _text(value, "rule"), _maybe(value, "column"), _maybe(value, "found"),
-        _text(value, "reason"), _text(value, "reason_zh"),
-    )  # fmt: skip
+        _text(value, "rule"),
+        _text_or_none(value, "column"),
+        _text_or_none(value, "found"),
+        _text(value, "reason"),
+        _text(value, "reason_zh"),
+    )

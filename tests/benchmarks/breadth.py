@@ -17,8 +17,9 @@ from confluent_kafka import Producer
 
 from infra.bus.bus import Bus
 from infra.settings import Settings
-from schemas.dataset import Dataset, districts, receipts_topic
-from schemas.wire.avro import Encoder
+from schemas.dataset import Dataset, receipts_topic
+from schemas.districts import districts
+from schemas.wire.encoder import Encoder
 from tests.benchmarks.data import contract, rows
 from tests.benchmarks.rows import Row, timed
 

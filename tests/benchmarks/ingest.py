@@ -27,7 +27,8 @@ from pipelines.ingest.ingest import FETCH, ingest_batch
 from pipelines.lake.lake import Lake
 from schemas.contract import parse_contract
 from schemas.dataset import Dataset
-from schemas.wire.avro import FRAME, MAGIC, Encoder, avro_schema, schema_fingerprint
+from schemas.wire.avro import FRAME, MAGIC, avro_schema, schema_fingerprint
+from schemas.wire.encoder import Encoder
 from tests.benchmarks.data import contract_text, rows
 from tests.benchmarks.rows import Row, in_turns, jobs, timed
 
@@ -114,7 +115,8 @@ class Suibus(Side):
     def check(self) -> None:
         """The last run took every record, and quarantined those that break a rule."""
         (found,) = (
-            self.lake.read(self.lake.bronze(self.dataset))
+            self.lake.bronze(self.dataset)
+            .read()
             .agg(F.count("*").alias("all"), F.count_if("_quarantined").alias("bad"))
             .collect()
         )

@@ -19,7 +19,7 @@ from producers.outbox import Entry, Outbox
 from producers.send.sender import flush
 from schemas.contract import parse_contract
 from schemas.dataset import Dataset
-from schemas.wire.avro import Encoder
+from schemas.wire.encoder import Encoder
 from tests.integration.conftest import CONTRACT
 
 ROWS = 1_000_000

@@ -49,7 +49,7 @@ class Sides:
         self.textbook, self.rust = f"{folder}/textbook", f"{folder}/delta-rs"
         self._versions: list[int] = []  # of bronze: the batch of each turn
         self._turns = {"ours": 0, "textbook": 0, "rust": 0}
-        bronze = self.lake.read(self.lake.bronze(bulk.dataset))
+        bronze = self.lake.bronze(bulk.dataset).read()
         rows = bronze.where("NOT _quarantined").select(*self.columns)
         properties = {"delta.enableDeletionVectors": "true", "delta.autoOptimize.optimizeWrite": "true"}
         for path, wanted in ((self.textbook, properties), (self.rust, {"delta.enableDeletionVectors": "false"})):
@@ -115,7 +115,7 @@ class Sides:
 
     def check(self) -> None:
         """The three tables hold the same rows in the end."""
-        silver = self.lake.read(self.lake.silver(self.bulk.dataset)).where("NOT _deleted")
+        silver = self.lake.silver(self.bulk.dataset).read().where("NOT _deleted")
         found = [
             frame.agg(F.count("*"), F.sum(F.pmod(F.xxhash64(*self.columns), F.lit(2**31)))).first()
             for frame in (silver, self.lake.read(self.textbook), self.lake.read(self.rust))

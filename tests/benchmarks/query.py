@@ -13,9 +13,10 @@ from typing import Any
 
 from infra.bus.bus import Bus
 from infra.settings import Settings
-from pipelines.release.release import released_versions
+from pipelines.release.records import released_records
 from pipelines.share.query import query
-from schemas.dataset import districts, receipts_topic
+from schemas.dataset import receipts_topic
+from schemas.districts import districts
 from tests.benchmarks.data import contract
 from tests.benchmarks.ingest import DISTRICTS
 from tests.benchmarks.ingest import publish as produce
@@ -40,7 +41,7 @@ class Sides:
     def __init__(self, bus: Bus) -> None:
         self.bus, self.lake = bus, bus.lake()
         dataset = contract(NAME, COLUMNS)
-        version = released_versions(self.lake)[dataset.id]["silver_version"]
+        version = released_records(self.lake)[dataset.id]["silver_version"]
         silver, columns = f"{self.lake.root}/silver/{dataset.id}", [f.name for f in dataset.table_fields]
         self.session: Any = self.lake.spark.newSession()
         frame = self.session.read.format("delta").option("versionAsOf", version).load(silver)

@@ -27,7 +27,8 @@ from infra.bus.bus import Bus
 from infra.settings import Settings
 from pipelines.ingest.ingest import ingest_batch, read_position
 from pipelines.ingest.offsets import dump_position
-from pipelines.release.release import last_records, release_version, shared_rows
+from pipelines.release.records import last_records
+from pipelines.release.release import release_version, shared_rows
 from pipelines.share.query import query
 from producers.publish.publisher import Publisher, publish_source
 from producers.send.transport import TransportName
@@ -118,7 +119,7 @@ class Growing:
         seconds["ingest"] = timed(lambda: self._ingest(changes))
         seconds["merge"] = self.bulk.merge()
         say(f"ingested in {seconds['ingest']:.2f} s, merged in {seconds['merge']:.2f} s")
-        version = self.lake.version(self.lake.silver(self.dataset))
+        version = self.lake.silver(self.dataset).version
         count = 0
 
         def gate() -> None:

@@ -36,7 +36,8 @@ from schemas.contract import load_contract, parse_contract
 from schemas.dataset import Dataset, Field
 from schemas.errors import InputError
 from schemas.store import ContractStore
-from schemas.wire.avro import FRAME, LARGEST, MAGIC, Encoder, avro_schema, decode, schema_fingerprint, sequence_text
+from schemas.wire.avro import FRAME, LARGEST, MAGIC, avro_schema, decode, schema_fingerprint
+from schemas.wire.encoder import Encoder, sequence_text
 from tests.integration.conftest import Road
 
 CASES = int(os.environ.get("CASES", "10000"))
@@ -747,7 +748,7 @@ def test_records_on_a_real_broker_end_in_bronze_and_in_the_account_as_the_reader
     places = [(record.topic, record.offset) for record in (future.get(timeout=30) for future in sent)]
     producer.close()
     assert road.merge() == len(cases)
-    rows = road.lake.read(road.lake.bronze(world.dataset)).toArrow().to_pylist()
+    rows = road.lake.bronze(world.dataset).read().toArrow().to_pylist()
     found = {(row["_topic"], row["_offset"]): row for row in rows}
     assert len(rows) == len(found) == len(cases)
     problems = [

@@ -19,7 +19,7 @@ from infra.bus.bus import Bus
 from infra.kafka.broker import Broker
 from infra.kafka.topics import Kafka
 from infra.settings import Settings
-from pipelines.release.release import last_records
+from pipelines.release.records import last_records
 from producers.publish.publisher import Publisher, publish_source
 from producers.sources.files import open_source
 from schemas.contract import parse_contract
@@ -71,9 +71,7 @@ def test_rows_accepted_days_ago_under_older_versions_arrive_in_their_place(
     ]
     here = road.account()[HERE]
     assert (here["received"], here["superseded"], here["quarantined"]) == (3, 2, 0)
-    arrived = (
-        road.lake.read(road.lake.bronze(road.dataset)).where(f"_district = '{HERE}'").select("_timestamp").collect()
-    )
+    arrived = road.lake.bronze(road.dataset).read().where(f"_district = '{HERE}'").select("_timestamp").collect()
     assert all(datetime.now(UTC) - row[0].astimezone(UTC) > timedelta(days=4) for row in arrived)
 
 
@@ -162,7 +160,7 @@ def test_a_breaking_version_is_a_new_major_beside_the_old_and_both_are_served(ro
     info = road.sync()
     assert sorted(r.dataset for r in info.releases) == [old.id, new.id]
     records = last_records(road.lake)
-    assert (records[old.id]["rows"], records[new.id]["rows"]) == (2, 1)
+    assert (records[old.id].rows, records[new.id].rows) == (2, 1)
     assert road.query("SELECT id, kind FROM t") == [{"id": "c", "kind": "new"}]  # the plain name is the newest major's
 
 

@@ -19,7 +19,8 @@ from pipelines.merge.merge import merge_pending
 from pipelines.sync_info import SyncInfo
 from producers.publish.publisher import Publisher
 from schemas.contract import parse_contract
-from schemas.dataset import Dataset, districts, receipts_topic
+from schemas.dataset import Dataset, receipts_topic
+from schemas.districts import districts
 
 CONTRACT = """\
 apiVersion: v3.1.0
@@ -74,7 +75,7 @@ class Road:
         self, *rows: Mapping[str, Any], district: str = "440106", delete: Sequence[Mapping[str, Any]] = ()
     ) -> None:
         """Publish rows (id, seq, amount) and deletions as a district."""
-        with Publisher(self.dataset, district, self.bus.outbox(district), self.bus.bootstrap) as publisher:
+        with Publisher(self.dataset, district, self.bus.outbox(district), self.bus.access) as publisher:
             for row in rows:
                 publisher.publish({"district_code": district, "amount": 0, **row})
             for key in delete:
@@ -120,13 +121,11 @@ class Road:
 
     def forget(self) -> None:
         """Know no more of the lake than a process that has just started: else Delta keeps what it read of a table."""
-        spark: Any = self.lake.spark
-        spark._jvm.org.apache.spark.sql.delta.DeltaLog.clearCache()
-        self.lake._ensured.clear()
+        self.lake.forget()
 
     def silver(self) -> list[tuple[Any, ...]]:
         """Silver as it is: key, deletion, sequence, district, amount."""
-        frame = self.lake.read(self.lake.silver(self.dataset))
+        frame = self.lake.silver(self.dataset).read()
         rows = frame.select("id", "_deleted", "_sequence", "_district", "amount").orderBy("id").collect()
         return [tuple(row) for row in rows]
 

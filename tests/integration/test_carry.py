@@ -10,8 +10,9 @@ import pytest
 
 from pipelines.release import carried_counts as carrying
 from pipelines.release.release import shared_rows
-from quality.gate import Verdict, judge
+from quality.gate import judge
 from quality.rules import gate_rules
+from quality.verdict import Verdict
 from tests.integration.conftest import Road
 
 GRADE = (
@@ -31,7 +32,7 @@ def same(verdict: Verdict) -> dict[str, Any]:
 def step(road: Road) -> Verdict:
     """One pass; its verdict, which is that of all rows."""
     (released,) = road.sync().releases
-    version = released.record["silver_version"]
+    version = released.record.silver_version
     by_rows = judge(shared_rows(road.lake, road.dataset, version), road.dataset, version)
     assert same(released.verdict) == same(by_rows)
     return released.verdict

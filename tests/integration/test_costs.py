@@ -10,7 +10,8 @@ import pytest
 
 from pipelines.merge.account import account_pending
 from pipelines.merge.merge import merge_pending
-from pipelines.release.release import last_records, release_version
+from pipelines.release.records import last_records
+from pipelines.release.release import release_version
 from tests.integration.conftest import Road
 
 

@@ -148,7 +148,7 @@ class Node:
     def silver(self, *columns: str) -> list[tuple[Any, ...]]:
         self.road.merge()
         lake = self.road.lake
-        frame = lake.read(lake.silver(self.road.dataset)).where("NOT _deleted")
+        frame = lake.silver(self.road.dataset).read().where("NOT _deleted")
         return [tuple(row) for row in frame.orderBy("id").selectExpr(*columns).collect()]
 
 

@@ -17,6 +17,9 @@ from pyspark.sql import functions as F
 
 from pipelines.lake.delta import Change, Delta, Files
 from pipelines.lake.lake import Lake
+from pipelines.lake.notes import ReleaseNote, dump_note
+from pipelines.lake.side_by_side import side_by_side
+from pipelines.lake.table import Table
 from schemas.errors import StateError
 
 
@@ -40,45 +43,46 @@ def replace(
     there = change.rows(change.files.files.values()).where(F.col("id").isin(ids))
     added = there.select("id", F.lit(word).alias("word"))
     added = change.shaped(added).coalesce(1)
-    metadata = {"said": [version, "穗"]}
-    change.commit(added, there.select(*change.place()), len(ids), "test", version, metadata, len(ids))
+    note = dump_note(ReleaseNote(f"{version} 穗"))
+    change.commit(added, there.select(*change.file_and_row()), len(ids), "test", version, note, len(ids))
     return change
 
 
 def test_rows_are_replaced_by_place_in_one_commit_that_says_so(spark: Any, table: str) -> None:
-    lake = Lake(spark, "")
-    before = lake.version(table)
+    there = Table(spark, table)
+    before = there.version
     replace(spark, table, [3, 4, 60], 7)
-    assert lake.version(table) == before + 1
-    assert lake.transaction(table, "test") == 7
-    commit = lake.commit(table, before + 1)
-    assert (commit.metadata, commit.changes_rows, commit.operation) == ({"said": [7, "穗"]}, True, "MERGE")
+    assert there.version == before + 1
+    assert there.transaction("test") == 7
+    commit = there.commit(before + 1)
+    assert (commit.note, commit.changes_rows, commit.operation) == (ReleaseNote("7 穗"), True, "MERGE")
     replace(spark, table, [4, 5], 8, "newer")  # on top of a vector that is there
-    words = {row["id"]: row["word"] for row in lake.read(table).collect()}
+    words = {row["id"]: row["word"] for row in there.read().collect()}
     assert words == dict.fromkeys(range(100), "old") | {3: "new", 60: "new", 4: "newer", 5: "newer"}
-    assert lake.read(table, before).where("word = 'old'").count() == 100  # an older version stays as it was
+    assert there.read(before).where("word = 'old'").count() == 100  # an older version stays as it was
 
 
 def test_a_few_rows_are_appended_as_spark_would_and_cost_no_job(spark: Any, tmp_path: Path) -> None:
     kinds = "word string, number long, at timestamp, many array<string>, long string"
-    lake, path, tracker = Lake(spark, ""), str(tmp_path / "名 称%20 a"), spark.sparkContext.statusTracker()
+    path, tracker = str(tmp_path / "名 称%20 a"), spark.sparkContext.statusTracker()
     at = datetime(2026, 2, 28, 23, 59, 59, 999999, UTC)
     rows: list[tuple[Any, ...]] = [("穗", 2**62, at, ["a", None], "x" * 99), ("a", -1, None, [], "b"), (None,) * 5]
     empty = spark.createDataFrame([], kinds)
     empty.write.format("delta").save(path)
     named = [dict(zip(empty.columns, row, strict=True)) for row in rows]
     spark.sparkContext.setJobGroup("few", "")
-    lake.append(path, named, empty.schema, "test", 7, {"said": "穗"})
-    lake.append(path, named, empty.schema, "test", 7)  # said before
+    table = Table(spark, path, empty.schema)
+    assert table.append(named, "test", 7, ReleaseNote("穗")) == 1
+    assert table.append(named, "test", 7, ReleaseNote("穗")) is None, "committed before"
     assert not tracker.getJobIdsForGroup("few")
     spark.createDataFrame(rows, kinds).coalesce(1).write.format("delta").mode("append").save(path)
     assert tracker.getJobIdsForGroup("few")
     spark.sparkContext.setLocalProperty("spark.jobGroup.id", None)
-    ours, sparks = (lake.read(path, version).collect() for version in (1, 2))
+    ours, sparks = (table.read(version).collect() for version in (1, 2))
     assert sorted(map(str, ours * 2)) == sorted(map(str, sparks))
-    commit, by_spark = lake.commit(path, 1), lake.commit(path, 2)
-    assert (lake.transaction(path, "test"), commit.metadata, commit.changes_rows) == (7, {"said": "穗"}, True)
-    said, says = (json.loads(c.added[0]["stats"]) for c in (commit, by_spark))
+    commit, by_spark = table.commit(1), table.commit(2)
+    assert (table.transaction("test"), commit.note, commit.changes_rows) == (7, ReleaseNote("穗"), True)
+    said, says = (json.loads(c.added[0].action["stats"]) for c in (commit, by_spark))
     assert said["numRecords"] == says["numRecords"] == 3
     for bound in ("minValues", "maxValues"):
         assert said[bound] == {name: says[bound][name] for name in ("word", "number")}, (
@@ -111,8 +115,8 @@ def test_a_commit_in_between_stops_the_change(spark: Any, table: str) -> None:
     there = change.rows(change.files.files.values()).where("id = 1")
     spark.range(200, 201, 1, 1).withColumn("word", F.lit("other")).write.format("delta").mode("append").save(table)
     with pytest.raises(StateError, match="Another Suibus writes"):
-        change.commit(None, there.select(*change.place()), 1, "test", 1, {}, 1)
-    assert Lake(spark, "").read(table).count() == 101
+        change.commit(None, there.select(*change.file_and_row()), 1, "test", 1, "", 1)
+    assert Table(spark, table).read().count() == 101
 
 
 def test_the_files_after_a_change_are_those_of_its_version(spark: Any, table: str) -> None:
@@ -134,14 +138,14 @@ def test_a_row_that_cannot_be_found_stops_the_change(spark: Any, table: str) -> 
     elsewhere = (
         change.rows(change.files.files.values())
         .where("id = 1")
-        .select(*change.place())
+        .select(*change.file_and_row())
         .withColumn("_file", F.col("_file") + 1)
     )
     with pytest.raises(StateError, match=r"0 rows of .* 1 were expected"):
-        change.commit(None, elsewhere, 1, "test", 1, {}, 1)
+        change.commit(None, elsewhere, 1, "test", 1, "", 1)
 
 
-def test_what_runs_side_by_side_has_a_session_and_properties_of_its_own(spark: Any) -> None:
+def test_what_runs_side_by_side_has_a_session_and_properties_of_its_own(spark: Any, tmp_path: Path) -> None:
     context, meet = spark.sparkContext, Barrier(2)
     context.setLocalProperty("suibus.outer", "inherited")
 
@@ -153,12 +157,13 @@ def test_what_runs_side_by_side_has_a_session_and_properties_of_its_own(spark: A
         return lake.spark.conf.get("suibus.test"), context.getLocalProperty("suibus.test"), outer
 
     try:
-        assert Lake(spark, "").side_by_side(run, ["a", "b"]) == [("a", "a", "inherited"), ("b", "b", "inherited")]
+        found = side_by_side(Lake(spark, str(tmp_path)), run, ["a", "b"])
+        assert found == [("a", "a", "inherited"), ("b", "b", "inherited")]
     finally:
         context.setLocalProperty("suibus.outer", None)
 
 
-def test_a_ctrl_c_ends_what_runs_side_by_side_only_when_its_jobs_have_ended(spark: Any) -> None:
+def test_a_ctrl_c_ends_what_runs_side_by_side_only_when_its_jobs_have_ended(spark: Any, tmp_path: Path) -> None:
     ended, tracker = list[str](), spark.sparkContext.statusTracker()
     before = signal.getsignal(signal.SIGINT)
     assert before.__module__ == "pyspark.core.context"
@@ -173,6 +178,6 @@ def test_a_ctrl_c_ends_what_runs_side_by_side_only_when_its_jobs_have_ended(spar
         ended.append(name)
 
     with pytest.raises(KeyboardInterrupt):
-        Lake(spark, "").side_by_side(run, ["a", "b"])
+        side_by_side(Lake(spark, str(tmp_path)), run, ["a", "b"])
     assert sorted(ended) == ["a", "b"]
     assert signal.getsignal(signal.SIGINT) is before

@@ -18,7 +18,7 @@ from infra.settings import Settings
 from pipelines.ingest.decode import change_log
 from schemas.contract import parse_contract
 from schemas.store import ContractStore
-from schemas.wire.avro import Encoder
+from schemas.wire.encoder import Encoder
 from tests.benchmarks.data import contract
 from tests.integration.conftest import Road
 
@@ -105,7 +105,7 @@ def test_quarantine_keeps_the_bytes_and_where_they_stood(scene: Scene) -> None:
 
 def test_good_records_beside_bad_ones_are_in_bronze_once_and_keep_no_raw_bytes(scene: Scene) -> None:
     road, quarantined, _ = scene
-    rows = road.lake.read(road.lake.bronze(road.dataset)).where("NOT _quarantined").collect()
+    rows = road.lake.bronze(road.dataset).read().where("NOT _quarantined").collect()
     assert sorted(row["id"] for row in rows) == ["good", "last"]
     assert all(row["_value"] is None and row["_reasons"] is None for row in rows)
     assert len(quarantined) == 11
@@ -148,7 +148,7 @@ def test_a_record_of_an_older_schema_version_decodes_with_the_new_column_null(ro
     road.publish({"id": "new", "seq": 1, "amount": 2, "note": "新"})
     assert Encoder(old).value({**GOOD})[:10] != Encoder(road.dataset).value({**GOOD, "note": None})[:10]
     road.merge()
-    rows = road.lake.read(road.lake.silver(road.dataset)).select("id", "amount", "note").orderBy("id").collect()
+    rows = road.lake.silver(road.dataset).read().select("id", "amount", "note").orderBy("id").collect()
     assert [tuple(r) for r in rows] == [("new", 2, "新"), ("old", 1, None)]
 
 
@@ -158,7 +158,7 @@ def test_a_table_made_before_a_column_was_added_is_widened(road: Road) -> None:
     road.contract(version="1.1.0", columns="      - {name: note, logicalType: string}\n")
     road.publish({"id": "b", "seq": 1, "note": "x"})
     road.merge()
-    rows = road.lake.read(road.lake.silver(road.dataset)).select("id", "note").orderBy("id").collect()
+    rows = road.lake.silver(road.dataset).read().select("id", "note").orderBy("id").collect()
     assert [tuple(r) for r in rows] == [("a", None), ("b", "x")]
 
 
@@ -238,7 +238,7 @@ def test_a_decimal_is_the_number_of_its_bytes_or_none(road: Road) -> None:
         producer.send(road.dataset.topic("440106"), value, encoder.key(row))
     producer.close()
     assert road.ingest() == len(digits)
-    rows = road.lake.read(road.lake.bronze(road.dataset)).collect()
+    rows = road.lake.bronze(road.dataset).read().collect()
     rules = {json.loads(row["_key"])["id"]: [r["rule"] for r in row["_reasons"] or ()] for row in rows}
     assert rules == {
         "short": [], "padded": [], "wide": ["unreadable"], "widest": ["malformed"], "long": ["malformed"],

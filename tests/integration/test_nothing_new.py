@@ -11,8 +11,10 @@ from typing import Any
 import pytest
 
 from infra.bus.bus import Bus
+from infra.bus.status import look
 from pipelines.ingest.ingest import ingest_batch
-from pipelines.sync import sync
+from pipelines.lake.table import Table
+from pipelines.sync import Inputs, sync
 from pipelines.sync_info import SyncInfo
 from schemas.errors import StateError
 from tests.benchmarks.rows import jobs
@@ -31,11 +33,11 @@ def fresh(road: Road) -> Bus:
 
 
 def test_nothing_new_needs_no_spark_and_keeps_what_is_known(road: Road, fresh: Bus) -> None:
-    before = fresh.status()["datasets"]
+    before = look(fresh).to_json()["datasets"]
     info = fresh.sync()
     assert (info.ingested, info.merges, info.releases, info.failures) == ({}, [], [], {})
-    assert fresh.sync({road.dataset.id}).releases == []
-    assert fresh.status()["datasets"] == before
+    assert fresh.sync({road.dataset.id}).releases == ()
+    assert look(fresh).to_json()["datasets"] == before
 
 
 def test_command_with_nothing_to_do_loads_no_spark(road: Road, fresh: Bus) -> None:
@@ -60,7 +62,7 @@ def _ingested_by_a_pass_that_was_killed(road: Road) -> None:
 def _another_program_writes(layer: str) -> Callable[[Road], None]:
     def write(road: Road) -> None:
         path = f"{road.lake.root}/{layer}/{road.dataset.id}"
-        road.lake.read(path).limit(1).write.format("delta").mode("append").save(path)
+        Table(road.lake.spark, path).read().limit(1).write.format("delta").mode("append").save(path)
 
     return write
 
@@ -149,7 +151,7 @@ def test_datasets_without_news_cost_no_spark_job(road: Road, spark: Any) -> None
     road.sync()
 
     def idle() -> SyncInfo:
-        return sync(road.lake, road.bus.store, road.bus.kafka, only=())
+        return sync(Inputs(road.lake, road.bus.store, road.bus.kafka), only=())
 
     idle()
     assert jobs(spark, idle) == 0

@@ -252,7 +252,7 @@ def accept(road: Road, row: dict[str, Any], district: str = "440106") -> Path:
 
 def arrived(road: Road) -> list[tuple[str, int, int]]:
     """Every record in bronze, by topic, partition and offset."""
-    rows = road.lake.read(road.lake.bronze(road.dataset)).select("_topic", "_partition", "_offset").collect()
+    rows = road.lake.bronze(road.dataset).read().select("_topic", "_partition", "_offset").collect()
     return sorted(tuple(row) for row in rows)
 
 

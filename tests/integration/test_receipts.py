@@ -23,10 +23,11 @@ from pipelines.merge.merge import merge_pending
 from producers.inbox import FetchInfo, Inbox, fetch_receipts
 from producers.sources.files import RECEIPT_COLUMNS
 from schemas.contract import load_contract
-from schemas.dataset import districts, receipts_topic
+from schemas.dataset import receipts_topic
+from schemas.districts import districts
 from schemas.errors import UnavailableError
 from schemas.row.coercer import RowCoercer
-from schemas.wire.avro import Encoder
+from schemas.wire.encoder import Encoder
 from schemas.wire.receipt import LARGEST, Receipt
 from tests.integration.conftest import CONTRACT, Road
 from tests.integration.test_topics import recreate
@@ -50,7 +51,7 @@ class Node:
     def city(self) -> int:
         """Bring all to bronze and send the receipts of it; how many."""
         self.road.ingest()
-        first, self.sent = self.sent + 1, self.road.lake.version(self.road.lake.bronze(self.road.dataset))
+        first, self.sent = self.sent + 1, self.road.lake.bronze(self.road.dataset).version
         return self.send(first, self.sent)
 
     def silver(self) -> list[tuple[Any, ...]]:
@@ -141,7 +142,7 @@ def test_each_refused_record_gives_its_own_district_one_receipt_with_every_reaso
     road.publish({"id": "theirs", "seq": 2, "amount": -5}, district="440103")
     mine.write({"key": b'{"id":"gone"}', "value": None}, {"key": b"\xff", "value": b"\xc3\x01nonsense"})
     assert mine.city() == 4
-    bronze = road.lake.read(road.lake.bronze(road.dataset)).where("_quarantined").collect()
+    bronze = road.lake.bronze(road.dataset).read().where("_quarantined").collect()
     expected = {(r["_topic"], r["_partition"], r["_offset"]): r for r in bronze}
     found = []
     for node in (mine, other):
@@ -170,7 +171,7 @@ def test_receipts_sent_again_after_a_crash_are_there_once(node: Node) -> None:
     with Inbox(node.inbox_path) as inbox:
         receipt = node.receipts()[0]
         inbox.mark([(receipt.topic, receipt.partition, receipt.offset)], "acknowledged")
-    assert node.send(1, node.road.lake.version(node.road.lake.bronze(node.road.dataset))) == 1_500
+    assert node.send(1, node.road.lake.bronze(node.road.dataset).version) == 1_500
     assert node.fetch().new == 0
     assert (len(node.receipts()), len(node.receipts("acknowledged"))) == (1_500, 1)
 
@@ -184,7 +185,7 @@ def test_nothing_quarantined_needs_no_bus(node: Node, monkeypatch: pytest.Monkey
 def test_bus_that_is_away_is_said_and_the_receipts_are_sent_later(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
     node.road.publish({"id": "a", "seq": 1, "amount": -1})
     node.road.ingest()
-    last = node.road.lake.version(node.road.lake.bronze(node.road.dataset))
+    last = node.road.lake.bronze(node.road.dataset).version
     with monkeypatch.context() as patched:
         patched.setattr(feedback, "WAIT_MS", 1_000)
         with pytest.raises(UnavailableError, match="next pass"):
@@ -222,7 +223,7 @@ def test_answers_header_of_any_bytes_is_kept_short_and_breaks_nothing(node: Node
     ]  # fmt: skip
     node.write(*({**record, "headers": h} for h in headers))
     assert node.city() == 0
-    rows = node.road.lake.read(node.road.lake.bronze(node.road.dataset)).orderBy("_offset").collect()
+    rows = node.road.lake.bronze(node.road.dataset).read().orderBy("_offset").collect()
     assert [r["_answers"] for r in rows] == ["\ufffd\ufffd", "x" * 300, None, "first", "穗" * 300]
     assert not any(r["_quarantined"] for r in rows)
 
@@ -360,7 +361,7 @@ def test_correction_takes_the_refused_records_place_and_never_overwrites_a_newer
         ("after older", False, 7), ("before deletion", True, None), ("before newer", False, 99), ("same file", False, 99),
     ]  # fmt: skip
     assert (len(node.receipts("answered")), node.receipts("new")) == (4, [])
-    bronze = node.road.lake.read(node.road.lake.bronze(node.road.dataset)).where("_answers IS NOT NULL").collect()
+    bronze = node.road.lake.bronze(node.road.dataset).read().where("_answers IS NOT NULL").collect()
     stamps = {r.id: r.timestamp_ms for r in node.receipts()}
     assert {r["_answers"] for r in bronze} == set(stamps)
     at_its_time = {int(r["_timestamp"].timestamp() * 1000) == stamps[r["_answers"]] for r in bronze}

@@ -163,7 +163,7 @@ class Node:
         return found
 
     def silver(self) -> dict[str, tuple[Any, ...]]:
-        frame = self.road.lake.read(self.road.lake.silver(self.dataset)).orderBy("id")
+        frame = self.road.lake.silver(self.dataset).read().orderBy("id")
         return {r[0]: tuple(r)[1:] for r in frame.selectExpr("id", "string(price)", "unix_micros(seen)").collect()}
 
 

@@ -20,12 +20,13 @@ from infra.operate.records import quarantined_records
 from infra.settings import Settings
 from infra.terminal.output import write_rows
 from pipelines.share.query import query
-from pipelines.sync import sync
+from pipelines.sync import Inputs, sync
 from producers.outbox import Entry, Outbox
 from producers.send.sender import _Sender
 from schemas.contract import parse_contract
 from schemas.errors import InputError, StateError, UnavailableError
-from schemas.wire.avro import MAGIC, Encoder, avro_schema, schema_fingerprint
+from schemas.wire.avro import MAGIC, avro_schema, schema_fingerprint
+from schemas.wire.encoder import Encoder
 from tests.integration.conftest import CONTRACT, Road
 
 RECORD = """\
@@ -146,7 +147,7 @@ def test_a_rule_that_fails_while_it_runs_stops_its_own_dataset_only(road: Road, 
     (record,) = quarantined_records(road.bus, road.name)
     assert record["reasons"][0]["rule"] in ("contract", "r"), "it could not be evaluated at all, or not for this row"
     assert record["value"]
-    assert road.lake.read(road.lake.bronze(other.dataset)).where("NOT _quarantined").count() == 1
+    assert road.lake.bronze(other.dataset).read().where("NOT _quarantined").count() == 1
 
 
 def test_a_lake_that_cannot_be_written_quarantines_nothing_and_the_records_stay_to_be_done(
@@ -176,8 +177,10 @@ def test_a_record_of_a_contract_put_in_force_during_the_pass_is_read_with_it(roa
     road.dataset = new  # a node has it already
     road.publish({"id": "a", "seq": 1, "note": "新"})
     assert road.bus.store.datasets()[old.id].hash == old.hash
-    info = sync(road.lake, road.bus.store, road.bus.kafka, only=(), refresh=lambda: road.bus.store.register(new))
-    assert info.records[new.id]["contract_sha256"] == new.hash
+    info = sync(
+        Inputs(road.lake, road.bus.store, road.bus.kafka), only=(), refresh=lambda: road.bus.store.register(new)
+    )
+    assert info.records[new.id].contract_sha256 == new.hash
     assert quarantined_records(road.bus, road.name) == []
     assert road.query("SELECT note FROM t") == [{"note": "新"}]
 
@@ -204,7 +207,7 @@ def test_a_contract_that_changed_is_judged_again_by_whatever_pass_comes_next(roa
     road.publish({"id": "a", "seq": 1})
     road.sync()
     road.contract(version="1.1.0", least=5)
-    info = sync(road.lake, road.bus.store, road.bus.kafka, only=("another.v1",))
+    info = sync(Inputs(road.lake, road.bus.store, road.bus.kafka), only=("another.v1",))
     assert [r.status for r in info.releases] == ["held"]
 
 

@@ -16,7 +16,7 @@ from infra.settings import Settings
 from pipelines.share.query import query
 from producers.publish.publisher import Publisher, PublishInfo, publish_source
 from producers.sources.files import open_source
-from schemas.dataset import districts
+from schemas.districts import districts
 
 FIRST_ROUND = {
     "440103": 201, "440104": 222, "440105": 267, "440106": 230, "440111": 404, "440112": 167, "440113": 276,

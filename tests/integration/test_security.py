@@ -45,7 +45,7 @@ from kafka.protocol.consumer import FetchRequest
 from kafka.structs import OffsetAndMetadata
 from pydantic import SecretStr
 
-from infra.bus.bus import Bus, security
+from infra.bus.bus import Bus
 from infra.kafka.broker import Broker
 from infra.kafka.certificates import Authority
 from infra.kafka.passwords import users_with_password
@@ -128,8 +128,7 @@ def client_of_city(city: Bus) -> dict[str, Any]:
 
 def send(outbox: Path, access: KafkaAccess, timeout: float = 60.0, transport: TransportName = "kafka-python") -> int:
     """Send what an outbox holds; how many records went."""
-    client = security(access)
-    return flush(outbox, access.servers, timeout, client=client, transport=transport).sent
+    return flush(outbox, access, timeout, transport=transport).sent
 
 
 def admin(client: dict[str, Any]) -> closing[KafkaAdminClient]:
@@ -155,7 +154,7 @@ def read(client: dict[str, Any], topic: str) -> list[bytes]:
 
 def publish(path: Path, district: str, outbox: Path, *codes: str) -> None:
     access = read_node_file(path).access
-    with Publisher(DATASET, district, outbox, access.servers, client=security(access), timeout=15) as publisher:
+    with Publisher(DATASET, district, outbox, access, timeout=15) as publisher:
         for code in codes:
             publisher.publish({"code": code, "at": 1})
 
@@ -474,7 +473,7 @@ def killed_at(step: str) -> Iterator[None]:
     def die(*_: Any) -> None:
         raise KilledError
 
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(KilledError):
+    with pytest.MonkeyPatch.context() as patch:
         patch.setattr(step, die)
         yield
 
@@ -499,7 +498,7 @@ def test_command_killed_anywhere_and_repeated_leaves_one_set_in_force(
     if command == "rotate":
         nodes.add(district, tmp_path / "first.toml")
     repeat = getattr(nodes, command)
-    with killed_at(step):
+    with killed_at(step), pytest.raises(KilledError):
         repeat(district, path)
     assert not path.exists()
     made: Node = repeat(district, path)
@@ -516,7 +515,7 @@ def test_command_killed_anywhere_and_repeated_leaves_one_set_in_force(
 @pytest.mark.parametrize("step", ENDING[1:])
 def test_remove_killed_halfway_is_finished_when_repeated(nodes: Nodes, tmp_path: Path, step: str) -> None:
     nodes.add("440113", tmp_path / "n")
-    with killed_at(step):
+    with killed_at(step), pytest.raises(KilledError):
         nodes.remove("440113")
     assert [n.in_force for n in nodes.all() if n.district == "440113"] == [False]
     nodes.remove("440113")
@@ -666,7 +665,7 @@ def test_sync_ingests_on_a_secure_bus_and_spark_tells_no_secret(
         bus = city if door == "certificate" else Bus(Settings(home=tmp_path / "h", node=tmp_path / "admin.toml"))
         road = Road(bus, names())
         node = read_node_file(files[OWN]).access
-        with Publisher(road.dataset, OWN, tmp_path / "o", node.servers, client=security(node)) as publisher:
+        with Publisher(road.dataset, OWN, tmp_path / "o", node) as publisher:
             publisher.publish({"id": "1", "district_code": OWN, "seq": 1, "amount": 5})
         assert not bus.sync().failures
         assert road.query("SELECT id, amount FROM t") == [{"id": "1", "amount": 5}]

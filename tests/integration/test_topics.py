@@ -4,22 +4,26 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from kafka import KafkaAdminClient, KafkaProducer, TopicPartition
 from kafka.admin import ConfigResource, NewPartitions
 
-from infra.operate.records import quarantined_records
+from infra.bus.status import look
+from infra.terminal.output import quarantined_records
 from pipelines.ingest import offsets
-from pipelines.ingest.ingest import read_position
+from pipelines.ingest.ingest import ingest_batch
 from pipelines.ingest.offsets import BATCH, SHARE, Range, Taken, TopicState, plan
-from pipelines.sync import _Round, sync
+from pipelines.lake.table import Table
+from pipelines.merge.merge import merge_pending
+from pipelines.sync import Inputs, sync
 from schemas.errors import StateError
-from schemas.wire.avro import Encoder
+from schemas.ports.kafka_access import KafkaAccess
+from schemas.wire.encoder import Encoder
 from tests.integration.conftest import Road
 
 DISTRICT = "440106"
@@ -106,7 +110,7 @@ def test_however_a_topic_changed_nothing_is_skipped_in_silence(
     road.bus.kafka.ensure([topic])
     road.publish({"id": "later", "seq": 1})
     road.ingest()
-    rows = road.lake.read(road.lake.bronze(road.dataset)).orderBy("_timestamp").collect()
+    rows = road.lake.bronze(road.dataset).read().orderBy("_timestamp").collect()
     assert [row["id"] for row in rows] == kept
 
 
@@ -120,7 +124,7 @@ def test_what_waits_too_near_the_end_of_its_retention_is_an_alarm_in_the_status(
     client.close()
 
     def danger() -> dict[str, float]:
-        (found,) = (d for d in road.bus.status()["datasets"] if d["dataset"] == road.name)
+        (found,) = (d for d in look(road.bus).to_json()["datasets"] if d["dataset"] == road.name)
         return dict(found["near_retention"])
 
     producer, encoder = KafkaProducer(bootstrap_servers=road.bus.bootstrap, acks="all"), Encoder(road.dataset)
@@ -167,15 +171,15 @@ def test_a_plan_goes_on_exactly_where_the_last_one_ended(road: Road) -> None:
     assert position == {topic: Taken("i", {0: 250_000})}
 
 
-def foreign(road: Road, path: str) -> None:
-    road.lake.read(path).limit(1).write.format("delta").mode("append").save(path)
+def foreign(table: Table) -> None:
+    """Write to a table as another program does."""
+    table.read().limit(1).write.format("delta").mode("append").save(table.address)
 
 
 def test_a_table_someone_else_wrote_to_is_neither_merged_nor_shared_until_it_is_made_again(road: Road) -> None:
     road.publish({"id": "a", "seq": 1, "amount": 1}, {"id": "b", "seq": 1, "amount": 2})
     road.sync()
-    silver = road.lake.silver(road.dataset)
-    foreign(road, silver)
+    foreign(road.lake.silver(road.dataset))
     road.publish({"id": "c", "seq": 1, "amount": 3})
     assert "another program" in road.bus.sync().failures[road.dataset.id]
     assert len(road.query("SELECT id FROM t")) == 2
@@ -183,7 +187,7 @@ def test_a_table_someone_else_wrote_to_is_neither_merged_nor_shared_until_it_is_
     assert not info.failures
     assert sorted(row["id"] for row in road.query("SELECT id FROM t")) == ["a", "b", "c"]
 
-    foreign(road, road.lake.bronze(road.dataset))
+    foreign(road.lake.bronze(road.dataset))
     road.publish({"id": "d", "seq": 1, "amount": 4})
     assert "another program" in road.bus.sync().failures[road.dataset.id]
     info = road.bus.rebuild(road.dataset, from_topics=True)
@@ -198,7 +202,7 @@ def test_what_another_program_changed_is_found_behind_a_compaction_too(road: Roa
     for n in range(3):
         road.publish({"id": f"{n}", "seq": 1, "amount": 1})
         road.sync()
-    silver = road.lake.silver(road.dataset)
+    silver = road.lake.silver(road.dataset).address
     spark.sql(f"UPDATE delta.`{silver}` SET amount = 9 WHERE id = '1'")
     spark.sql(f"OPTIMIZE delta.`{silver}`")
     road.publish({"id": "later", "seq": 1, "amount": 1})
@@ -212,7 +216,7 @@ def test_compaction_by_an_engineer_is_no_foreign_change(road: Road, spark: Any) 
     for n in range(3):
         road.publish({"id": f"{n}", "seq": 1})
         road.sync()
-    spark.sql(f"OPTIMIZE delta.`{road.lake.silver(road.dataset)}`")
+    spark.sql(f"OPTIMIZE delta.`{road.lake.silver(road.dataset).address}`")
     road.publish({"id": "later", "seq": 1})
     road.sync()
     assert len(road.query("SELECT id FROM t")) == 4
@@ -237,11 +241,10 @@ def test_a_dataset_that_failed_is_tried_again_by_whatever_pass_comes_and_others_
     for each in (road, other):
         each.publish({"id": "a", "seq": 1})
     road.sync()
-    foreign(road, road.lake.silver(road.dataset))
+    foreign(road.lake.silver(road.dataset))
     road.publish({"id": "b", "seq": 1})
     looked: list[str] = []
-    bring_up = _Round._bring_up
-    monkeypatch.setattr(_Round, "_bring_up", lambda self, d, *a: looked.append(d.id) or bring_up(self, d, *a))
+    monkeypatch.setattr("pipelines.sync.merge_pending", lambda d, lake: looked.append(d.id) or merge_pending(d, lake))
     for _ in range(3):  # the first looks at everything, for another program had written something
         looked.clear()
         assert "another program" in road.bus.sync(set()).failures[road.dataset.id]
@@ -257,7 +260,7 @@ def test_what_a_pass_ends_with_is_merged_also_where_more_came_than_it_takes(
     road.publish(*({"id": f"{n}", "seq": 1} for n in range(7)))
     later = iter([*({"id": f"later {n}", "seq": 1} for n in range(20))])
     # Once the pass knows where it ends, there is more than two batches hold.
-    info = sync(road.lake, road.bus.store, road.bus.kafka, refresh=lambda: road.publish(*later))
+    info = sync(Inputs(road.lake, road.bus.store, road.bus.kafka), refresh=lambda: road.publish(*later))
     assert info.ingested[road.dataset.id] >= 7
     assert [release.status for release in info.releases] == ["released"]
     assert len(road.silver()) == info.ingested[road.dataset.id]
@@ -270,7 +273,7 @@ def test_a_damaged_silver_is_told_and_made_again_from_bronze(road: Road, broken:
     road.publish({"id": "refused", "seq": 1, "amount": -1})
     road.sync()
     before = road.silver()
-    silver = Path(road.lake.silver(road.dataset))
+    silver = Path(road.lake.silver(road.dataset).address)
     if broken == "data":
         for file in silver.rglob("*.parquet"):
             if "_delta_log" not in file.parts:
@@ -304,12 +307,12 @@ def test_a_rebuild_that_fails_sets_no_table_aside_at_each_try(road: Road, monkey
     road.sync()
     with monkeypatch.context() as patch:
         patch.setattr(
-            "pipelines.lake.lake.Lake.overwrite", lambda *_: (_ for _ in ()).throw(OSError("the disk is full"))
+            "pipelines.lake.table.Table.overwrite", lambda *_: (_ for _ in ()).throw(OSError("the disk is full"))
         )
         road.lake.set_aside(f"silver/{road.dataset.id}")
         for _ in range(2):
             assert "the disk is full" in road.bus.sync().failures[road.dataset.id]
-    assert len(list(Path(road.lake.silver(road.dataset)).parent.glob("*set-aside*"))) == 1
+    assert len(list(Path(road.lake.silver(road.dataset).address).parent.glob("*set-aside*"))) == 1
     road.sync()
     assert len(road.query("SELECT id FROM t")) == 1
 
@@ -320,7 +323,7 @@ def test_a_damaged_bronze_is_made_again_from_the_topics_and_silver_keeps_what_th
     cut(road, road.dataset.topic(DISTRICT))
     road.publish({"id": "new", "seq": 1, "amount": 1})
     road.sync()
-    bronze = Path(road.lake.bronze(road.dataset))
+    bronze = Path(road.lake.bronze(road.dataset).address)
     shutil.rmtree(bronze / "_delta_log")
     road.forget()
     road.publish({"id": "newest", "seq": 1, "amount": 1})
@@ -329,25 +332,6 @@ def test_a_damaged_bronze_is_made_again_from_the_topics_and_silver_keeps_what_th
     road.bus.resume(road.dataset, yes=True)
     road.sync()
     assert sorted(row["id"] for row in road.query("SELECT id FROM t")) == ["new", "newest", "old"]
-
-
-def test_a_lake_whose_batches_carry_no_position_goes_on_from_its_rows(road: Road) -> None:
-    """As Suibus 0.1 left it: the application of a batch is `ingest:<query>`, the position lies elsewhere."""
-    road.publish({"id": "a", "seq": 1}, {"id": "b", "seq": 1, "amount": -1})
-    road.ingest()
-    bronze = road.lake.bronze(road.dataset)
-    rows = road.lake.read(bronze)
-    kept = road.lake.spark.createDataFrame(rows.collect(), rows.schema)
-    road.lake.set_aside(f"bronze/{road.dataset.id}")
-    old = kept.write.format("delta").mode("append").option("txnAppId", "ingest:0b1c").option("txnVersion", 0)
-    old.save(road.lake.bronze(road.dataset))
-    topic = road.dataset.topic(DISTRICT)
-    states = road.bus.kafka.states(road.dataset.topics)
-    assert read_position(road.dataset, road.lake, states) == {topic: Taken(states[topic].id, {0: 2})}
-    road.publish({"id": "c", "seq": 1})
-    assert road.merge() == 1
-    assert [row[0] for row in road.silver()] == ["a", "c"]
-    assert road.account()[DISTRICT]["received"] == 3
 
 
 def test_one_record_that_a_rule_cannot_be_held_against_costs_no_other(road: Road) -> None:
@@ -367,7 +351,7 @@ def test_one_record_that_a_rule_cannot_be_held_against_costs_no_other(road: Road
 def test_a_release_whose_account_does_not_close_is_held(road: Road, spark: Any) -> None:
     road.publish({"id": "a", "seq": 1})
     road.sync()
-    path = road.lake.account()
+    path = road.lake.account().address
     spark.sql(f"ALTER TABLE delta.`{path}` SET TBLPROPERTIES ('delta.appendOnly' = 'false')")
     spark.sql(f"UPDATE delta.`{path}` SET inserted = 2 WHERE dataset = '{road.dataset.id}'")
     road.publish({"id": "b", "seq": 1})
@@ -379,22 +363,27 @@ def test_a_release_whose_account_does_not_close_is_held(road: Road, spark: Any) 
     assert road.query("SELECT id FROM t") == [{"id": "a"}]
 
 
-def test_two_pipelines_on_one_lake_take_no_record_twice(road: Road, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_pipelines_on_one_lake_take_no_record_twice(road: Road) -> None:
     road.publish({"id": "a", "seq": 1})
-    import pipelines.ingest.ingest as ingest
 
-    append = ingest._append
+    class Overtaken:
+        """The bus, where another pipeline takes a batch between this one's plan and its read."""
 
-    def late(*arguments: Any) -> int:
-        road.publish({"id": "b", "seq": 1})
-        with monkeypatch.context() as patch:
-            patch.setattr(ingest, "_append", append)
-            assert road.batch() == 2, "the other pipeline is faster"
-        return append(*arguments)
+        others: ClassVar[list[int]] = []
 
-    with monkeypatch.context() as patch:
-        patch.setattr(ingest, "_append", late)
-        with pytest.raises(StateError, match="Another Suibus writes"):
-            road.batch()
+        def states(self, topics: Iterable[str]) -> dict[str, TopicState]:
+            return road.bus.kafka.states(topics)
+
+        @property
+        def access(self) -> KafkaAccess:
+            if not self.others:
+                road.publish({"id": "b", "seq": 1})
+                self.others.append(road.batch())
+            return road.bus.access
+
+    states = road.bus.kafka.states(road.dataset.topics)
+    with pytest.raises(StateError, match="Another Suibus writes"):
+        ingest_batch(road.dataset, road.lake, road.bus.store, Overtaken(), states)
+    assert Overtaken.others == [2], "the other pipeline was faster"
     assert road.merge() == 0
-    assert road.lake.read(road.lake.bronze(road.dataset)).count() == 2
+    assert road.lake.bronze(road.dataset).read().count() == 2

@@ -17,7 +17,8 @@ from schemas.compatibility import compare
 from schemas.dataset import Dataset, Field
 from schemas.errors import InputError
 from schemas.row.coercer import RowCoercer
-from schemas.wire.avro import FRAME, MAGIC, Encoder, avro_schema, decode, schema_fingerprint
+from schemas.wire.avro import FRAME, MAGIC, avro_schema, decode, schema_fingerprint
+from schemas.wire.encoder import Encoder
 
 # What a slow machine does is no property of the codec.
 settings.register_profile("suibus", deadline=None, suppress_health_check=[HealthCheck.too_slow])

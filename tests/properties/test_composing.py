@@ -16,8 +16,9 @@ from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
 from pipelines.lake import lake as tables
-from quality.gate import Verdict, judge
+from quality.gate import judge
 from quality.rules import composing_rules, gate_rules, key_rule
+from quality.verdict import Verdict
 from schemas.dataset import Dataset, Field, Limits, Rule
 from tests.benchmarks.rows import jobs
 

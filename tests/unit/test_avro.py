@@ -14,7 +14,8 @@ import pytest
 from schemas.contract import load_contract
 from schemas.dataset import Dataset, Field, Kind
 from schemas.errors import InputError
-from schemas.wire.avro import FRAME, MAGIC, Encoder, avro_number, avro_schema, decode, schema_fingerprint, sequence_text
+from schemas.wire.avro import FRAME, MAGIC, avro_schema, decode, schema_fingerprint
+from schemas.wire.encoder import Encoder, avro_number, sequence_text
 
 EVERY_TYPE = load_contract(Path(__file__).parents[1] / "contracts" / "every_type.yaml")
 ID = Field("id", "string", True)

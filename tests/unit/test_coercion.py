@@ -13,7 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from schemas.dataset import Dataset, Field, Limits
-from schemas.row.coercer import Defect, RowCoercer, RowError, parse_json
+from schemas.row.coercer import Defect, RowCoercer, RowError
+from schemas.row.strict_json import parse_json
 from schemas.wire.avro import avro_schema
 
 

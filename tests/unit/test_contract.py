@@ -13,7 +13,8 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from schemas.contract import SHIPPED, find_dataset, load_contract, load_contracts, parse_contract
+from schemas.contract import load_contract, parse_contract
+from schemas.contract_folders import SHIPPED, find_dataset, load_contracts
 from schemas.contract_page import page
 from schemas.dataset import Dataset, Field
 from schemas.errors import ContractError, InputError
@@ -103,7 +104,7 @@ PRICE = "      - name: price\n"
                      ("found time", "one of string, boolean"), id="a type of the standard that is not served"),
         pytest.param("        logicalType: number\n" + DECIMAL, "", 16, ("found no type", "one of string"),
                      id="no type"),
-        pytest.param("status: active", "id: again", 5, ("'id' stands twice, first in line 3", "Keep one"),
+        pytest.param("status: active", "id: again", 5, ("'id' is there twice, first in line 3", "Keep one"),
                      id="duplicate key"),
         pytest.param("schema:\n  - name: shops", "schema:\n  - name: one\n    properties: []\n  - name: shops", 6,
                      ("found 2 schema objects", "exactly one"), id="two schema objects"),
@@ -119,7 +120,7 @@ PRICE = "      - name: price\n"
                      ("a second time, first in line 24", "once"), id="a fact twice"),
         pytest.param("value: seq", "value: sequence", 24, ("'sequence' (no such column)", "a required column"),
                      id="sequence names a missing column"),
-        pytest.param("value: seq", "value: price", 24, ("decimal(9,2), required: False", "a required column"),
+        pytest.param("value: seq", "value: price", 24, ("decimal(9,2), not required", "a required column"),
                      id="sequence names a column that cannot order"),
         pytest.param("value: seq", "value: [seq]", 24, ("['seq']", "a required column"), id="sequence is a list"),
         pytest.param("value: P1D", "value: 1 day", 25, ("'1 day'", "P1D or PT4H"), id="bad duration"),
@@ -353,7 +354,7 @@ def test_document_of_v3_1_is_served_as_it_is_meant() -> None:
     }
 
 
-def test_facts_may_stand_in_the_schema_object() -> None:
+def test_own_properties_may_be_in_the_schema_object() -> None:
     facts = BASE[BASE.index("customProperties") :]
     moved = BASE.removesuffix(facts) + "".join(f"    {line}\n" for line in facts.splitlines())
     assert moved != BASE

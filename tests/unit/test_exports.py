@@ -37,7 +37,7 @@ MODULES = [
     *sorted(
         ".".join(path.relative_to(ROOT).with_suffix("").parts)
         for folder in ("schemas", "producers")
-        for path in (ROOT / folder).glob("[a-z]*.py")
+        for path in (ROOT / folder).rglob("[a-z]*.py")
     ),
 ]
 

@@ -7,7 +7,7 @@ import logging
 import re
 import sys
 from collections.abc import Callable, Iterator
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +16,19 @@ from prometheus_client.core import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
 from infra.bus.bus import Bus
-from infra.operate.metrics import FATES, metrics_text
+from infra.bus.state import PassState
+from infra.bus.totals import Spent, Totals
+from infra.operate.metrics import metrics_text
 from infra.settings import Settings
 from infra.terminal import logs
 from infra.terminal.logs import JsonLines, TextLines, logged, set_up_logging
+from pipelines.fates import FATES
+from pipelines.release.record import ReleaseRecord
 from producers.outbox import Entry, Outbox
-from schemas.contract import SHIPPED, load_contract
-from schemas.dataset import districts
-from schemas.tell import log_context
+from schemas.contract import load_contract
+from schemas.contract_folders import SHIPPED
+from schemas.districts import districts
+from schemas.log_context import log_context
 
 FLIGHTS = load_contract(SHIPPED / "flights.yaml")  # fresh for a day
 ROOT = Path(__file__).parents[2]
@@ -35,15 +40,11 @@ def bus(tmp_path: Path) -> Bus:
     """A bus that ran once, held its flights and is stopped; its Kafka is away."""
     found = Bus(Settings(home=tmp_path / "home"))
     found.store.register(FLIGHTS)
-    record = {"status": "held", "released_at": "2026-01-01T00:00:00+00:00", "decided_at": "2026-01-02T00:00:00+00:00"}
-    pipeline = {
-        "records": {FLIGHTS.id: record},
-        "failures": {FLIGHTS.id: "why"},
-        "ended_at": "2026-01-02T00:00:00+00:00",
-    }
-    found._write("pipeline.json", pipeline)
+    released, held = (datetime(2026, 1, day, tzinfo=UTC) for day in (1, 2))
+    record = ReleaseRecord(2, "held", 3, "id", FLIGHTS.hash, 5, ("some_rule",), held, released)
+    found.state.note_pass(PassState({FLIGHTS.id: record}, {FLIGHTS.id: "why"}, ended_at=held.isoformat()))
     fates = {FLIGHTS.id: {"440106": COUNTS | {"received": 5, "inserted": 3, "quarantined": 2}}}
-    found._write("metrics.json", {"fates": fates, "seconds": {"merge": {FLIGHTS.id: [2.5, 2]}}})
+    found.state.note_totals(Totals(fates, {"merge": {FLIGHTS.id: Spent(2.5, 2)}}))
     with Outbox(found.outbox("440106")) as outbox:
         outbox.accept(FLIGHTS.topic("440106"), [Entry(b"k1", b"v"), Entry(b"k2", b"v")])
     return found

@@ -20,7 +20,8 @@ from producers.sources.files import Record, Source, open_source
 from schemas.dataset import Dataset, Field
 from schemas.errors import InputError, StateError, UnavailableError
 from schemas.row.coercer import RowError
-from schemas.wire.avro import Encoder, avro_schema, decode, schema_fingerprint
+from schemas.wire.avro import avro_schema, decode, schema_fingerprint
+from schemas.wire.encoder import Encoder
 from tests.unit.test_receipt import RECEIPT
 
 NOWHERE = "127.0.0.1:1"  # nothing listens: rows stay in the outbox

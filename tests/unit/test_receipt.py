@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from producers.inbox import Inbox
 from producers.outbox import Entry, Outbox
 from schemas.errors import InputError, StateError
-from schemas.wire.receipt import LARGEST, Reason, Receipt, receipt_place
+from schemas.wire.receipt import LARGEST, Reason, Receipt, parse_receipt_id
 
 TOPIC = "gz.up.440106.t.v1"
 REASON = Reason("not_negative", "amount", "-1", "The amount is negative.", "金额为负。")
@@ -93,12 +93,12 @@ def test_members_that_a_newer_city_adds_are_passed_over() -> None:
 
 @pytest.mark.parametrize("text", [RECEIPT.id, RECEIPT.short_id, f"  {RECEIPT.short_id}\n"])
 def test_id_is_taken_whole_and_short(text: str) -> None:
-    assert receipt_place(text, "440106") == (TOPIC, 0, 7)
+    assert parse_receipt_id(text, "440106") == (TOPIC, 0, 7)
 
 
 @pytest.mark.parametrize("text", ["", "t.v1", "t.v1:0", "t.v1:0:x", "t.v1:0:²", "t.v1:-1:0", "t.v1:0:" + "9" * 30])
 def test_what_is_no_id_is_none(text: str) -> None:
-    assert receipt_place(text, "440106") is None
+    assert parse_receipt_id(text, "440106") is None
 
 
 # --- the inbox -----------------------------------------------------------------------------------

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
+import re
+from base64 import b64encode
 from io import BytesIO
 from typing import Any
 
 import pytest
 from fastavro import parse_schema, schemaless_reader, schemaless_writer
+from pydantic import SecretStr
 
 from schemas.dataset import Dataset, Field
 from schemas.errors import InputError
+from schemas.wire.agreement import agreed_schema
 from schemas.wire.avro import avro_schema
-from schemas.wire.registry import Registry, agreed_schema
+from schemas.wire.registry import Registry
 
 FIELDS = (
     Field("id", "string", True),
@@ -53,12 +57,12 @@ def test_the_contracts_own_schema_agrees_with_itself() -> None:
 
 
 def test_names_order_docs_and_promotions_of_another_writer_change_no_value() -> None:
-    place = {"type": "record", "name": "Place", "fields": [{"name": "street", "type": {"type": "string"}}]}
+    park = {"type": "record", "name": "Place", "fields": [{"name": "street", "type": {"type": "string"}}]}
     writer = schema(
         n="int",
         ratio=["float", "null"],
         price=PRICE,
-        work=["null", place],
+        work=["null", park],
         home=["null", "Place"],
         tags={"type": "array", "items": {"type": "string", "avro.java.string": "String"}},
     )
@@ -69,7 +73,7 @@ def test_names_order_docs_and_promotions_of_another_writer_change_no_value() -> 
         "home": "None", "work": "{'street': 'w', 'area': None}",
     }  # fmt: skip
     for name in ("Place", "other.Place"):
-        named = schema(work=["null", place], home=["null", name])
+        named = schema(work=["null", park], home=["null", name])
         assert read(named, {"id": "a", "n": 1, "home": {"street": "h"}})["home"] == {"street": "h", "area": None}
 
 
@@ -91,6 +95,7 @@ def test_names_order_docs_and_promotions_of_another_writer_change_no_value() -> 
         (schema(id={"type": "enum", "name": "E", "symbols": ["a"]}), "id is enum, expected string"),
         (schema(n=["null", "long", "string"]), "n is a union of 3"),
         (schema(n=["long"]), "n is a union of 1"),
+        (schema(n=["null", ["null", "long"]]), "n is a union of 2"),
         (schema(n="Unknown"), "n is no Avro type"),
         (schema(n={"type": {"type": "long"}}), "n is no Avro type"),
         (schema(tags={"type": "array", "items": "int"}), "tags[] is int, expected string"),
@@ -100,10 +105,11 @@ def test_names_order_docs_and_promotions_of_another_writer_change_no_value() -> 
         (schema(prise=PRICE), "field prise is not in the contract"),
         ({**schema(), "fields": schema()["fields"] * 2}, "field id is there twice"),
         ({**schema(), "fields": 7}, "field id is missing"),
-        ({"type": "string"}, "the whole is string, expected record"),
-        ({"$schema": "http://json-schema.org/draft-07/schema", "type": "object"}, "the whole is object"),
-        (["null", "int"], "the whole is int"),
-        (None, "the whole is no Avro type"),
+        ({**schema(), "fields": [{"name": ["id"], "type": "string"}]}, "field ['id'] is not in the contract"),
+        ({"type": "string"}, "the whole schema is string, expected record"),
+        ({"$schema": "http://json-schema.org/draft-07/schema", "type": "object"}, "the whole schema is object"),
+        (["null", "int"], "the whole schema is int"),
+        (None, "the whole schema is no Avro type"),
     ],
 )
 def test_a_schema_that_would_read_as_another_value_is_refused(writer: Any, says: str) -> None:
@@ -119,8 +125,25 @@ def test_a_schema_that_is_not_json_is_refused(text: str) -> None:
         agreed_schema(text, READER)
 
 
-@pytest.mark.parametrize("url", ["user:geheim@host:8081", "ftp://user:geheim@host", "http://", "file:///etc/passwd"])
-def test_a_registry_url_is_http_and_its_password_is_not_told(url: str) -> None:
+@pytest.mark.parametrize(
+    "url",
+    [
+        "user:geheim@host:8081",
+        "ftp://user:geheim@host",
+        "http://",
+        "file:///etc/passwd",
+        "http://u:geheim@[::1",
+        "http://u:geheim@ho\u2100st",
+    ],
+)
+@pytest.mark.parametrize("of", [str, SecretStr])
+def test_a_registry_url_is_http_and_its_password_is_not_told(url: str, of: type[str] | type[SecretStr]) -> None:
     with pytest.raises(InputError, match="SUIBUS_REGISTRY_URL") as refused:
-        Registry(url)
+        Registry(of(url))
     assert "geheim" not in str(refused.value)
+
+
+def test_a_registry_holds_its_password_as_a_secret() -> None:
+    registry = Registry(SecretStr("http://user:geheim@host:8081/base/"))
+    assert registry.url == "http://host:8081/base"
+    assert not {"geheim", b64encode(b"user:geheim").decode()} & set(re.findall(r"[\w=]+", repr(vars(registry))))

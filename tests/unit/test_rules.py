@@ -11,17 +11,10 @@ from typing import Any
 
 import pytest
 
-from quality.rules import (
-    composing_rules,
-    gate_rules,
-    key_rule,
-    row_condition,
-    row_rules,
-    rules_hash,
-    sql_literal,
-    suite,
-)
-from schemas.contract import SHIPPED, load_contract
+from quality.conditions import row_condition, sql_literal
+from quality.rules import composing_rules, gate_rules, key_rule, row_rules, rules_hash, suite
+from schemas.contract import load_contract
+from schemas.contract_folders import SHIPPED
 from schemas.dataset import Dataset, Field, Kind, Limits, Rule
 
 NONE = {"operator": "mustBe", "threshold": 0}
@@ -39,10 +32,6 @@ def sql(query: str, column: str | None = None, **changes: Any) -> Rule:
 
 def library(metric: str, *, column: str | None = "x", **changes: Any) -> Rule:
     return replace(Rule("r", "library", column=column, metric=metric, **NONE), **changes)
-
-
-def condition(rule: Rule, kind: Kind = "string") -> str | None:
-    return row_condition(rule, dataset(Field("x", kind)))
 
 
 def row_names(*rules: Rule, field: Field | None = None) -> list[str]:
@@ -68,21 +57,21 @@ def row_names(*rules: Rule, field: Field | None = None) -> list[str]:
     ],
 )  # fmt: skip
 def test_library_rule_of_a_column_is_a_condition(rule: Rule, made: str | None) -> None:
-    assert condition(rule) == made
+    assert row_condition(rule) == made
 
 
 @pytest.mark.parametrize("name", ["${object}", "${table}", "{model}", "{schema}"])
 def test_count_where_is_a_condition_whatever_the_dataset_is_called(name: str) -> None:
-    assert condition(sql(f"select count(*)\nfrom {name} where x < 0")) == "(x < 0\n)"
+    assert row_condition(sql(f"select count(*)\nfrom {name} where x < 0")) == "(x < 0\n)"
 
 
 @pytest.mark.parametrize("name", ["${property}", "${column}", "{field}"])
 def test_placeholder_of_the_column_is_its_name(name: str) -> None:
-    assert condition(sql(f"SELECT COUNT(1) FROM ${{object}} WHERE {name} < 0", "x")) == "(`x` < 0\n)"
+    assert row_condition(sql(f"SELECT COUNT(1) FROM ${{object}} WHERE {name} < 0", "x")) == "(`x` < 0\n)"
 
 
 def test_condition_that_ends_in_a_comment_keeps_its_bracket() -> None:
-    found = condition(sql("SELECT COUNT(*) FROM ${object} WHERE x < 0 -- never"))
+    found = row_condition(sql("SELECT COUNT(*) FROM ${object} WHERE x < 0 -- never"))
     assert found is not None
     assert found.splitlines()[-1] == ")"
 
@@ -103,11 +92,11 @@ def test_condition_that_ends_in_a_comment_keeps_its_bracket() -> None:
     ],
 )
 def test_query_that_one_row_cannot_decide_is_no_condition(query: str) -> None:
-    assert condition(sql(query)) is None
+    assert row_condition(sql(query)) is None
 
 
 def test_word_inside_a_text_decides_nothing() -> None:
-    assert condition(sql("SELECT COUNT(*) FROM ${object} WHERE x = 'select over limit, it''s'")) is not None
+    assert row_condition(sql("SELECT COUNT(*) FROM ${object} WHERE x = 'select over limit, it''s'")) is not None
 
 
 # ---- which rules are row rules

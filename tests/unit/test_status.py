@@ -6,8 +6,10 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from infra.bus.bus import _late
-from schemas.contract import SHIPPED, load_contract
+from infra.bus.status import is_late
+from pipelines.release.record import ReleaseRecord, Status
+from schemas.contract import load_contract
+from schemas.contract_folders import SHIPPED
 
 DATASET = load_contract(SHIPPED / "flights.yaml")  # fresh for a day
 OLD, NEW = timedelta(days=2), timedelta()  # ago
@@ -26,13 +28,13 @@ OLD, NEW = timedelta(days=2), timedelta()  # ago
     ],
 )
 def test_a_release_is_late_when_changes_wait_longer_than_its_freshness(
-    status: str, released: timedelta | None, waiting: int | None, late: bool
+    status: Status, released: timedelta | None, waiting: int | None, late: bool
 ) -> None:
     now = datetime.now(UTC)
-    released_at = None if released is None else (now - released).isoformat()
-    record = {"status": status, "released_at": released_at, "decided_at": now.isoformat()}
-    assert _late(DATASET, record, waiting) is late
+    released_at = None if released is None else now - released
+    record = ReleaseRecord(1, status, 1, "id", DATASET.hash, 1, (), now, released_at)
+    assert is_late(DATASET, record, waiting) is late
 
 
 def test_a_dataset_that_was_never_judged_is_not_late() -> None:
-    assert not _late(DATASET, None, 5)
+    assert not is_late(DATASET, None, 5)

@@ -1,0 +1,84 @@
+"""Which contracts are in force: those of the contract folders that can be served, and the last good version of the others."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from infra.bus.state import Refusal, RunState
+from infra.kafka.topics import Kafka
+from schemas.contract_folders import contract_files, find_dataset, load_contracts
+from schemas.dataset import Dataset, receipts_topic
+from schemas.districts import districts
+from schemas.errors import ContractError
+from schemas.store import ContractStore
+from schemas.tell import Tell, quiet
+
+Signature = tuple[tuple[str, int, int], ...]  # path, time of change in ns and size of each contract file
+
+
+class ContractsInForce:
+    """The contract folders of one bus, and the store of what was ever put in force."""
+
+    def __init__(self, folders: Sequence[Path], store: ContractStore, state: RunState) -> None:
+        self.folders = tuple(folders)
+        self.store = store
+        self._state = state
+        self._adopted: Signature | None = None
+
+    def find(self, name: str) -> Dataset:
+        """The dataset of that name in the folders; ContractError if the city could not read what is published by its contract."""
+        dataset = find_dataset(name, self.folders)
+        self.store.check(dataset)
+        return dataset
+
+    def adopt(self, kafka: Kafka, partitions: int, replication: int, tell: Tell = quiet) -> list[Dataset]:
+        """Make the topics of every contract in the folders and put it in force; the newly registered ones.
+
+        In this order, since another process subscribes to the topics of all that is in force. A contract that cannot be served
+        is named in the status; the last good version of it stays in force.
+        """
+        self._adopted = self._signature()
+        found, refused = load_contracts(self.folders)
+        refused += self.store.broken()
+        served = {**self.store.datasets(), **found}
+        topics = [t for d in served.values() for t in d.topics]
+        topics += [receipts_topic(code) for code in districts()]
+        made = kafka.ensure(topics, partitions, replication)
+        fresh: list[Dataset] = []
+        for dataset in found.values():
+            try:
+                if self.store.register(dataset):
+                    fresh.append(dataset)
+            except ContractError as error:
+                refused.append(error)
+        if fresh or made:
+            tell(
+                f"{len(fresh)} contracts put in force, {len(made)} topics made",
+                f"{len(fresh)} 份契约生效，新建 {len(made)} 个主题",
+            )
+        for refusal in refused:
+            tell(refusal.en, refusal.zh)
+        self._state.note_refused_contracts([Refusal(e.en, e.zh) for e in refused])
+        return fresh
+
+    def changed(self) -> bool:
+        """Whether a file in the folders is another than when they were adopted; no if this process has adopted none."""
+        return self._adopted is not None and self._adopted != self._signature()
+
+    def topics(self) -> list[str]:
+        """The upward topics of all contracts in force."""
+        return [topic for dataset in self.store.datasets().values() for topic in dataset.topics]
+
+    def hashes(self) -> dict[str, str]:
+        """The hash of each contract in force, by dataset id."""
+        return {name: dataset.hash for name, dataset in self.store.datasets().items()}
+
+    def _signature(self) -> Signature:
+        found = []
+        for path in contract_files(self.folders):
+            with suppress(FileNotFoundError):
+                stat = path.stat()
+                found.append((str(path), stat.st_mtime_ns, stat.st_size))
+        return tuple(found)

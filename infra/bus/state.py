@@ -1,0 +1,158 @@
+"""What the processes of one state folder tell each other: small JSON files in <home>/run, and the leases beside them.
+
+    run/pipeline.json    what the last pass left: `PassState`
+        metrics.json     running totals: `infra.bus.totals.Totals`
+        up.json          the process that runs the bus: `Running`
+        contracts.json   the contracts that are refused
+        up.lock          held by the process that runs the bus
+        pipeline.lock    held by the process that is in the middle of a pass
+
+All of it can be lost: the tables and topics say the same, more slowly.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Self
+
+from infra.bus.totals import Totals
+from pipelines.lake.position import Position, dump_position, parse_position
+from pipelines.lake.unchanged import Marks, TableMark
+from pipelines.release.record import Records, ReleaseRecord
+from schemas.ports.files import write_whole
+from schemas.ports.lease import Lease
+from schemas.ports.state_format import make_state_folder
+
+
+@dataclass(frozen=True)
+class PassState:
+    """What the last pass left: it tells whether another would do anything, and what `status` shows of each dataset."""
+
+    records: Records = field(default_factory=dict)  # the newest decision of each dataset
+    failures: Mapping[str, str] = field(default_factory=dict)  # why a dataset stopped
+    taken: Position = field(default_factory=dict)
+    contracts: Mapping[str, str] = field(default_factory=dict)  # the hash of each contract in force when the pass began
+    tables: Marks = field(default_factory=dict)  # the newest commit of each table; empty if that could not be told
+    ended_at: str | None = None  # ISO 8601, UTC; None: no pass was through yet
+
+    def to_json(self) -> dict[str, Any]:
+        """The state as JSON has it."""
+        return {
+            "records": {name: record.to_json() for name, record in self.records.items()},
+            "failures": dict(self.failures),
+            "taken": dump_position(self.taken),
+            "contracts": dict(self.contracts),
+            "tables": {name: list(mark) for name, mark in self.tables.items()},
+            "ended_at": self.ended_at,
+        }
+
+    @classmethod
+    def from_json(cls, found: Mapping[str, Any]) -> Self:
+        """A state from what `to_json` made."""
+        return cls(
+            {name: ReleaseRecord.from_json(record) for name, record in found["records"].items()},
+            found["failures"],
+            parse_position(found["taken"]),
+            found["contracts"],
+            {name: TableMark(*mark) for name, mark in found["tables"].items()},
+            found["ended_at"],
+        )
+
+
+@dataclass(frozen=True)
+class Running:
+    """The process that runs the bus, once it is ready."""
+
+    pid: int
+    pipeline: bool  # whether it runs passes, or the services alone
+    since: str  # ISO 8601, UTC
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """Why a contract is not in force."""
+
+    en: str
+    zh: str
+
+
+class RunState:
+    """The files and leases in <home>/run. A file that is missing or damaged counts as one that was never written."""
+
+    def __init__(self, home: Path) -> None:
+        self._home = home
+        self._folder = home / "run"
+        self.up_lease = Lease(self._folder / "up.lock")
+        self.pass_lease = Lease(self._folder / "pipeline.lock")
+        self.up_log = self._folder / "up.log"
+
+    def last_pass(self) -> PassState:
+        """What the last pass left; an empty state before the first."""
+        try:
+            return PassState.from_json(self._read("pipeline.json"))
+        except (KeyError, TypeError, ValueError, AttributeError):
+            return PassState()
+
+    def note_pass(self, state: PassState) -> None:
+        """Keep what a pass left."""
+        self._write("pipeline.json", state.to_json())
+
+    def forget_pass(self) -> None:
+        """The next pass looks at everything: what the last one left is of another lake."""
+        (self._folder / "pipeline.json").unlink(missing_ok=True)
+
+    def totals(self) -> Totals:
+        """The running totals, zero before the first pass."""
+        try:
+            return Totals.from_json(self._read("metrics.json"))
+        except (KeyError, TypeError, ValueError, AttributeError):
+            return Totals()
+
+    def note_totals(self, totals: Totals) -> None:
+        """Keep the running totals."""
+        self._write("metrics.json", totals.to_json())
+
+    def running(self) -> Running | None:
+        """The process that runs the bus and is ready; one that was killed may still be named here: see `up_lease`."""
+        try:
+            return Running(**self._read("up.json"))
+        except TypeError:
+            return None
+
+    def note_running(self, running: Running | None) -> None:
+        """Say which process is ready, None: none is any more."""
+        if running is None:
+            (self._folder / "up.json").unlink(missing_ok=True)
+        else:
+            self._write("up.json", asdict(running))
+
+    def refused_contracts(self) -> list[Refusal]:
+        """The contracts that could not be put in force when they were last looked at."""
+        try:
+            return [Refusal(**one) for one in self._read("contracts.json").get("refused", [])]
+        except (TypeError, AttributeError):
+            return []
+
+    def note_refused_contracts(self, refused: Sequence[Refusal]) -> None:
+        """Keep which contracts could not be put in force."""
+        self._write("contracts.json", {"refused": [asdict(one) for one in refused]})
+
+    def _read(self, name: str) -> dict[str, Any]:
+        try:
+            found = json.loads((self._folder / name).read_text("utf-8"))
+        except (FileNotFoundError, ValueError):
+            return {}
+        return found if isinstance(found, dict) else {}
+
+    def _write(self, name: str, value: Any) -> None:
+        make_state_folder(self._home)
+        write_whole(self._folder / name, json.dumps(value, ensure_ascii=False))
+
+
+def now() -> str:
+    """This moment as the state has it: ISO 8601, UTC, seconds."""
+    return datetime.now(UTC).isoformat(timespec="seconds")

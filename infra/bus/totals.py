@@ -1,0 +1,102 @@
+"""Running totals over all passes: the fates of records as the account has them, and the time each hop took. They only grow."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Mapping
+from copy import deepcopy
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
+
+from pipelines.fates import FATES
+from pipelines.lake.notes import AccountNote
+
+if TYPE_CHECKING:
+    from pipelines.lake.lake import Lake
+    from pipelines.sync_info import SyncInfo
+
+log = logging.getLogger(__name__)
+_COUNTED = ("received", *FATES)
+
+
+class Spent(NamedTuple):
+    """The time that a hop spent on a dataset, and for how many batches."""
+
+    seconds: float
+    batches: int
+
+
+class Counted(NamedTuple):
+    """How far the account is in the totals: the table, by Delta's id, and its version."""
+
+    table_id: str
+    version: int
+
+
+@dataclass(frozen=True)
+class Totals:
+    """Running totals. `fates`: by dataset, district and name in the account; `spent`: by hop and dataset."""
+
+    fates: Mapping[str, Mapping[str, Mapping[str, int]]] = field(default_factory=dict)
+    spent: Mapping[str, Mapping[str, Spent]] = field(default_factory=dict)
+    counted: Counted | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """The totals as JSON has them."""
+        return {"fates": self.fates, "seconds": self.spent, "account": self.counted}
+
+    @classmethod
+    def from_json(cls, found: Mapping[str, Any]) -> Self:
+        """Totals from what `to_json` made."""
+        spent = {
+            hop: {dataset: Spent(*one) for dataset, one in by_dataset.items()}
+            for hop, by_dataset in found["seconds"].items()
+        }
+        return cls(found["fates"], spent, Counted(*found["account"]) if found["account"] else None)
+
+
+def count_pass(before: Totals, info: SyncInfo, lake: Lake) -> Totals:
+    """The running totals after a pass, and a line in the log for each district whose records it accounted for.
+
+    The fates are the account's own sums, so a pass that was killed before it counted is counted by the next.
+    """
+    spent = {hop: dict(by_dataset) for hop, by_dataset in before.spent.items()}
+    for hop, dataset, seconds in info.seconds:
+        known = spent.setdefault(hop, {}).get(dataset, Spent(0.0, 0))
+        spent[hop][dataset] = Spent(known.seconds + seconds, known.batches + 1)
+    account = lake.account()
+    counted = Counted(account.id, account.version)
+    if before.counted == counted:
+        return Totals(before.fates, spent, counted)
+    fates: dict[str, dict[str, dict[str, int]]] = deepcopy(dict(before.fates))  # type: ignore[arg-type]
+    for dataset, district, more in _accounted_since(before, counted, lake):
+        if any(more.values()):
+            about = {"dataset": dataset, "district": district, "batch": _batch(info, dataset), **more}
+            log.info("accounted %d records", more["received"], extra={"about": about})
+        known_fates = fates.setdefault(dataset, {}).setdefault(district, {})
+        known_fates.update({name: known_fates.get(name, 0) + count for name, count in more.items()})
+    return Totals(fates, spent, counted)
+
+
+def _accounted_since(before: Totals, now: Counted, lake: Lake) -> Iterable[tuple[str, str, dict[str, int]]]:
+    """What each dataset and district has in the account beyond the totals: by the notes of its commits, else by all its rows."""
+    account = lake.account()
+    if before.counted and before.counted.table_id == now.table_id:
+        commits = [account.commit(version) for version in range(before.counted.version + 1, now.version + 1)]
+        notes = [commit.note for commit in commits if commit.changes_rows]
+        if all(isinstance(note, AccountNote) for note in notes):
+            for note in notes:
+                if isinstance(note, AccountNote):  # as mypy wants it
+                    for district, counts in note.account.items():
+                        yield note.dataset, district, {name: counts[name] for name in _COUNTED}
+            return
+    from pipelines.merge.account import account_totals  # Spark: a metrics page does without
+
+    for row in account_totals(account.read(now.version)).collect():
+        known = before.fates.get(row["dataset"], {}).get(row["district"], {})
+        yield row["dataset"], row["district"], {name: max(row[name] - known.get(name, 0), 0) for name in _COUNTED}
+
+
+def _batch(info: SyncInfo, dataset: str) -> str | None:
+    merges = [merge for merge in info.merges if merge.dataset == dataset]
+    return f"bronze {merges[0].bronze_from} to {merges[-1].bronze_to}" if merges else None

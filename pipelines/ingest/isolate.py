@@ -1,0 +1,52 @@
+"""Which records of a batch make it fail: found by halving its ranges, so that the others are not held up."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from pyspark.sql import DataFrame
+
+from pipelines.ingest.offsets import Range
+from pipelines.lake.java import SPARK_ERRORS
+
+PROBES = 60  # reads spent on it; ranges that still fail then are taken as bad, whole
+
+
+def computes(rows: DataFrame) -> bool:
+    """Whether every row can be computed; none is written."""
+    try:
+        rows.write.format("noop").mode("overwrite").save()
+    except SPARK_ERRORS:
+        return False
+    return True
+
+
+def isolate(ranges: tuple[Range, ...], can_take: Callable[[Range], bool]) -> tuple[Range, ...]:
+    """The smallest ranges that cannot be taken, in order."""
+    todo, bad, probes = list(ranges), [], 0
+    while todo:
+        probed = todo.pop()
+        probes += 1
+        if can_take(probed):
+            continue
+        if probed.end - probed.start == 1 or probes >= PROBES:
+            bad.append(probed)
+        else:
+            middle = (probed.start + probed.end) // 2
+            todo += [probed._replace(end=middle), probed._replace(start=middle)]
+    return tuple(sorted(bad))
+
+
+def without(ranges: tuple[Range, ...], bad: tuple[Range, ...]) -> tuple[Range, ...]:
+    """What is left of ranges, in order, once the bad ones are cut out."""
+    good: list[Range] = []
+    for whole in ranges:
+        start = whole.start
+        for hole in bad:
+            if hole[:2] == whole[:2] and whole.start <= hole.start < whole.end:
+                if start < hole.start:
+                    good.append(whole._replace(start=start, end=hole.start))
+                start = hole.end
+        if start < whole.end:
+            good.append(whole._replace(start=start))
+    return tuple(good)

@@ -1,0 +1,74 @@
+"""Where a lake's files are: in a folder of this machine, or behind a URL that Hadoop's file systems reach."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from schemas.ports.files import write_whole
+
+
+def local_folder(address: str) -> Path | None:
+    """The folder that an address names on this machine; None for a URL, whose files only its store knows."""
+    return None if "://" in address else Path(address)
+
+
+def as_address(lake: str) -> str:
+    """The address of a lake as Spark takes it: a URL as it is, a path in full."""
+    folder = local_folder(lake)
+    return lake.rstrip("/") if folder is None else str(folder.expanduser().absolute())
+
+
+class Storage:
+    """The files below one address. A local file is read without Spark; the rest goes through Hadoop, which `spark` reaches."""
+
+    def __init__(self, spark: Any, address: str) -> None:
+        self._spark = spark
+        self._address = address
+        self._folder = local_folder(address)
+
+    def exists(self, name: str) -> bool:
+        """Whether there is such a file or folder."""
+        if self._folder is not None:
+            return (self._folder / name).exists()
+        path = self._path(name)
+        return bool(self._system(path).exists(path))
+
+    def read_text(self, name: str) -> str:
+        """The text of a UTF-8 file; OSError or Py4JJavaError if it cannot be read."""
+        if self._folder is not None:
+            return (self._folder / name).read_text("utf-8")
+        path = self._path(name)
+        stream = self._system(path).open(path)
+        try:
+            return str(self._java("org.apache.commons.io.IOUtils").toString(stream, "UTF-8"))
+        finally:
+            stream.close()
+
+    def write_text(self, name: str, text: str) -> None:
+        """Write a small UTF-8 file, whole or not at all."""
+        if self._folder is not None:
+            write_whole(self._folder / name, text, durable=True)
+            return
+        path = self._path(name)
+        stream = self._system(path).create(path, True)
+        try:
+            stream.write(text.encode())
+        finally:
+            stream.close()
+
+    def move(self, name: str, to: str) -> bool:
+        """Rename a file or folder; False if its store did not."""
+        path = self._path(name)
+        return bool(self._system(path).rename(path, self._path(to)))
+
+    def _path(self, name: str) -> Any:
+        return self._java("org.apache.hadoop.fs.Path")(f"{self._address}/{name}")
+
+    def _system(self, path: Any) -> Any:
+        return path.getFileSystem(self._spark._jsc.hadoopConfiguration())
+
+    def _java(self, name: str) -> Any:
+        from pipelines.lake.java import java  # a node's settings need this module, and have no Spark
+
+        return java(self._spark, name)

@@ -1,0 +1,148 @@
+"""What the SQL of a contract's rules means: the condition of a bad row, and the aggregate or query whose value is compared.
+
+The texts are matched with regular expressions, which recognise a few plain forms. A query in another form is run by
+itself at the gate: that is slower, and means the same.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from datetime import date, datetime
+from decimal import Decimal
+from typing import Any
+
+from schemas.dataset import Rule
+from schemas.odcs.rules import OBJECT, PROPERTY
+
+ALL_ROWS = "true"  # the condition of a count of all rows
+
+_COUNT_WHERE = re.compile(
+    rf"^\s*SELECT\s+COUNT\s*\(\s*(?:\*|1)\s*\)\s+FROM\s+{OBJECT.pattern}\s+WHERE\s+(.+)$",
+    re.IGNORECASE | re.DOTALL,
+)
+_ONE_VALUE = re.compile(rf"^\s*SELECT\s+(.+?)\s+FROM\s+{OBJECT.pattern}\s*$", re.IGNORECASE | re.DOTALL)
+_ONE_AGGREGATE = re.compile(  # with at most one level of parentheses inside its own
+    r"\s*(count|count_if|sum|avg|min|max)\s*\((?!\s*distinct\b)([^();]|\([^();]*\))*\)\s*", re.IGNORECASE
+)
+_COUNT_IF = re.compile(r"\s*count_if\s*\((.+)\)\s*", re.IGNORECASE | re.DOTALL)
+_OTHER_ROWS = re.compile(  # words by which an expression looks at more than its own row
+    r"\b(select|over|group\s+by|having|order\s+by|limit|union|intersect|except|join)\b", re.IGNORECASE
+)
+_NOT_REPEATABLE = re.compile(  # functions whose value for the same row changes: with time, place, user or chance
+    r"\b(current_\w+|now|curdate|local\w+|unix_timestamp|rand\w*|uuid|shuffle|monotonically_increasing_id|spark_partition_id"
+    r"|input_file_\w+|session_user|user|(try_)?reflect|java_method)\b",
+    re.IGNORECASE,
+)
+_TODAY = re.compile(r"\b(date|timestamp\w*)\s*'\s*[a-z]", re.IGNORECASE)  # DATE'today'
+_TEXT = re.compile(r"'(?:[^'\\]|\\.|'')*'")
+
+
+def row_condition(rule: Rule) -> str | None:
+    """The condition that is true for a row that counts against the rule; None if one row alone cannot tell."""
+    column = f"`{rule.column}`" if rule.column else ""
+    if rule.type == "sql" and rule.query and (match := _COUNT_WHERE.match(rule.query)):
+        condition = PROPERTY.sub(lambda _: column, match[1].strip())
+        return None if _OTHER_ROWS.search(_without_text(condition)) else f"({condition}\n)"  # it may end in a comment
+    if rule.type != "library" or not rule.column:
+        return None
+    if rule.metric == "nullValues":
+        return f"{column} IS NULL"
+    if rule.metric == "missingValues":
+        missing = rule.arguments["missingValues"]
+        parts = [f"{column} IS NULL"] if None in missing else []
+        if values := [v for v in missing if v is not None]:
+            parts.append(f"coalesce({column} IN ({_literals(values)}), false)")
+        return f"({' OR '.join(parts)})"
+    if rule.metric == "invalidValues":
+        parts = []
+        if valid := rule.arguments.get("validValues"):
+            parts.append(f"{column} NOT IN ({_literals(valid)})")
+        if pattern := rule.arguments.get("pattern"):
+            parts.append(f"NOT ({column} RLIKE {sql_literal(pattern)})")
+        return f"({' OR '.join(parts)})"
+    return None
+
+
+def repeatable(condition: str | None) -> str | None:
+    """The condition, if it is the same for the same row at any time; None otherwise."""
+    if condition is None or _NOT_REPEATABLE.search(_without_text(condition)) or _TODAY.search(condition):
+        return None
+    return condition
+
+
+def rule_aggregate(rule: Rule, broken: str | None) -> str | None:
+    """The aggregate whose value the rule compares, None where it needs a query; `broken` is its `row_condition`."""
+    if rule.metric == "rowCount":
+        return "count(*)"
+    if broken:
+        count = f"count_if({broken})"
+        return _percent(count) if rule.unit == "percent" else count
+    if rule.type == "sql" and rule.query and (match := _ONE_VALUE.match(rule.query)):
+        expression = _with_column(match[1], rule)
+        bare = _without_text(expression)
+        if _ONE_AGGREGATE.fullmatch(bare) and not _OTHER_ROWS.search(bare):
+            return expression
+    return None
+
+
+def counted_condition(aggregate: str) -> str | None:
+    """The condition of the rows that an aggregate counts; None if it does anything else than count rows."""
+    if "".join(aggregate.split()).lower() in ("count(*)", "count(1)"):
+        return ALL_ROWS
+    match = _COUNT_IF.fullmatch(aggregate)
+    return f"({match[1]}\n)" if match else None
+
+
+def rule_query(rule: Rule) -> str:
+    """The query whose one value the rule compares, with ``{batch}`` for the candidate."""
+    if rule.type == "sql" and rule.query:
+        parts = OBJECT.split(_with_column(rule.query, rule))
+        return "{batch}".join(double_braces(part) for part in parts)
+    columns = [f"`{n}`" for n in rule.arguments.get("properties") or [rule.column]]
+    count = f"count(*) - count(DISTINCT struct({', '.join(columns)}))"
+    return f"SELECT {_percent(f'({count})') if rule.unit == 'percent' else count} FROM {{batch}}"
+
+
+def double_braces(sql: str) -> str:
+    """The text as `str.format` gives it back."""
+    return sql.replace("{", "{{").replace("}", "}}")
+
+
+def sql_literal(value: Any) -> str:
+    """A Python value as a Spark SQL literal of the same value."""
+    if value is None:
+        return "NULL"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, int):
+        return str(value)
+    if isinstance(value, float):
+        return f"{value!r}D" if math.isfinite(value) else f"double('{value}')"
+    if isinstance(value, Decimal):
+        return f"{value:f}BD"
+    if isinstance(value, datetime):
+        return f"TIMESTAMP'{value.isoformat(sep=' ')}'"
+    if isinstance(value, date):
+        return f"DATE'{value.isoformat()}'"
+    text = str(value).replace("\\", "\\\\").replace("'", "\\'").replace("\n", "\\n")
+    return f"'{text}'"
+
+
+def _literals(values: list[Any]) -> str:
+    return ", ".join(sql_literal(v) for v in values)
+
+
+def _percent(count: str) -> str:
+    """The share that a count is of all rows; 0 where there are none."""
+    return f"coalesce(100.0D * {count} / nullif(count(*), 0), 0.0D)"
+
+
+def _with_column(sql: str, rule: Rule) -> str:
+    """A rule's text with its own column in place of ``${property}``."""
+    return PROPERTY.sub(lambda _: f"`{rule.column}`", sql)
+
+
+def _without_text(sql: str) -> str:
+    """The SQL with every text literal empty, so that words inside one are not taken for SQL."""
+    return _TEXT.sub("''", sql)

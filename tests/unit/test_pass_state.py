@@ -1,0 +1,73 @@
+"""What a pass leaves is read as it was written; a file that is lost or damaged counts as one that was never written."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from infra.bus.bus import Bus
+from infra.bus.state import PassState, Refusal, Running, RunState
+from infra.bus.totals import Counted, Spent, Totals
+from infra.settings import Settings
+from pipelines.lake.position import Taken
+from pipelines.lake.unchanged import NO_TABLE, TableMark
+from pipelines.release.record import ReleaseRecord
+from schemas.errors import StateError
+from schemas.ports.state_format import FORMAT_FILE
+
+NOW = datetime(2026, 3, 1, 8, 30, 0, 123456, UTC)
+STATE = PassState(
+    {"a.v1": ReleaseRecord(3, "held", 7, "id", "f" * 64, 12, ("rows",), NOW, None)},
+    {"b.v1": "why · 原因"},
+    {"gz.up.440106.a.v1": Taken("topic id", {0: 5, 11: 2})},
+    {"a.v1": "f" * 64},
+    {"silver/a.v1": TableMark(7, 123, 45, 6), "bronze/b.v1": NO_TABLE},
+    NOW.isoformat(),
+)
+
+
+def test_what_a_pass_left_is_read_as_it_was_written(tmp_path: Path) -> None:
+    state = RunState(tmp_path)
+    state.note_pass(STATE)
+    assert state.last_pass() == STATE
+
+
+def test_totals_the_running_process_and_refusals_are_read_as_they_were_written(tmp_path: Path) -> None:
+    state = RunState(tmp_path)
+    totals = Totals({"a.v1": {"440106": {"received": 3}}}, {"merge": {"a.v1": Spent(1.5, 2)}}, Counted("id", 4))
+    state.note_totals(totals)
+    state.note_running(Running(42, True, NOW.isoformat()))
+    state.note_refused_contracts([Refusal("no", "否")])
+    assert state.totals() == totals
+    assert state.running() == Running(42, True, NOW.isoformat())
+    assert state.refused_contracts() == [Refusal("no", "否")]
+    state.note_running(None)
+    assert state.running() is None
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "null", '{"records": 1}', '{"records": {"a.v1": {}}}'])
+def test_a_damaged_file_counts_as_one_that_was_never_written(tmp_path: Path, text: str) -> None:
+    state = RunState(tmp_path)
+    state.note_pass(STATE)
+    for file in (tmp_path / "run").glob("*.json"):
+        file.write_text(text)
+    for name in ("metrics", "up", "contracts"):
+        (tmp_path / "run" / f"{name}.json").write_text(text)
+    assert state.last_pass() == PassState()
+    assert state.totals() == Totals()
+    assert state.running() is None
+    assert state.refused_contracts() == []
+
+
+@pytest.mark.parametrize("text", [None, "", json.dumps({"format": 99, "suibus": "9.0"})])
+def test_a_state_folder_of_another_format_is_refused_and_left_as_it_is(tmp_path: Path, text: str | None) -> None:
+    RunState(tmp_path).note_pass(STATE)
+    (tmp_path / FORMAT_FILE).unlink() if text is None else (tmp_path / FORMAT_FILE).write_text(text)
+    before = sorted(path.name for path in tmp_path.rglob("*"))
+    with pytest.raises(StateError, match=r"suibus flush.*suibus up") as refusal:
+        Bus(Settings(home=tmp_path))
+    assert "suibus up" in refusal.value.zh
+    assert sorted(path.name for path in tmp_path.rglob("*")) == before
