@@ -94,7 +94,7 @@ def _write_table(frame: DataFrame) -> None:
     if len(rows) > SHOWN:
         more = both(f"the first {SHOWN} rows; --format csv gives all", f"仅显示前 {SHOWN} 行，--format csv 可输出全部")
     else:
-        more = both(f"{len(rows)} rows", f"{len(rows)} 行")
+        more = f"{len(rows)} {both('rows', '行')}"
     console.print(f"({more})")
 
 

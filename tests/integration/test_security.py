@@ -89,7 +89,7 @@ def city(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bus]:
     bus = Bus(Settings(home=tmp_path_factory.mktemp("安全, 总线"), spark_master="local[2]"))
     bus.broker.start()
     bus.kafka.ensure([DATASET.topic(OWN), *FOREIGN, *DATASET.topics])
-    with closing(KafkaProducer(bootstrap_servers=bus.bootstrap)) as producer:
+    with closing(KafkaProducer(bootstrap_servers=bus.access.servers)) as producer:
         producer.send(DATASET.topic(THIRD), b"before").get(10)
     bus.broker.start(secure=True)
     yield bus
@@ -331,7 +331,7 @@ def refused(city: Bus, tmp_path: Path) -> dict[str, tuple[KafkaAccess, str]]:
         "no certificate": (node(by_certificate, here, password=SecretStr("right")), "certificate: there is none"),
         "untrusted broker": (node(by_password, foreign, password=SecretStr("right")), "does not trust it: self-signed"),
         "plain text": (KafkaAccess(by_password), "lets nobody in without credentials"),
-        "plain text at the city's door": (KafkaAccess(city.bootstrap), "nobody in without credentials"),
+        "plain text at the city's door": (KafkaAccess(city.access.servers), "nobody in without credentials"),
     }
 
 
