@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 def write_rows(frame: DataFrame, format_: str) -> None:
     """Print a result. CSV and JSON are streamed, a partition at a time; a table shows the first rows.
 
-    InputError if a row cannot be computed, such as a division by zero: what was printed by then is not the whole.
+    InputError if a row cannot be computed, such as a division by zero: what was printed by then is incomplete.
     """
     from pyspark.errors import PySparkException  # the light install has no Spark
 
@@ -119,5 +119,5 @@ def _text(value: Any) -> str:
 
 
 def _moment(value: datetime) -> str:
-    """Spark hands out naive datetimes in this process's zone; people get UTC with its sign."""
+    """A moment in UTC, ending in Z. Spark hands out naive datetimes in this process's time zone."""
     return value.astimezone(UTC).isoformat().replace("+00:00", "Z")

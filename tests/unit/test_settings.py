@@ -73,7 +73,8 @@ def test_settings_show_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SUIBUS_REGISTRY_URL", "https://u:s3cret@registry")
     settings = read_settings()
     assert "s3cret" not in f"{settings} {settings!r} {settings.model_dump()} {settings.model_dump_json()}"
-    assert settings.database and settings.database.get_secret_value().endswith("s3cret@host/db")
+    assert settings.database is not None
+    assert settings.database.get_secret_value().endswith("s3cret@host/db")
 
 
 def test_java_home_is_read_under_its_own_name(monkeypatch: pytest.MonkeyPatch) -> None:
