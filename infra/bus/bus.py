@@ -71,8 +71,7 @@ class Bus:
     @property
     def registry(self) -> Registry | None:
         """The configured schema registry, if any."""
-        url = self.settings.registry_url
-        return Registry(url.get_secret_value()) if url else None
+        return Registry(self.settings.registry_url) if self.settings.registry_url else None
 
     @contextmanager
     def only_one(self) -> Iterator[None]:

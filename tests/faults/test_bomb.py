@@ -13,8 +13,8 @@ from kafka import KafkaProducer
 from infra.bus.bus import Bus
 from infra.kafka.broker import Broker
 from infra.kafka.topics import Kafka
+from infra.operate.records import account_records
 from infra.settings import Settings
-from infra.terminal.output import account_records
 from schemas.dataset import receipts_topic
 from schemas.districts import districts
 from tests.faults.node import DISTRICT, Node
