@@ -17,7 +17,6 @@ from schemas.contract import load_contract
 from schemas.contract_folders import SHIPPED
 from schemas.dataset import Dataset, Field, Kind, Limits, Rule
 
-NONE = {"operator": "mustBe", "threshold": 0}
 CONTRACTS = [*sorted(SHIPPED.glob("*.yaml")), *sorted((Path(__file__).parents[1] / "contracts").glob("*.yaml"))]
 
 
@@ -27,11 +26,11 @@ def dataset(*fields: Field, rules: tuple[Rule, ...] = ()) -> Dataset:
 
 
 def sql(query: str, column: str | None = None, **changes: Any) -> Rule:
-    return replace(Rule("r", "sql", column=column, query=query, **NONE), **changes)
+    return replace(Rule("r", "sql", column=column, query=query, operator="mustBe", threshold=0), **changes)
 
 
 def library(metric: str, *, column: str | None = "x", **changes: Any) -> Rule:
-    return replace(Rule("r", "library", column=column, metric=metric, **NONE), **changes)
+    return replace(Rule("r", "library", column=column, metric=metric, operator="mustBe", threshold=0), **changes)
 
 
 def row_names(*rules: Rule, field: Field | None = None) -> list[str]:
