@@ -7,6 +7,7 @@ from importlib import import_module
 from typing import Any, cast
 
 import click
+from click.exceptions import NoSuchCommand
 
 from infra.terminal.console import CITY, NEEDS_CITY, say, say_error
 from infra.terminal.logs import set_up_logging
@@ -67,6 +68,15 @@ class Commands(click.Group):
             return None
         return cast(click.Command, getattr(import_module(f"infra.commands.{name}"), name))
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """The command that is meant; an error names the nearest of all, where click knows those imported."""
+        try:
+            return super().resolve_command(ctx, args)
+        except NoSuchCommand as error:
+            raise NoSuchCommand(error.command_name, possibilities=COMMANDS, ctx=ctx) from None
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """List the commands without importing them."""
         with formatter.section("Commands"):
@@ -77,7 +87,7 @@ class Commands(click.Group):
         try:
             status = super().main(*args, **{**more, "standalone_mode": False})
         except click.ClickException as error:
-            from infra.terminal.usage import say_usage_error  # --help needs it not
+            from infra.terminal.usage import say_usage_error  # only an error needs it
 
             say_usage_error(error)
             status = error.exit_code

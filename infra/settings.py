@@ -13,6 +13,7 @@ from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from infra.node_file import read_node_file
+from pipelines.lake.store import as_address
 from schemas.errors import InputError
 from schemas.ports.kafka_access import KafkaAccess
 
@@ -77,8 +78,7 @@ class Settings(BaseSettings):
     @property
     def lake_path(self) -> str:
         """The folder of the tables, as Spark takes it: a URL as it is, a path in full."""
-        lake = self.lake or str(self.home / "lake")
-        return lake if "://" in lake else str(Path(lake).expanduser().absolute())
+        return as_address(self.lake or str(self.home / "lake"))
 
 
 def read_settings() -> Settings:

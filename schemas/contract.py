@@ -1,6 +1,6 @@
 """From an Open Data Contract Standard v3 file to a `Dataset`, or a refusal with the line of every problem.
 
-`schemas.odcs.standard` holds the file against the standard; here it is held against what Suibus can serve: one schema
+`schemas.odcs.standard` checks the file against the standard; here it is checked against what Suibus can serve: one schema
 object, plain names, types that survive fastavro, Kafka and Spark, and rules that can be executed.
 """
 

@@ -24,7 +24,7 @@ def load_contracts(folders: Sequence[Path], naming: str = "") -> tuple[dict[str,
     """All contracts of the folders by dataset id (``name.vN``), and the refusals of those that cannot be served.
 
     One broken contract keeps no other from being served. Of two different files for one id the first is kept.
-    `naming`: only the files that hold this text, since holding one against the standard takes 0.05 s.
+    `naming`: only the files that hold this text, since checking one against the standard takes 0.05 s.
     """
     served: dict[str, Dataset] = {}
     refused: list[ContractError] = []

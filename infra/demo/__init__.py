@@ -1,1 +1,1 @@
-"""The demonstration: real registers, two rounds, everything real but the districts' distance."""
+"""The demonstration: two rounds over real registers, with a real broker and Spark; all districts are on this machine."""

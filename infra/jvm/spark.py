@@ -53,13 +53,14 @@ appender.console.layout.type=PatternLayout
 appender.console.layout.pattern=%d{ISO8601} %p %m (%c)%n%ex
 """
 
-# A record's claim to hold more than could be in it is refused before any memory is set aside for it.
+# A record that says it holds more than it can is refused before memory is allocated for it.
 _AVRO_LIMITS = [
     f"-Dorg.apache.avro.limits.{what}.maxLength={LARGEST}" for what in ("bytes", "string", "collectionItems")
 ]
 
-# Local files without a process for each: Hadoop runs chmod for every file it makes and readlink for every one it renames, a
-# hundred in a pass over one dataset. The log store renames too, as the other does, and as little holds off a second program.
+# Local files without a process for each: Hadoop runs chmod for every file it makes and readlink for every file it renames,
+# about a hundred in a pass over one dataset. Like Delta's default log store for local files, this one renames; neither keeps
+# a second program from writing at the same time.
 _LOCAL_FILES = (
     ("spark.hadoop.fs.file.impl", "com.globalmentor.apache.hadoop.fs.BareLocalFileSystem"),
     ("spark.delta.logStore.file.impl", "io.delta.storage.LocalLogStore"),
@@ -75,8 +76,9 @@ _starting = Lock()
 def spark_session(settings: Settings) -> SparkSession:
     """Start Spark, or return the session that this process has.
 
-    What the JVM says goes to <home>/spark/spark.log; errors come back as Python exceptions. The JVM ends with
-    this process, also when that is killed. UnavailableError where Java or the jars are missing or Spark ends.
+    The JVM's output goes to <home>/spark/spark.log; errors come back as Python exceptions. The JVM ends with
+    this process, also when that is killed. UnavailableError where Java or the jars are missing or Spark ends;
+    StateError where a jar is not the one that was locked.
     """
     with _starting:
         if SparkContext._active_spark_context is not None:
@@ -124,8 +126,9 @@ def _options(settings: Settings, spark_jars: list[Path], java_options: list[str]
         "-Dderby.system.home=.",
         "-Djava.net.preferIPv4Stack=true",
         "-XX:+IgnoreUnrecognizedVMOptions",
-        # What is larger than half a region is kept apart, and a pass's buffers are: at the 1 MB of a small heap each dataset
-        # made the collector go through all of memory. At 16 MB too few regions are left in a row after a record too large.
+        # G1 keeps an object larger than half a region apart, and a pass's buffers are that large: with regions of 1 MB, the default
+        # of a small heap, each dataset made the collector go through all of memory. With 16 MB too few regions in a row are free
+        # after a record that was too large.
         "-XX:G1HeapRegionSize=4m",
         *_AVRO_LIMITS,
         *java_options,
@@ -142,11 +145,11 @@ def _options(settings: Settings, spark_jars: list[Path], java_options: list[str]
         ("spark.driver.memory", settings.spark_memory),
         ("spark.driver.extraJavaOptions", " ".join(java_options)),
         ("spark.executor.extraJavaOptions", " ".join(_AVRO_LIMITS)),
-        # A record that is too large to be held (a few kilobytes can expand to a gigabyte) fails its task, which ingest
-        # answers by leaving the record out; by default it would end the whole JVM.
+        # A record too large for memory (a few kilobytes can expand to a gigabyte) fails its task, and ingest then leaves
+        # the record out; by default it would end the whole JVM.
         ("spark.executor.killOnFatalError.depth", "0"),
         ("spark.pyspark.python", sys.executable),
-        # Else PySpark tells the JVM where in Python each column was made: half of all calls between the two, 0.5 s a merge.
+        # By default PySpark tells the JVM where in Python each column was made: half of all calls between the two, 0.5 s a merge.
         ("spark.python.sql.dataFrameDebugging.enabled", "false"),
         *((("spark.driver.host", "127.0.0.1"), ("spark.driver.bindAddress", "127.0.0.1")) if local else ()),
         shipped,
@@ -157,20 +160,21 @@ def _options(settings: Settings, spark_jars: list[Path], java_options: list[str]
         ("spark.sql.extensions", "io.delta.sql.DeltaSparkSessionExtension"),
         ("spark.sql.catalog.spark_catalog", "org.apache.spark.sql.delta.catalog.DeltaCatalog"),
         ("spark.sql.session.timeZone", "UTC"),
-        # Delta's change feed hands rows over as Java objects, and java.sql.Date knows no 5 to 14 October 1582.
+        # Delta's change feed hands rows over as Java objects, and java.sql.Date has no 5 to 14 October 1582.
         ("spark.sql.datetime.java8API.enabled", "true"),
         ("spark.sql.shuffle.partitions", "4" if local else "64"),
         ("spark.databricks.delta.snapshotPartitions", "1"),  # a small table's state in 50 parts costs seconds
-        # Kafka left out: its newer reader hands rows over without making Java objects of them first.
+        # Kafka is not in this list: its newer reader hands rows over without making Java objects of them first.
         ("spark.sql.sources.useV1SourceList", "avro,csv,json,orc,parquet,text"),
         # By default 64 MB here, and each small table that is broadcast or sorted takes one: 100 datasets filled the driver's 2 GB.
-        # A MB with the 16 bytes before each array: of a whole MB and them three, not four, lie in a region of 4 MB.
+        # 1 MB less the 16 bytes before each array, so that four of them, not three, fit in a region of 4 MB.
         ("spark.buffer.pageSize", str((1 << 20) - 16)),
-        # Generated classes, kept for the next plan alike: passes come to two hundred a shape of table, and by default a hundred are kept.
+        # Generated classes are kept for the next plan that needs the same ones. A pass needs about two hundred for each shape of
+        # table; by default a hundred are kept.
         ("spark.sql.codegen.cache.maxEntries", "1000"),
         ("spark.log.level", "ERROR"),
         ("spark.ui.enabled", "false"),
-        # Kept for the pages that nobody can open: a thousand by default, each 55 KB where there are 68 columns.
+        # Kept for a web page that is switched off: a thousand by default, 55 KB each where a table has 68 columns.
         ("spark.sql.ui.retainedExecutions", "20"),
         ("spark.ui.showConsoleProgress", "false"),
     ]

@@ -1,4 +1,4 @@
-"""What a node needs and whether it is there, with the remedy for each thing that is not."""
+"""Whether this machine has what Suibus needs, with the remedy for each thing that is missing."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ MEMORY_GIB, DISK_GIB = 4, 5
 
 @dataclass(frozen=True)
 class Check:
-    """One thing looked at: what was found, and what to do where it is not ok (empty where it is)."""
+    """One thing that was examined: what was found, and what to do about it; the remedy is empty where it is ok."""
 
     name: str
     ok: bool
@@ -35,9 +35,9 @@ class Check:
 
 
 def examine(settings: Settings) -> list[Check]:
-    """Look at everything a node needs, without changing anything and without network.
+    """Examine everything that Suibus needs, without changing anything and without network.
 
-    A check that cannot be made is one that is not ok; none raises.
+    A check that cannot be made is not ok; none raises.
     """
     return [
         _python(),
@@ -155,7 +155,7 @@ def _jars(name: SetName, settings: Settings) -> Check:
 
 
 def _libraries() -> Check:
-    """The libraries that are here against those tried together; those of an extra may be absent."""
+    """Whether the installed libraries are of the versions that were tested together; those of an extra may be absent."""
     try:
         lines = requires("suibus") or []
     except PackageNotFoundError:

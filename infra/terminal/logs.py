@@ -1,6 +1,6 @@
 """Logs: lines for people, or one JSON object a line (SUIBUS_LOG_FORMAT=json) for whatever gathers them.
 
-Either way a line says when (UTC), how grave, who, what, and of which dataset, district and batch, where that is known.
+Each line says when (UTC), at which level, by which module, what, and of which dataset, district and batch where that is known.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ log = logging.getLogger("suibus")
 
 
 def set_up_logging(style: Literal["text", "json"]) -> None:
-    """Send this process's log to standard error: warnings as text, or all that our own parts say as JSON."""
+    """Send this process's log to standard error: warnings as text, or as JSON all that Suibus's own modules say."""
     handler = logging.StreamHandler()
     handler.setFormatter(JsonLines() if style == "json" else TextLines())
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
@@ -32,7 +32,7 @@ def set_up_logging(style: Literal["text", "json"]) -> None:
 
 
 def logged(en: str, zh: str, level: int = logging.INFO) -> bool:
-    """Put what a person would be told into the log, where that is JSON; else False, and nothing was done."""
+    """Put what a person would be told into the log if that is JSON, and return True; else do nothing and return False."""
     if not any(isinstance(handler.formatter, JsonLines) for handler in logging.getLogger().handlers):
         return False
     log.log(level, "%s", en, extra={"about": {"event_zh": zh}})
@@ -40,7 +40,7 @@ def logged(en: str, zh: str, level: int = logging.INFO) -> bool:
 
 
 class JsonLines(logging.Formatter):
-    """One JSON object a line. A record's `about` (`extra={"about": {…}}`) comes beside what the context says."""
+    """One JSON object a line. The keys of `extra={"about": {…}}` are added to those of the log context."""
 
     def format(self, record: logging.LogRecord) -> str:
         """The line."""
@@ -57,7 +57,7 @@ class JsonLines(logging.Formatter):
 
 
 class TextLines(logging.Formatter):
-    """The same for people, what it is about at the end."""
+    """Lines for people, with the dataset, district and batch at the end."""
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 logging's own name
         """The line, without a traceback."""

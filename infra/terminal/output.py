@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 def write_rows(frame: DataFrame, format_: str) -> None:
     """Print a result. CSV and JSON are streamed, a partition at a time; a table shows the first rows.
 
-    InputError if a row cannot be computed, such as a division by zero: what was printed by then is not the whole.
+    InputError if a row cannot be computed, such as a division by zero: what was printed by then is incomplete.
     """
     from pyspark.errors import PySparkException  # the light install has no Spark
 
@@ -94,7 +94,7 @@ def _write_table(frame: DataFrame) -> None:
     if len(rows) > SHOWN:
         more = both(f"the first {SHOWN} rows; --format csv gives all", f"仅显示前 {SHOWN} 行，--format csv 可输出全部")
     else:
-        more = both(f"{len(rows)} rows", f"{len(rows)} 行")
+        more = f"{len(rows)} {both('rows', '行')}"
     console.print(f"({more})")
 
 
@@ -119,5 +119,5 @@ def _text(value: Any) -> str:
 
 
 def _moment(value: datetime) -> str:
-    """Spark hands out naive datetimes in this process's zone; people get UTC with its sign."""
+    """A moment in UTC, ending in Z. Spark hands out naive datetimes in this process's time zone."""
     return value.astimezone(UTC).isoformat().replace("+00:00", "Z")

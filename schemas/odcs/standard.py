@@ -1,7 +1,7 @@
 """From text to a document of the Open Data Contract Standard v3, or the line of every mistake in it.
 
-The document is held against the standard's own JSON Schema, that of v3.2 in the official package. The names that v3.0 had
-for the same things are read as those of v3.2.
+The document is checked against the standard's own JSON Schema, that of v3.2 in the official package. The names that v3.0
+had for the same things are read as those of v3.2.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class Problems:
 
 
 def read_standard(text: str, where: str) -> tuple[OpenDataContractStandard, Problems]:
-    """The contract as the official model has it, and its `Problems`, still none, for whoever reads on.
+    """The contract in the official model, and its `Problems`, none so far, to which later checks add.
 
     ContractError with every line that the standard does not allow.
     """

@@ -1,4 +1,4 @@
-"""Whether a schema that a registry holds means what the contract means: somebody else wrote it."""
+"""Whether a schema from a registry, where any program may register one, means what the contract means."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def agreed_schema(text: str, reader: Mapping[str, Any]) -> dict[str, Any]:
     Avro resolves by type alone: a decimal of another scale, or milliseconds for microseconds, would be read as a
     wrong value with no error. So every field must be in the contract with the same logical type; int may stand for
     long and float for double. An optional field may be missing, and any may be nullable: a null where the contract
-    has none is found in its own record. Names of records, namespaces, docs, defaults and order may differ, and are
+    has none is refused with its own record. Names of records, namespaces, docs, defaults and order may differ, and are
     left out. InputError names what does not agree.
     """
     try:

@@ -28,7 +28,7 @@ _FEWEST_REASONS = 20  # left when even the shortest texts are too much
 
 @dataclass(frozen=True)
 class Reason:
-    """One rule that the record broke; `column` and the value `found` in it only of a rule of one column."""
+    """One rule that the record broke. `column`, and the value found in it, are None for a rule of several columns."""
 
     rule: str
     column: str | None

@@ -1,22 +1,31 @@
+"""The doctor finds what a machine lacks, says what to do, and changes nothing."""
+
+from __future__ import annotations
+
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
+from pathlib import Path
 
-from infra.operate.doctor import examine
+import pytest
+
+from infra.kafka.broker import Broker
+from infra.operate.doctor import Check, examine
 from infra.settings import Settings
 
 
-def _named(checks):
+def _named(checks: Sequence[Check]) -> dict[str, Check]:
     return {check.name: check for check in checks}
 
 
-def test_healthy_node_is_ok_in_every_check(settings, broker):
+def test_healthy_node_is_ok_in_every_check(settings: Settings, broker: Broker) -> None:
     checks = examine(settings)
     assert [check for check in checks if not check.ok] == []
-    assert broker.bootstrap in _named(checks)["broker"].found
+    assert broker.access.servers in _named(checks)["broker"].found
 
 
-def test_stopped_broker_is_a_state_and_an_outside_one_that_is_away_is_a_fault(tmp_path):
+def test_stopped_broker_is_a_state_and_an_outside_one_that_is_away_is_a_fault(tmp_path: Path) -> None:
     stopped = _named(examine(Settings(home=tmp_path)))["broker"]
     assert stopped.ok
     assert "suibus up" in stopped.found
@@ -26,12 +35,12 @@ def test_stopped_broker_is_a_state_and_an_outside_one_that_is_away_is_a_fault(tm
     assert "suibus up" in away.remedy_zh
 
 
-def test_examination_changes_nothing(tmp_path):
+def test_examination_changes_nothing(tmp_path: Path) -> None:
     examine(Settings(home=tmp_path / "home"))
     assert list(tmp_path.iterdir()) == []
 
 
-def test_missing_java_and_jars_are_told_and_raise_nothing(tmp_path, monkeypatch):
+def test_missing_java_and_jars_are_told_and_raise_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SUIBUS_JARS", str(tmp_path / "none"))
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.delenv("JAVA_HOME", raising=False)
@@ -42,7 +51,7 @@ def test_missing_java_and_jars_are_told_and_raise_nothing(tmp_path, monkeypatch)
         assert checks[name].remedy_zh
 
 
-def test_spark_leaves_nothing_in_the_current_folder_and_ends_with_a_killed_process(tmp_path):
+def test_spark_leaves_nothing_in_the_current_folder_and_ends_with_a_killed_process(tmp_path: Path) -> None:
     program = """
 import os, signal, sys
 from pathlib import Path
@@ -71,7 +80,7 @@ os.kill(os.getpid(), signal.SIGKILL)
     _wait_until_gone(int(done.stdout))
 
 
-def _wait_until_gone(pid):
+def _wait_until_gone(pid: int) -> None:
     while True:  # the time limit of the test is the time limit
         try:
             os.kill(pid, 0)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import subprocess
 import sys
 from functools import partial
-from typing import Any
 
 import pytest
+from pyspark.sql import DataFrame, SparkSession
 
 from quality.gate import judge
 from schemas.contract import parse_contract
@@ -51,13 +51,13 @@ def contract(columns: int, *rules: str) -> Dataset:
     return parse_contract(CONTRACT.format(columns=listed, rules=stated), "gate.yaml")
 
 
-def frame(spark: Any, columns: int) -> Any:
+def frame(spark: SparkSession, columns: int) -> DataFrame:
     """Four rows; c0 is 1, 2, 13 and 120, the other columns 2."""
     names = ["id", *(f"c{i}" for i in range(columns))]
     return spark.createDataFrame([(f"k{n}", c, *[2] * (columns - 1)) for n, c in enumerate((1, 2, 13, 120))], names)
 
 
-def test_each_rule_is_judged_by_its_own_measure(spark: Any) -> None:
+def test_each_rule_is_judged_by_its_own_measure(spark: SparkSession) -> None:
     verdict = judge(frame(spark, 2), contract(2), 1)
     assert verdict.rows == 4
     assert {r.rule: r.observed for r in verdict.results} == {
@@ -71,7 +71,7 @@ def test_each_rule_is_judged_by_its_own_measure(spark: Any) -> None:
     assert not verdict.passed
 
 
-def test_a_candidate_is_judged_in_its_own_session(spark: Any) -> None:
+def test_a_candidate_is_judged_in_its_own_session(spark: SparkSession) -> None:
     judge(frame(spark, 2), contract(2), 1)  # another candidate, in the process's first session
     verdict = judge(_clean(spark.newSession(), 2), contract(2), 1)
     assert {r.rule: (r.observed, r.error) for r in verdict.results if r.rule.endswith("_mean")} == {
@@ -79,7 +79,7 @@ def test_a_candidate_is_judged_in_its_own_session(spark: Any) -> None:
     }  # fmt: skip
 
 
-def test_more_rules_cost_no_more_jobs_until_spark_would_no_longer_compile_them(spark: Any) -> None:
+def test_more_rules_cost_no_more_jobs_until_spark_would_no_longer_compile_them(spark: SparkSession) -> None:
     def judged(columns: int) -> None:
         assert judge(_clean(spark, columns), contract(columns), 1).passed
 
@@ -88,7 +88,7 @@ def test_more_rules_cost_no_more_jobs_until_spark_would_no_longer_compile_them(s
     assert more == many + 2  # 122 aggregates are two jobs of 61, each with its exchange
 
 
-def test_a_rule_that_cannot_be_judged_fails_alone_and_says_why(spark: Any) -> None:
+def test_a_rule_that_cannot_be_judged_fails_alone_and_says_why(spark: SparkSession) -> None:
     broken = contract(
         1,
         '{name: no_such_column, type: sql, query: "SELECT max(nothing) FROM ${object}", mustBe: 0}',
@@ -102,13 +102,13 @@ def test_a_rule_that_cannot_be_judged_fails_alone_and_says_why(spark: Any) -> No
     assert "USER_RAISED_EXCEPTION" in failures["at_run_time"]
 
 
-def test_a_candidate_whose_rows_cannot_be_counted_is_told_with_sparks_reason(spark: Any) -> None:
+def test_a_candidate_whose_rows_cannot_be_counted_is_told_with_sparks_reason(spark: SparkSession) -> None:
     candidate = frame(spark, 1).where("raise_error('no such file') IS NULL")
     with pytest.raises(RuntimeError, match="no such file"):
         judge(candidate, contract(1), 1)
 
 
-def _clean(spark: Any, columns: int) -> Any:
+def _clean(spark: SparkSession, columns: int) -> DataFrame:
     return frame(spark, columns).replace({13: 3, 120: 2}, subset=["c0"])
 
 

@@ -45,6 +45,7 @@ class FakeRegistry:
         self.schemas: list[str] = []
         self.headers: list[Mapping[str, str]] = []
         self.answer: tuple[int, bytes] | None = None  # given instead of the API's
+        self.moved_to = ""  # another base URL, to which every call is redirected
 
     def get(self, path: str) -> tuple[int, Any]:
         number = path.removeprefix("/schemas/ids/")
@@ -69,7 +70,9 @@ class FakeRegistry:
             def reply(self, status: int, value: Any) -> None:
                 fake.headers.append(dict(self.headers))
                 status, body = fake.answer or (status, json.dumps(value).encode())
-                self.send_response(status)
+                self.send_response(302 if fake.moved_to else status)
+                if fake.moved_to:
+                    self.send_header("Location", fake.moved_to + self.path)
                 self.send_header("Content-Type", TYPE)
                 self.send_header("Content-Length", str(len(body)))
                 self.end_headers()
@@ -297,3 +300,13 @@ def test_a_login_in_the_url_is_sent_and_never_told(fake: FakeRegistry) -> None:
             client.schema(7)
     assert [h["Authorization"] for h in fake.headers] == ["Basic dUB4OmdlOmhlaW0="] * 2
     assert "heim" not in str(refused.value)
+
+
+def test_a_login_is_not_sent_on_to_where_a_registry_redirects(fake: FakeRegistry) -> None:
+    other = FakeRegistry()
+    with fake.serve() as url, other.serve() as elsewhere:
+        Registry(elsewhere).register("t-value", {"type": "string"})
+        fake.moved_to = elsewhere
+        assert Registry(url.replace("http://", "http://user:geheim@")).schema(1) == '{"type": "string"}'
+    assert "Authorization" in fake.headers[0]
+    assert [h for h in other.headers if "Authorization" in h] == []

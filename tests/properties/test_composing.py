@@ -9,9 +9,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
-from typing import Any
+from typing import Any, Literal
 
 import pytest
+from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
@@ -19,7 +20,7 @@ from pipelines.lake import lake as tables
 from quality.gate import judge
 from quality.rules import composing_rules, gate_rules, key_rule
 from quality.verdict import Verdict
-from schemas.dataset import Dataset, Field, Limits, Rule
+from schemas.dataset import Dataset, Field, Limits, Rule, Severity
 from tests.benchmarks.rows import jobs
 
 LARGE = 2**53 + 1  # what a double cannot tell from its neighbour
@@ -49,7 +50,9 @@ OPERATORS = (
 
 def dataset(random: random.Random, operators: Sequence[tuple[str, Any]] = OPERATORS) -> Dataset:
     """One of each limit, and of each kind of rule one with each operator, in rows and in percent, of any severity."""
-    rules = []
+    units: tuple[Literal["rows", "percent"], ...] = ("rows", "percent")
+    severities: tuple[Severity, ...] = ("critical", "warning", "info")
+    rules: list[Rule] = []
     for operator, threshold in operators:
         valid = random.sample(WORDS, 3)
         word: Mapping[str, Any] = {"type": "library", "column": "word"}
@@ -66,14 +69,14 @@ def dataset(random: random.Random, operators: Sequence[tuple[str, Any]] = OPERAT
             {"type": "library", "metric": "rowCount"},
         ]
         for kind in kinds:
-            unit = random.choice(("rows", "percent")) if kind.get("metric") not in (None, "rowCount") else "rows"
-            severity = random.choice(("critical", "warning", "info"))
+            unit = random.choice(units) if kind.get("metric") not in (None, "rowCount") else units[0]
+            severity = random.choice(severities)
             made = Rule(f"r{len(rules)}", operator=operator, threshold=threshold, unit=unit, severity=severity, **kind)
             rules.append(made)
     return Dataset("t", "1.0.0", FIELDS, ("id",), None, None, "none", None, tuple(rules), "", "", "t.yaml", "")
 
 
-def spark_schema(made: Dataset) -> Any:
+def spark_schema(made: Dataset) -> T.StructType:
     """The columns as silver has them, nothing kept from being null."""
     return T.StructType([T.StructField(field.name, field.dataType) for field in tables.spark_schema(made)])
 
@@ -103,7 +106,7 @@ def table(random: random.Random, rows: int) -> list[tuple[Any, ...]]:
     ]
 
 
-def counted(frame: Any, made: Dataset) -> dict[str, int]:
+def counted(frame: DataFrame, made: Dataset) -> dict[str, int]:
     """The count of each composing rule."""
     rules = composing_rules(made)
     found = frame.agg(*[F.expr(f"count_if({condition})").alias(f"c{i}") for i, (_, condition) in enumerate(rules)])
@@ -117,7 +120,7 @@ def told(verdict: Verdict) -> list[str]:
 
 
 @pytest.mark.parametrize(("rows", "operators"), [(0, OPERATORS), (12, OPERATORS[::2]), (18, OPERATORS[1::2])])
-def test_counts_carried_decide_what_the_full_judgement_decides(spark: Any, rows: int, operators: Any) -> None:
+def test_counts_carried_decide_what_the_full_judgement_decides(spark: SparkSession, rows: int, operators: Any) -> None:
     spark.conf.set("spark.sql.ansi.enabled", "false")
     chance = random.Random(rows)
     made = dataset(chance, operators)
@@ -136,7 +139,7 @@ def test_counts_carried_decide_what_the_full_judgement_decides(spark: Any, rows:
     assert set(part.carried) == set(some) | {r.name for r in made.rules if r.metric == "rowCount"}
 
 
-def test_counts_of_a_change_are_what_the_count_differs_by(spark: Any) -> None:
+def test_counts_of_a_change_are_what_the_count_differs_by(spark: SparkSession) -> None:
     spark.conf.set("spark.sql.ansi.enabled", "false")
     chance = random.Random(7)
     made = dataset(chance)
@@ -155,7 +158,7 @@ def test_counts_of_a_change_are_what_the_count_differs_by(spark: Any) -> None:
     assert new == {name: old[name] - gone[name] + come[name] for name in old}
 
 
-def test_a_judgement_of_carried_counts_alone_runs_no_job(spark: Any) -> None:
+def test_a_judgement_of_carried_counts_alone_runs_no_job(spark: SparkSession) -> None:
     made = Dataset("t", "1.0.0", FIELDS[:1], ("id",), None, None, "none", None, (), "", "", "t.yaml", "")
     frame = spark.range(3).selectExpr("string(id) AS id")
 
@@ -166,7 +169,7 @@ def test_a_judgement_of_carried_counts_alone_runs_no_job(spark: Any) -> None:
     assert jobs(spark, carried) == 0
 
 
-def test_a_count_of_a_rule_that_does_not_compose_is_not_believed(spark: Any) -> None:
+def test_a_count_of_a_rule_that_does_not_compose_is_not_believed(spark: SparkSession) -> None:
     mean = Rule("mean", "sql", query="SELECT avg(whole) FROM ${object}", operator="mustBeLessThan", threshold=1)
     made = Dataset("t", "1.0.0", FIELDS[:3], ("id",), None, None, "none", None, (mean,), "", "", "t.yaml", "")
     frame = spark.createDataFrame([("k", "a", 8)], spark_schema(made))

@@ -665,7 +665,9 @@ def test_page_has_one_line_for_each_column_and_each_rule(path: Path) -> None:
     first_cells = re.findall(r"^\| (\S.*?) \|", page(dataset), re.MULTILINE)
     heads = [cell for cell in first_cells if cell in ("column 列", "rule 规则")]
     assert len(heads) == 1 + bool(dataset.rules)
-    assert [c for c in first_cells if c not in heads] == [x.name for x in (*dataset.fields, *dataset.rules)]
+    assert [c for c in first_cells if c not in heads] == [f.name for f in dataset.fields] + [
+        r.name for r in dataset.rules
+    ]
 
 
 def test_page_shows_what_a_rule_counts() -> None:

@@ -78,9 +78,14 @@ def test_running_process_keeps_its_birth(sleeper: Process) -> None:
 def test_environment_is_exchanged_for_a_while_and_put_back_after_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BEFORE", "1")
     before = dict(os.environ)
-    with pytest.raises(KeyError), exchanged_environment({"ONLY": "2"}):
-        assert dict(os.environ) == {"ONLY": "2"}
-        raise KeyError
+
+    def fail() -> None:
+        with exchanged_environment({"ONLY": "2"}):
+            assert dict(os.environ) == {"ONLY": "2"}
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        fail()
     assert dict(os.environ) == before
 
 

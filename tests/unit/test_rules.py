@@ -1,4 +1,4 @@
-"""Which rules stop a row at the door and which a release at the gate, and what each is compiled to."""
+"""Which rules quarantine a row and which hold a release, and what each is compiled to."""
 
 from __future__ import annotations
 
@@ -11,13 +11,12 @@ from typing import Any
 
 import pytest
 
-from quality.conditions import row_condition, sql_literal
+from quality.conditions import sql_literal
 from quality.rules import composing_rules, gate_rules, key_rule, row_rules, rules_hash, suite
 from schemas.contract import load_contract
 from schemas.contract_folders import SHIPPED
 from schemas.dataset import Dataset, Field, Kind, Limits, Rule
 
-NONE = {"operator": "mustBe", "threshold": 0}
 CONTRACTS = [*sorted(SHIPPED.glob("*.yaml")), *sorted((Path(__file__).parents[1] / "contracts").glob("*.yaml"))]
 
 
@@ -27,76 +26,15 @@ def dataset(*fields: Field, rules: tuple[Rule, ...] = ()) -> Dataset:
 
 
 def sql(query: str, column: str | None = None, **changes: Any) -> Rule:
-    return replace(Rule("r", "sql", column=column, query=query, **NONE), **changes)
+    return replace(Rule("r", "sql", column=column, query=query, operator="mustBe", threshold=0), **changes)
 
 
 def library(metric: str, *, column: str | None = "x", **changes: Any) -> Rule:
-    return replace(Rule("r", "library", column=column, metric=metric, **NONE), **changes)
+    return replace(Rule("r", "library", column=column, metric=metric, operator="mustBe", threshold=0), **changes)
 
 
 def row_names(*rules: Rule, field: Field | None = None) -> list[str]:
     return [r.name for r in row_rules(dataset(field or Field("x", "string"), rules=rules))]
-
-
-# ---- what one row decides
-
-
-@pytest.mark.parametrize(
-    ("rule", "made"),
-    [
-        (library("nullValues"), "`x` IS NULL"),
-        (library("missingValues", arguments={"missingValues": [None, ""]}), "(`x` IS NULL OR coalesce(`x` IN (''), false))"),
-        (library("missingValues", arguments={"missingValues": ["无"]}), "(coalesce(`x` IN ('无'), false))"),
-        (library("missingValues", arguments={"missingValues": [None]}), "(`x` IS NULL)"),
-        (library("invalidValues", arguments={"validValues": ["a", "b"]}), "(`x` NOT IN ('a', 'b'))"),
-        (library("invalidValues", arguments={"pattern": r"^\d$"}), r"(NOT (`x` RLIKE '^\\d$'))"),
-        (library("invalidValues", arguments={"validValues": ["a"], "pattern": "a"}),
-         "(`x` NOT IN ('a') OR NOT (`x` RLIKE 'a'))"),
-        (library("duplicateValues"), None),
-        (library("rowCount", column=None), None),
-    ],
-)  # fmt: skip
-def test_library_rule_of_a_column_is_a_condition(rule: Rule, made: str | None) -> None:
-    assert row_condition(rule) == made
-
-
-@pytest.mark.parametrize("name", ["${object}", "${table}", "{model}", "{schema}"])
-def test_count_where_is_a_condition_whatever_the_dataset_is_called(name: str) -> None:
-    assert row_condition(sql(f"select count(*)\nfrom {name} where x < 0")) == "(x < 0\n)"
-
-
-@pytest.mark.parametrize("name", ["${property}", "${column}", "{field}"])
-def test_placeholder_of_the_column_is_its_name(name: str) -> None:
-    assert row_condition(sql(f"SELECT COUNT(1) FROM ${{object}} WHERE {name} < 0", "x")) == "(`x` < 0\n)"
-
-
-def test_condition_that_ends_in_a_comment_keeps_its_bracket() -> None:
-    found = row_condition(sql("SELECT COUNT(*) FROM ${object} WHERE x < 0 -- never"))
-    assert found is not None
-    assert found.splitlines()[-1] == ")"
-
-
-@pytest.mark.parametrize(
-    "query",
-    [
-        "SELECT COUNT(*) FROM ${object}",
-        "SELECT COUNT(DISTINCT x) FROM ${object} WHERE x < 0",
-        "SELECT AVG(x) FROM ${object} WHERE x < 0",
-        "SELECT COUNT(*) FROM ${object} WHERE x < 0 GROUP BY x",
-        "SELECT COUNT(*) FROM ${object} WHERE x < (SELECT AVG(x) FROM ${object})",
-        "SELECT COUNT(*) FROM ${object} WHERE count(*) OVER (PARTITION BY x) > 1",
-        "SELECT COUNT(*) FROM ${object} WHERE x < 0 UNION SELECT 1",
-        "SELECT COUNT(*) FROM ${object} a JOIN ${object} b WHERE a.x = b.x",
-        "SELECT COUNT(*) FROM ${object} WHERE x < 0 HAVING count(*) > 1",
-        "SELECT COUNT(*) FROM ${object} WHERE x < 0 LIMIT 1",
-    ],
-)
-def test_query_that_one_row_cannot_decide_is_no_condition(query: str) -> None:
-    assert row_condition(sql(query)) is None
-
-
-def test_word_inside_a_text_decides_nothing() -> None:
-    assert row_condition(sql("SELECT COUNT(*) FROM ${object} WHERE x = 'select over limit, it''s'")) is not None
 
 
 # ---- which rules are row rules
@@ -180,17 +118,6 @@ def test_limit_inside_a_record_or_array_is_a_row_rule() -> None:
         "lines[].codes[]_max_length": "exists(`lines`, item0 -> exists(item0.`codes`, item1 -> char_length(item1) > 3))",
         "p_minimum": "`p` < 0BD",
     }
-
-
-@pytest.mark.parametrize(
-    ("value", "literal"),
-    [
-        (None, "NULL"), (True, "true"), (7, "7"), (-(2**63), "-9223372036854775808"), (0.1, "0.1D"),
-        (float("inf"), "double('inf')"), (Decimal("1E+2"), "100BD"), ("it's\\n\n", r"'it\'s\\n\n'"), (date(1, 1, 1), "DATE'0001-01-01'"),
-    ],
-)  # fmt: skip
-def test_literal_is_the_same_value_in_spark_sql(value: Any, literal: str) -> None:
-    assert sql_literal(value) == literal
 
 
 # ---- the gate

@@ -1,3 +1,7 @@
+"""Settings come from the environment alone, and what cannot be used is refused by its name."""
+
+from __future__ import annotations
+
 from pathlib import Path
 
 import pytest
@@ -10,14 +14,16 @@ from schemas.ports.files import write_whole
 from schemas.ports.kafka_access import KafkaAccess
 
 
-def test_home_is_absolute_and_under_the_current_folder_by_default(tmp_path, monkeypatch):
+def test_home_is_absolute_and_under_the_current_folder_by_default(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     settings = read_settings()
     assert settings.home == tmp_path / ".suibus"
     assert settings.lake_path == str(tmp_path / ".suibus" / "lake")
 
 
-def test_environment_is_read_and_an_empty_variable_counts_as_unset(monkeypatch):
+def test_environment_is_read_and_an_empty_variable_counts_as_unset(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SUIBUS_CONTRACTS", "/one::/two")
     monkeypatch.setenv("SUIBUS_PARTITIONS", "3")
     monkeypatch.setenv("SUIBUS_LAKE", "")
@@ -27,18 +33,18 @@ def test_environment_is_read_and_an_empty_variable_counts_as_unset(monkeypatch):
     assert settings.lake is None
 
 
-def test_lake_url_stays_and_lake_path_becomes_absolute(tmp_path, monkeypatch):
+def test_lake_url_stays_and_lake_path_becomes_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert Settings(lake="s3a://bucket/lake").lake_path == "s3a://bucket/lake"
     assert Settings(lake="lake").lake_path == str(tmp_path / "lake")
 
 
-def test_settings_cannot_be_changed():
+def test_settings_cannot_be_changed() -> None:
     with pytest.raises(ValidationError, match="frozen"):
-        Settings().partitions = 2
+        Settings().partitions = 2  # type: ignore[misc]
 
 
-def test_wrong_value_names_its_variable_in_both_languages(monkeypatch):
+def test_wrong_value_names_its_variable_in_both_languages(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SUIBUS_PARTITIONS", "many")
     with pytest.raises(InputError) as caught:
         read_settings()
@@ -46,7 +52,9 @@ def test_wrong_value_names_its_variable_in_both_languages(monkeypatch):
     assert "SUIBUS_PARTITIONS" in caught.value.zh
 
 
-def test_node_file_alone_names_the_bus_and_a_variable_names_another_address_of_it(tmp_path, monkeypatch):
+def test_node_file_alone_names_the_bus_and_a_variable_names_another_address_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = tmp_path / "n.toml"
     password = SecretStr("s3cret")
     write_whole(path, node_text("bus.example:9093", "440106.1f2e3d4c", "", "440106", password=password), secret=True)
@@ -60,15 +68,16 @@ def test_node_file_alone_names_the_bus_and_a_variable_names_another_address_of_i
     assert read_settings().access is None
 
 
-def test_settings_show_no_secret(monkeypatch):
+def test_settings_show_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SUIBUS_DATABASE", "postgresql+psycopg://u:s3cret@host/db")
     monkeypatch.setenv("SUIBUS_REGISTRY_URL", "https://u:s3cret@registry")
     settings = read_settings()
     assert "s3cret" not in f"{settings} {settings!r} {settings.model_dump()} {settings.model_dump_json()}"
+    assert settings.database is not None
     assert settings.database.get_secret_value().endswith("s3cret@host/db")
 
 
-def test_java_home_is_read_under_its_own_name(monkeypatch):
+def test_java_home_is_read_under_its_own_name(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("JAVA_HOME", "/opt/java")
     assert read_settings().java_home == Path("/opt/java")
     monkeypatch.setenv("SUIBUS_JAVA_HOME", "/opt/other")
@@ -86,7 +95,9 @@ def test_java_home_is_read_under_its_own_name(monkeypatch):
         ({"LANG": "zh_CN.UTF-8", "LC_ALL": "C.UTF-8"}, False),
     ],
 )
-def test_language_is_that_of_the_first_variable_set(variables, chinese, monkeypatch):
+def test_language_is_that_of_the_first_variable_set(
+    variables: dict[str, str], chinese: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for name in ("LC_ALL", "LC_MESSAGES", "LANG"):
         monkeypatch.delenv(name, raising=False)
     for name, value in variables.items():
@@ -95,7 +106,9 @@ def test_language_is_that_of_the_first_variable_set(variables, chinese, monkeypa
 
 
 @pytest.mark.parametrize("host", ["bus example", "http://bus", "bus:9092", "-bus", "a\nb"])
-def test_advertised_host_that_would_break_the_brokers_file_is_refused(host, monkeypatch):
+def test_advertised_host_that_would_break_the_brokers_file_is_refused(
+    host: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("SUIBUS_ADVERTISED_HOST", host)
     with pytest.raises(InputError, match="SUIBUS_ADVERTISED_HOST"):
         read_settings()

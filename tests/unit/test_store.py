@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -137,8 +138,6 @@ def test_registration_cut_off_before_its_line_leaves_the_earlier_one_in_force(st
 
 
 def test_a_stored_contract_that_is_damaged_stops_its_own_dataset_and_is_named(store: ContractStore) -> None:
-    from dataclasses import replace
-
     store.register(contract())
     store.register(replace(contract(), name="other"))
     (file,) = (store.folder / "t.v1").glob("*.yaml")
