@@ -102,9 +102,8 @@ class Growing:
         """Up to a mark."""
         while self._rows < mark:
             count, before = min(at_once, mark - self._rows), self.bulk.keys
-            states = self.bus.kafka.states(self.dataset.topics)
-            position = dump_position(ingested_position(self.lake.bronze(self.dataset)))  # bulk rows leave it as it is
-            append = timed(lambda n=count, p=position: self.bulk.append(new=n, metadata={"position": p}))
+            position = ingested_position(self.lake.bronze(self.dataset))  # bulk rows leave it as it is
+            append = timed(lambda n=count, p=position: self.bulk.append(new=n, note=IngestNote(p)))
             self.loads.append(Load(before, count, append, self.bulk.merge()))
             self._rows += count
             say(f"{self._rows:,} rows; {count:,} appended in {append:.1f} s, merged in {self.loads[-1].merge:.1f} s")
