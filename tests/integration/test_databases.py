@@ -272,7 +272,9 @@ def test_a_value_the_contract_cannot_hold_costs_its_own_row_only(
         for i, value in enumerate(rows)
     )
     source = open_query(sql, postgres.url, node.road.dataset)
-    with Publisher(node.road.dataset, DISTRICT, node.road.bus.outbox(DISTRICT), node.road.bus.bootstrap) as publisher:
+    with Publisher(
+        node.road.dataset, DISTRICT, node.road.bus.outbox(DISTRICT), node.road.bus.access.servers
+    ) as publisher:
         info = publish_source(publisher, source, rejects_path=node.folder / "r.csv")
     bad = 0 if column == "tags" else len(values)
     assert (info.read, info.rejected, info.accepted) == (len(rows), bad, len(rows) - bad)
@@ -292,7 +294,7 @@ def test_a_large_query_is_streamed_by_the_server(node: Node, postgres: Postgres,
                 seen.update(query for (query,) in postgres.run(activity))
             yield record
 
-    publisher = Publisher(node.road.dataset, DISTRICT, node.road.bus.outbox(DISTRICT), node.road.bus.bootstrap)
+    publisher = Publisher(node.road.dataset, DISTRICT, node.road.bus.outbox(DISTRICT), node.road.bus.access.servers)
     with publisher.outbox:
         info = publish_source(publisher, source.__class__(source.name, watched, sql=True))
     assert (info.read, info.accepted, info.sent, info.waiting) == (100_000, 100_000, 100_000, 0)

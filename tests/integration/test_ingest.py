@@ -115,7 +115,7 @@ def test_all_rules_are_checked_in_one_pass_over_one_decoding(scene: Scene, spark
     road, _, _ = scene
     records = (
         spark.read.format("kafka")
-        .option("kafka.bootstrap.servers", road.bus.bootstrap)
+        .option("kafka.bootstrap.servers", road.bus.access.servers)
         .option("subscribe", road.dataset.topic("440106"))
         .option("includeHeaders", "true")
         .load()
@@ -216,7 +216,7 @@ def test_a_decimal_is_the_number_of_its_bytes_or_none(road: Road) -> None:
     """However many bytes it takes; the digits of one that is too wide are never cut, and a huge one costs no time."""
     road.contract(version="1.1.0", columns='      - {name: price, logicalType: number, physicalType: "decimal(9,2)"}\n')
     encoder = Encoder(road.dataset)
-    producer = KafkaProducer(bootstrap_servers=road.bus.bootstrap, acks="all", max_request_size=2_000_000)
+    producer = KafkaProducer(bootstrap_servers=road.bus.access.servers, acks="all", max_request_size=2_000_000)
 
     def varint(n: int) -> bytes:
         n <<= 1

@@ -163,7 +163,7 @@ def test_nothing_is_ever_written_over(bus: Bus, tmp_path: Path) -> None:
 
 
 def test_running_bus_is_backed_up_only_without_its_broker(bus: Bus, tmp_path: Path) -> None:
-    with bus._only_one():
+    with bus.only_one():
         with pytest.raises(StateError, match="--without-broker"):
             back_up(bus, tmp_path / "whole")
         info = back_up(bus, tmp_path / "backup", without_broker=True)
@@ -321,7 +321,7 @@ def test_lake_of_an_older_moment_takes_again_what_came_later_and_old_outboxes_lo
         outbox = road.bus.outbox("440106")
         shutil.rmtree(outbox.parent)
         shutil.copytree(tmp_path / backup / "state" / "nodes" / "440106", outbox.parent)
-        flush(outbox, road.bus.bootstrap)
+        flush(outbox, road.bus.access.servers)
         road.sync()
 
     road.publish({"id": "a", "seq": 1}, {"id": "b", "seq": 1})

@@ -215,7 +215,7 @@ def test_topic_that_comes_late_is_waited_for(broker: Any, tmp_path: Path, transp
     expected = fill(path, [name], 1_000)
     with pytest.raises(UnavailableError, match="is not on the broker"):
         flush(path, broker.bootstrap, timeout=5.0, transport=transport)
-    late = threading.Timer(1.5, Kafka(broker.bootstrap).ensure, ([name], 2, 1))
+    late = threading.Timer(1.5, Kafka(broker.access).ensure, ([name], 2, 1))
     late.start()
     assert flush(path, broker.bootstrap, timeout=20, transport=transport).sent == 1_000
     late.join()
@@ -283,7 +283,7 @@ def test_rows_are_sent_while_more_are_accepted_and_each_once_though_the_sender_i
     broker: Any, tmp_path: Path, killed: bool
 ) -> None:
     data = dataset()
-    Kafka(broker.bootstrap).ensure([data.topic(DISTRICT)], 1, 1)
+    Kafka(broker.access).ensure([data.topic(DISTRICT)], 1, 1)
     with Publisher(data, DISTRICT, tmp_path / "o", broker.bootstrap) as node:
         for row in many(20_000):
             node.publish(row)
@@ -317,7 +317,7 @@ time.sleep(600)
 
 def test_sender_beside_ends_with_its_parent_and_the_next_one_goes_on(broker: Any, tmp_path: Path) -> None:
     data = dataset()
-    Kafka(broker.bootstrap).ensure([data.topic(DISTRICT)], 1, 1)
+    Kafka(broker.access).ensure([data.topic(DISTRICT)], 1, 1)
     lease = Lease(tmp_path / "o.lock")  # which the sender holds as long as more may come
     arguments = [data.name, str(tmp_path / "o"), broker.bootstrap]
     with subprocess.Popen([sys.executable, "-c", ACCEPTING, *arguments], stdout=subprocess.PIPE, cwd=ROOT) as parent:
@@ -346,7 +346,7 @@ def test_sender_beside_tells_that_the_bus_is_away_and_rows_are_kept(broker: Any,
     with pytest.raises(UnavailableError, match="4000 rows wait") as caught:
         node.close()
     assert "suibus flush --district" in caught.value.zh
-    Kafka(broker.bootstrap).ensure([data.topic(DISTRICT)], 1, 1)
+    Kafka(broker.access).ensure([data.topic(DISTRICT)], 1, 1)
     assert flush(tmp_path / "o", broker.bootstrap).sent == 4_000
 
 
@@ -386,7 +386,7 @@ Path(sys.argv[5]).write_text(f"{info.read} {info.accepted} {info.rejected} {info
 
 def test_killed_publish_run_again_publishes_each_row_once(broker: Any, tmp_path: Path) -> None:
     data = dataset()
-    Kafka(broker.bootstrap).ensure([data.topic(DISTRICT)], 2, 1)
+    Kafka(broker.access).ensure([data.topic(DISTRICT)], 2, 1)
     file, done = tmp_path / "in.csv", tmp_path / "done"
     total = 40_000
     rows = (f"{i},x,{'bad' if i % 100 == 0 else i}\n" for i in range(total))
@@ -415,7 +415,7 @@ def test_killed_publish_run_again_publishes_each_row_once(broker: Any, tmp_path:
 
 def test_publisher_sends_rows_and_deletions(broker: Any, tmp_path: Path) -> None:
     data = dataset()
-    Kafka(broker.bootstrap).ensure([data.topic(DISTRICT)], 1, 1)
+    Kafka(broker.access).ensure([data.topic(DISTRICT)], 1, 1)
     with Publisher(data, DISTRICT, tmp_path / "o", broker.bootstrap) as node:
         node.publish({"code": "1", "name": "a", "at": 5})
         node.delete({"code": "1", "at": 6})
@@ -426,7 +426,7 @@ def test_publisher_sends_rows_and_deletions(broker: Any, tmp_path: Path) -> None
 
 def test_progress_is_told_to_the_end(broker: Any, tmp_path: Path) -> None:
     data = dataset()
-    Kafka(broker.bootstrap).ensure([data.topic(DISTRICT)], 1, 1)
+    Kafka(broker.access).ensure([data.topic(DISTRICT)], 1, 1)
     file = tmp_path / "in.csv"
     file.write_text("code,name,at\n" + "".join(f"{i},x,{i}\n" for i in range(12_000)))
     seen: list[Any] = []

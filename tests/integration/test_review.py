@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 from io import BytesIO
 from pathlib import Path
@@ -67,8 +66,8 @@ def test_a_key_may_be_called_as_anything_inside(road: Road, key: str) -> None:
         f"    properties:\n      - {{name: {key}, logicalType: string, primaryKey: true, required: true}}\n{others}"
     )
     road.bus.store.register(dataset)
-    Kafka(road.bus.bootstrap).ensure(dataset.topics)
-    with Publisher(dataset, "440106", road.bus.outbox("440106"), road.bus.bootstrap) as publisher:
+    Kafka(road.bus.access).ensure(dataset.topics)
+    with Publisher(dataset, "440106", road.bus.outbox("440106"), road.bus.access.servers) as publisher:
         for value in ("a", "b", "b"):
             publisher.publish({key: value, "count": value})
     road.dataset = dataset
@@ -142,7 +141,7 @@ def test_a_lake_that_cannot_be_written_quarantines_nothing_and_the_records_stay_
     road: Road,
 ) -> None:
     road.publish({"id": "a", "seq": 1})
-    in_the_way = Path(road.lake.bronze(road.dataset)) / "_quarantined=false"
+    in_the_way = Path(road.lake.bronze(road.dataset).address) / "_quarantined=false"
     in_the_way.touch()
     with pytest.raises(UnavailableError, match="nothing was skipped"):
         road.ingest()
@@ -179,7 +178,7 @@ def test_a_contract_changed_while_a_pass_waits_is_put_in_force_before_its_record
     folder = tmp_path / "contracts"
     folder.mkdir()
     bus = Bus(road.bus.settings.model_copy(update={"contracts": str(folder)}))
-    bus.folders = (folder,)
+    bus.contracts.folders = (folder,)
     (folder / "t.yaml").write_text(road.dataset.text, "utf-8")
     assert bus.adopt_contracts() == []
     columns = "      - {name: note, logicalType: string}\n"
@@ -220,7 +219,7 @@ def test_what_no_reader_reads_is_quarantined_with_its_bytes(road: Road) -> None:
         "texts": {"texts": [None, b"\xfe"]},
         "good": {"day": 0, "moment": 0, "text": "好".encode(), "texts": ["好".encode()]},
     }
-    encoder, producer = Encoder(road.dataset), KafkaProducer(bootstrap_servers=road.bus.bootstrap, acks="all")
+    encoder, producer = Encoder(road.dataset), KafkaProducer(bootstrap_servers=road.bus.access.servers, acks="all")
     for name, values in bad.items():
         row = {
             "id": name,
@@ -247,15 +246,3 @@ def test_a_state_folder_that_is_none_is_told_in_a_sentence(tmp_path: Path, monke
     result = CliRunner().invoke(main, ["status"])
     assert result.exit_code == 2
     assert "SUIBUS_HOME names the state folder" in result.output
-
-
-def test_two_commands_that_look_never_take_each_other_for_a_running_bus(tmp_path: Path) -> None:
-    lock = tmp_path / "run" / "up.lock"
-    lock.parent.mkdir()
-    lock.write_text("1")  # the process of a bus that was killed; the number may be another's by now
-    with lock.open() as looking:
-        fcntl.flock(looking, fcntl.LOCK_SH)
-        assert Bus(Settings(home=tmp_path)).pid() is None
-    with lock.open() as running:
-        fcntl.flock(running, fcntl.LOCK_EX)
-        assert Bus(Settings(home=tmp_path)).pid() == 1

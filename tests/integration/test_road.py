@@ -36,7 +36,7 @@ def bus(tmp_path_factory: pytest.TempPathFactory, broker: Broker, spark: Any) ->
 
 def publish(bus: Bus, name: str, district: str, path: Path) -> PublishInfo:
     dataset = bus.store.datasets()[f"{name}.v1"]
-    publisher = Publisher(dataset, district, bus.outbox(district), bus.bootstrap)
+    publisher = Publisher(dataset, district, bus.outbox(district), bus.access.servers)
     with publisher.outbox:
         info = publish_source(publisher, open_source(path, dataset), "snapshot")
     assert info.problem is None

@@ -31,7 +31,7 @@ DISTRICT = "440106"
 
 
 def admin(road: Road) -> KafkaAdminClient:
-    return KafkaAdminClient(bootstrap_servers=road.bus.bootstrap)
+    return KafkaAdminClient(bootstrap_servers=road.bus.access.servers)
 
 
 def recreate(road: Road, topic: str) -> None:
@@ -128,7 +128,7 @@ def test_what_waits_too_near_the_end_of_its_retention_is_an_alarm_in_the_status(
         (found,) = (d for d in look(road.bus).to_json()["datasets"] if d["dataset"] == road.name)
         return dict(found["near_retention"])
 
-    producer, encoder = KafkaProducer(bootstrap_servers=road.bus.bootstrap, acks="all"), Encoder(road.dataset)
+    producer, encoder = KafkaProducer(bootstrap_servers=road.bus.access.servers, acks="all"), Encoder(road.dataset)
     row = {"id": "a", "district_code": DISTRICT, "seq": 1, "amount": 1}
     producer.send(topic, encoder.value(row), encoder.key(row), timestamp_ms=now - 4 * 86_400_000).get()
     assert danger() == {}
