@@ -50,8 +50,8 @@ class Node:
 
     def _send(self) -> None:
         while not self._done.wait(0.01):
-            flush(self.publisher.outbox.path, self._bus.bootstrap)
-        flush(self.publisher.outbox.path, self._bus.bootstrap)
+            flush(self.publisher.outbox.path, self._bus.access)
+        flush(self.publisher.outbox.path, self._bus.access)
 
     def accept(self, count: int) -> None:
         """So many records more; they are accepted together, each from now on safe from a kill."""

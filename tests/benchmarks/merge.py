@@ -60,7 +60,7 @@ class Sides:
             made.execute()
             began = time.perf_counter()
             rows.write.format("delta").mode("append").save(path)
-            took, (files, _) = time.perf_counter() - began, live(self.lake, path)
+            took, (files, _) = time.perf_counter() - began, live(Table(self.lake.spark, path))
             say(f"{Path(path).name}: filled in {took:.1f} s, {files} files")
 
     def _batch(self, side: str) -> int:

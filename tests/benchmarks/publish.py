@@ -136,7 +136,12 @@ class Side:
         """Into the outbox, chunk by chunk."""
         with Outbox(path := self._outbox()) as outbox:
             chunks = [entries[at : at + CHUNK] for at in range(0, len(entries), CHUNK)]
-            return path, self._rate(lambda: [outbox.accept(self.topic, chunk) for chunk in chunks])
+
+            def keep() -> None:
+                for chunk in chunks:
+                    outbox.accept(self.topic, chunk)
+
+            return path, self._rate(keep)
 
     def sending(self, entries: list[Entry], transport: TransportName) -> float:
         """From the outbox to the bus."""

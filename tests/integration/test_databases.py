@@ -114,14 +114,25 @@ def postgres() -> Iterator[Postgres]:
         free.bind(("127.0.0.1", 0))
         server = Postgres(free.getsockname()[1])
     data = folder / "data"
-    initdb = [programs / "initdb", "-D", data, "-U", "suibus", "-A", "scram-sha-256", "--no-sync", "-E", "UTF8"]
+    initdb = [
+        str(programs / "initdb"),
+        "-D",
+        str(data),
+        "-U",
+        "suibus",
+        "-A",
+        "scram-sha-256",
+        "--no-sync",
+        "-E",
+        "UTF8",
+    ]
     initdb += [f"--pwfile={folder / 'password'}", "--locale=C"]
     subprocess.run([*prefix, *initdb], check=True, capture_output=True, cwd=folder)
     options = {
         "listen_addresses": "127.0.0.1", "port": server.port, "unix_socket_directories": "", "fsync": "off",
         "shared_buffers": "16MB", "timezone": "Asia/Shanghai", "datestyle": "SQL, DMY",
     }  # fmt: skip
-    command = [*prefix, programs / "postgres", "-D", data, *(f"--{k}={v}" for k, v in options.items())]
+    command = [*prefix, str(programs / "postgres"), "-D", str(data), *(f"--{k}={v}" for k, v in options.items())]
     with (folder / "log").open("wb") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log, cwd=folder)
     try:
@@ -285,7 +296,7 @@ def test_a_large_query_is_streamed_by_the_server(node: Node, postgres: Postgres,
     sql = f"SELECT n::text AS id, {row} FROM generate_series(1, 100000) AS n"
     source = open_query(sql, postgres.url, node.road.dataset)
     records = source.read()
-    seen = set()
+    seen: set[str] = set()
 
     def watched() -> Iterator[Any]:
         for record in records:

@@ -263,7 +263,7 @@ def test_what_librdkafka_compresses_by_itself_is_read_again(broker: Any, tmp_pat
     reader.assign([Place(name, 0, 0)])
     found: dict[bytes, list[bytes]] = defaultdict(list)
     for message in reader.consume(1_000, 30):
-        found[message.key()].append(message.value())
+        found[message.key() or b""].append(message.value() or b"")
     reader.close()
     assert found == expected[name]
 
@@ -291,11 +291,12 @@ def test_rows_are_sent_while_more_are_accepted_and_each_once_though_the_sender_i
         while node.outbox.waiting() > 15_000 and time.monotonic() < until:
             time.sleep(0.02)
         assert node.outbox.waiting() <= 15_000  # some have gone
-        assert node.sender_pid
+        sender = node.sender_pid
+        assert sender
         if killed:
-            os.kill(node.sender_pid, signal.SIGKILL)
+            os.kill(sender, signal.SIGKILL)
         info = node.send()
-        assert node.sender_pid is None
+        assert node.sender_pid is None, "it ends when all is sent"
         assert info.waiting == 0
         assert info.sent == 20_000 or (killed and info.sent <= 20_000)
     assert times(broker.bootstrap, data) == list(range(20_000))

@@ -211,7 +211,7 @@ def test_what_no_reader_reads_is_quarantined_with_its_bytes(road: Road) -> None:
     fields = [{**f, "type": ["null", plain[f["name"]]]} if f["name"] in plain else f for f in schema["fields"]]
     fields[-1] = {**fields[-1], "type": ["null", {"type": "array", "items": ["null", "bytes"]}]}
     raw = parse_schema({**schema, "fields": fields})
-    bad = {
+    bad: dict[str, dict[str, Any]] = {
         "late": {"day": 4_000_000},
         "early": {"day": -2_000_000},
         "moment": {"moment": 1 << 62},

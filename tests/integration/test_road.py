@@ -49,8 +49,8 @@ def select(bus: Bus, sql: str) -> list[dict[str, Any]]:
 
 def test_the_eleven_registers_become_one_released_table(bus: Bus) -> None:
     for district in districts():
-        info = publish(bus, "grassroots_division", district, REGISTER / f"{district}.csv")
-        assert (info.accepted, info.rejected) == (FIRST_ROUND[district], 0)
+        sent = publish(bus, "grassroots_division", district, REGISTER / f"{district}.csv")
+        assert (sent.accepted, sent.rejected) == (FIRST_ROUND[district], 0)
     info = bus.sync()
     assert [(r.dataset, r.status, r.verdict.rows) for r in info.releases] == [
         ("grassroots_division.v1", "released", 2851)

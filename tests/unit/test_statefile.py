@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 from contextlib import closing
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
@@ -20,7 +21,7 @@ class Notes(StateFile):
 
     kind = ("index", "索引")
     application_id = 0x4E4F5445
-    steps = ("CREATE TABLE notes (text); INSERT INTO notes VALUES ('first')",)
+    steps: ClassVar[tuple[str, ...]] = ("CREATE TABLE notes (text); INSERT INTO notes VALUES ('first')",)
     unmarked = ("copy it by hand", "请手工抄录")
 
 
