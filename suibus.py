@@ -11,14 +11,18 @@ The city's side (`Bus`, with `sync` and the lake) needs the `city` extra; import
 from infra.bus.bus import Bus
 from infra.settings import Settings, read_settings
 from producers.inbox import Inbox, fetch_receipts
-from producers.publish.publisher import Publisher, PublishInfo, publish_source
+from producers.publish.delivery import PublishInfo, publish_source
+from producers.publish.publisher import Publisher
+from producers.send.memory import MemoryBus
 from producers.send.sender import FlushInfo, flush
-from producers.sources.files import open_query, open_source
+from producers.sources.database import open_query
+from producers.sources.files import open_source
 from schemas.compatibility import Change, compare
 from schemas.contract import load_contract
 from schemas.contract_folders import SHIPPED, find_dataset, load_contracts
 from schemas.dataset import Dataset, Field, Rule
 from schemas.errors import ContractError, InputError, StateError, SuibusError, UnavailableError
+from schemas.ports.kafka_access import KafkaAccess
 from schemas.row.coercer import RowError
 from schemas.store import ContractStore
 from schemas.wire.receipt import Receipt
@@ -34,6 +38,8 @@ __all__ = [
     "FlushInfo",
     "Inbox",
     "InputError",
+    "KafkaAccess",
+    "MemoryBus",
     "PublishInfo",
     "Publisher",
     "Receipt",

@@ -1,6 +1,6 @@
 """The node's inbox: the receipts that the city sent, what became of each, and how far the return topic was read.
 
-Receipts and the place behind them are one transaction, so a reader killed anywhere goes on where it stopped and
+Receipts and the offset behind them are kept in one transaction, so a reader killed anywhere goes on where it stopped and
 keeps each receipt once, also where the city has sent it twice.
 """
 
@@ -25,6 +25,7 @@ from producers.statefile import StateFile
 from schemas.dataset import UP_PREFIX, receipts_topic
 from schemas.districts import check_district
 from schemas.errors import InputError, UnavailableError, first_line
+from schemas.ports.kafka_access import KafkaAccess
 from schemas.wire.receipt import Receipt
 
 log = logging.getLogger(__name__)
@@ -62,7 +63,12 @@ class Inbox(StateFile):
     """The inbox file of one node; its outbox is the file `outbox.sqlite` beside it."""
 
     kind = ("inbox", "收件箱")
+    application_id = int.from_bytes(b"SuIb")
     steps = (_VERSION_1,)
+    unmarked = (
+        "`suibus receipts` then fetches what it held again from the bus, which keeps a year",
+        "之后可用 `suibus receipts` 从总线重新获取其内容（总线保留一年）",
+    )
 
     @property
     def outbox_path(self) -> Path:
@@ -87,8 +93,8 @@ class Inbox(StateFile):
         ).fetchone()
         return row and Held(Receipt.from_json(row[0]), row[1], row[2])
 
-    def mark(self, places: Iterable[tuple[str, int, int]], state: State) -> int:
-        """Put receipts, named by topic, partition and offset, into a state; how many were in another.
+    def set_state(self, refused: Iterable[tuple[str, int, int]], state: State) -> int:
+        """Put the receipts of refused records, named by topic, partition and offset, into a state; how many were in another.
 
         What was answered stays answered.
         """
@@ -97,31 +103,31 @@ class Inbox(StateFile):
             db.executemany(
                 'UPDATE receipts SET state=?, since=? WHERE topic=? AND partition=? AND "offset"=? '
                 "AND state NOT IN (?, 'answered')",
-                [(state, _now(), *place, state) for place in places],
+                [(state, _now(), *record, state) for record in refused],
             )
             return db.total_changes - before
 
-    def settle(self, outbox: Outbox) -> None:
-        """Mark as answered what accepted rows answer; the outbox remembers it until it is done."""
+    def note_answers(self, outbox: Outbox) -> None:
+        """Note as answered what accepted rows answer; the outbox remembers it until that is done."""
         while found := outbox.answered():
             parts = [receipt.rsplit(":", 2) for receipt in found]
-            self.mark([(topic, int(partition), int(offset)) for topic, partition, offset in parts], "answered")
-            outbox.marked(found)
+            self.set_state([(topic, int(partition), int(offset)) for topic, partition, offset in parts], "answered")
+            outbox.forget_answered(found)
 
     # --- fetching ---------------------------------------------------------------------------------
 
     def position(self) -> dict[int, tuple[int, str]]:
         """For each partition of the return topic the next offset to read, and the id of the topic it is of."""
         rows = self._db.execute("SELECT partition, next, topic_id FROM position")
-        return {partition: (at, topic_id) for partition, at, topic_id in rows}
+        return {partition: (offset, topic_id) for partition, offset, topic_id in rows}
 
     def take(self, receipts: Sequence[Receipt], position: Mapping[int, int], topic_id: str) -> int:
-        """Keep receipts and the place behind them; how many were not here yet.
+        """Keep receipts and the next offsets to read; how many receipts were not here yet.
 
-        The outbox is told first: killed in between, the receipts are read again and it is told the same again.
+        The outbox notes first what was refused: killed in between, the receipts are read again and it notes the same again.
         """
         new = {r.id: r for r in receipts if self.find(r.topic, r.partition, r.offset) is None}
-        self._tell_outbox(new.values())
+        self._note_in_outbox(new.values())
         with self._write() as db:
             before = db.total_changes
             db.executemany(
@@ -133,11 +139,12 @@ class Inbox(StateFile):
             )
             count = db.total_changes - before
             db.executemany(
-                "INSERT OR REPLACE INTO position VALUES (?,?,?)", [(p, at, topic_id) for p, at in position.items()]
+                "INSERT OR REPLACE INTO position VALUES (?,?,?)",
+                [(p, offset, topic_id) for p, offset in position.items()],
             )
         return count
 
-    def _tell_outbox(self, receipts: Iterable[Receipt]) -> None:
+    def _note_in_outbox(self, receipts: Iterable[Receipt]) -> None:
         refused: dict[str, list[tuple[bytes, bool]]] = defaultdict(list)
         for r in receipts:
             if r.key is not None and "_key" not in r.shortened:
@@ -145,23 +152,23 @@ class Inbox(StateFile):
         if refused and self.outbox_path.exists():
             with Outbox(self.outbox_path) as outbox:
                 for topic, keys in refused.items():
-                    outbox.doubt(topic, keys)
+                    outbox.note_refused(topic, keys)
 
 
-def fetch_receipts(inbox: Inbox, client: Mapping[str, Any], district: str, timeout: float = 30.0) -> FetchInfo:
+def fetch_receipts(inbox: Inbox, kafka: KafkaAccess | str, district: str, timeout: float = 30.0) -> FetchInfo:
     """Bring the inbox up to the end of the district's return topic; killed and run again, each receipt is there once.
 
     A topic that was made anew, or has lost what was not read yet, is read from its start, and `notes` says so. A
     record that is no receipt is counted, logged and passed over. UnavailableError if the bus is away or nothing
-    comes for `timeout` seconds: what was fetched is kept. `client` holds kafka-python settings, the list
-    `bootstrap_servers` among them; the right to read and describe `gz.down.<district>.` is all it needs.
+    comes for `timeout` seconds: what was fetched is kept. The right to read and describe `gz.down.<district>.` is all
+    it needs.
     """
-    topic = receipts_topic(check_district(district))
-    settings = {**client, "bootstrap_timeout_ms": int(min(timeout, 10.0) * 1000)}
+    access, topic = KafkaAccess.to(kafka), receipts_topic(check_district(district))
+    settings = {**access.kafka_python(), "bootstrap_timeout_ms": int(min(timeout, 10.0) * 1000)}
     try:
         return _fetch(inbox, settings, topic, f"{UP_PREFIX}{district}.", timeout)
     except (KafkaError, OSError, TimeoutError) as error:
-        if refused := why_refused({**client, "bootstrap_servers": list(client["bootstrap_servers"])}):
+        if refused := why_refused(access):
             raise UnavailableError(
                 f"The bus: {refused[0]}. What was fetched before is kept.",
                 f"总线：{refused[1]}。此前已获取的均已保留。",
@@ -174,44 +181,43 @@ def fetch_receipts(inbox: Inbox, client: Mapping[str, Any], district: str, timeo
         ) from None
 
 
-def _fetch(inbox: Inbox, client: Mapping[str, Any], topic: str, prefix: str, timeout: float) -> FetchInfo:
-    topic_id, partitions = _describe(client, topic)
-    places = [TopicPartition(topic, p) for p in partitions]
+def _fetch(inbox: Inbox, settings: Mapping[str, Any], topic: str, prefix: str, timeout: float) -> FetchInfo:
+    topic_id, numbers = _describe(settings, topic)
+    partitions = [TopicPartition(topic, number) for number in numbers]
     consumer = KafkaConsumer(
-        **client, group_id=None, isolation_level="read_committed", auto_offset_reset="earliest",
+        **settings, group_id=None, isolation_level="read_committed", auto_offset_reset="earliest",
         enable_auto_commit=False, allow_auto_create_topics=False, metrics_enabled=False,
     )  # fmt: skip
     try:
-        consumer.assign(places)
-        first, ends = consumer.beginning_offsets(places), consumer.end_offsets(places)
+        consumer.assign(partitions)
+        first, ends = consumer.beginning_offsets(partitions), consumer.end_offsets(partitions)
         known, again = inbox.position(), False
-        for place in places:
-            at, of = known.get(place.partition, (first[place], topic_id))
-            if of != topic_id or not first[place] <= at <= ends[place]:
-                again, at = True, first[place]
-            consumer.seek(place, at)
+        for of in partitions:
+            offset, known_id = known.get(of.partition, (first[of], topic_id))
+            if known_id != topic_id or not first[of] <= offset <= ends[of]:
+                again, offset = True, first[of]
+            consumer.seek(of, offset)
         new = unreadable = 0
         deadline = time.monotonic() + timeout
-        while any(consumer.position(place) < ends[place] for place in places):
+        while any(consumer.position(of) < ends[of] for of in partitions):
             records = [r for found in consumer.poll(timeout_ms=500).values() for r in found]
             receipts = [r for r in map(_receipt, records) if r is not None and r.topic.startswith(prefix)]
             if records:
-                position = {place.partition: consumer.position(place) for place in places}
-                new += inbox.take(receipts, position, topic_id)
+                new += inbox.take(receipts, {of.partition: consumer.position(of) for of in partitions}, topic_id)
                 unreadable += len(records) - len(receipts)
                 deadline = time.monotonic() + timeout
             elif time.monotonic() >= deadline:
                 raise TimeoutError(f"nothing came for {timeout:g} s")
-        inbox.take([], {place.partition: consumer.position(place) for place in places}, topic_id)
+        inbox.take([], {of.partition: consumer.position(of) for of in partitions}, topic_id)
     finally:
         with suppress(KafkaError):
             consumer.close()
     return FetchInfo(new, unreadable, _notes(topic, again, unreadable))
 
 
-def _describe(client: Mapping[str, Any], topic: str) -> tuple[str, list[int]]:
-    """Kafka's id of the topic, and its partitions."""
-    admin = KafkaAdminClient(**client)
+def _describe(settings: Mapping[str, Any], topic: str) -> tuple[str, list[int]]:
+    """Kafka's id of the topic, and the numbers of its partitions."""
+    admin = KafkaAdminClient(**settings)
     try:
         (found,) = admin.describe_topics([topic])
     finally:

@@ -19,21 +19,22 @@ from typing import Any, Literal, NamedTuple
 
 from producers.statefile import StateFile
 from schemas.dataset import parse_topic
-from schemas.errors import InputError, StateError
+from schemas.errors import StateError
 
 Mode = Literal["append", "delete", "snapshot"]
 CHUNK = 2_000  # rows a transaction
-VALUES = 900  # a statement: SQLite takes 999 everywhere
+VALUES = 900  # a statement: see `statefile.MOST_VALUES`
 STATEMENT = 50  # rows a statement, of several values each
 AHEAD = 60_000  # milliseconds that an outbox's clock may be ahead of the machine's
-UNKNOWN = b""  # the digest of no row: the next snapshot sends the key's row, whatever it is
+UNKNOWN = b""  # no row has this digest, so the next snapshot sends the key's row, whatever it is
 _VERSION_1 = """
 CREATE TABLE meta (name TEXT PRIMARY KEY, value) WITHOUT ROWID;
 CREATE TABLE topics (id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE);
--- Rows in the order of acceptance. AUTOINCREMENT: a seq is never used twice. No value: a tombstone.
+-- Rows in the order of acceptance. AUTOINCREMENT: a seq is never used twice. No value: a tombstone. answers: the receipt that
+-- the row answers.
 CREATE TABLE outbox (
     seq INTEGER PRIMARY KEY AUTOINCREMENT, topic INTEGER NOT NULL, key BLOB NOT NULL, value BLOB,
-    sequence BLOB, timestamp_ms INTEGER NOT NULL
+    sequence BLOB, timestamp_ms INTEGER NOT NULL, answers TEXT
 );
 -- One publish of one source. complete: all of it was read. finished: all of it is on the bus too.
 CREATE TABLE deliveries (
@@ -51,20 +52,17 @@ CREATE TABLE state (
     topic INTEGER NOT NULL, key BLOB NOT NULL, digest BLOB NOT NULL, sequence BLOB,
     generation INTEGER NOT NULL, PRIMARY KEY (topic, key)
 ) WITHOUT ROWID;
+-- The receipts that accepted rows answer, until the inbox has noted it.
+CREATE TABLE answered (receipt TEXT PRIMARY KEY) WITHOUT ROWID;
 INSERT INTO meta VALUES ('uuid', lower(hex(randomblob(16))))
-"""
-_VERSION_2 = """
--- The receipt that a row answers, and those that were answered and are not yet marked in the inbox.
-ALTER TABLE outbox ADD COLUMN answers TEXT;
-CREATE TABLE answered (receipt TEXT PRIMARY KEY) WITHOUT ROWID
 """
 
 
 class Entry(NamedTuple):
     """One row to accept: no value is a tombstone. `sequence` is the text of the row's sequence column.
 
-    `answers`: the id of the receipt that the row corrects. `timestamp_ms`: in the refused record's place in time, where
-    that is what orders; never later than the outbox's clock.
+    `answers`: the id of the receipt that the row answers. `timestamp_ms`: the refused record's, where the Kafka timestamp
+    orders versions; None for this moment. A time ahead of the outbox's clock becomes the clock's.
     """
 
     key: bytes
@@ -103,14 +101,24 @@ class Delivery:
 
 
 class Outbox(StateFile):
-    """The outbox file of one node. `order` makes the sequences of the dataset at hand comparable."""
+    """The outbox file of one node. `order` makes the sequences of the dataset at hand comparable.
+
+    `clock` gives the time in nanoseconds since 1970.
+    """
 
     kind = ("outbox", "发件箱")
-    steps = (_VERSION_1, _VERSION_2)
+    application_id = int.from_bytes(b"SuOb")
+    steps = (_VERSION_1,)
+    unmarked = (
+        "first send its rows with that Suibus (`suibus flush`)",
+        "请先用写入它的 Suibus 发送其中的行（`suibus flush`）",
+    )
 
-    def __init__(self, path: str | Path, order: Callable[[bytes], Any] = bytes) -> None:
+    def __init__(
+        self, path: str | Path, order: Callable[[bytes], Any] = bytes, clock: Callable[[], int] = time.time_ns
+    ) -> None:
         super().__init__(path)
-        self._order = order
+        self._order, self._clock = order, clock
         self.uuid = str(self._get("uuid"))
 
     def _get(self, name: str) -> object:
@@ -166,7 +174,7 @@ class Outbox(StateFile):
         rejected: int = 0,
         rejects_size: int = 0,
     ) -> Delivery:
-        """Accept the next `read` rows of a delivery: its entries, counts and place, in one transaction.
+        """Accept the next `read` rows of a delivery: its entries, its counts and how far it was read, in one transaction.
 
         In a snapshot the rows that are as they were last time are only counted. StateError if another process
         has advanced the same delivery meanwhile; then nothing was accepted.
@@ -243,7 +251,7 @@ class Outbox(StateFile):
         Where the Kafka timestamp orders, a correction is sent under the refused record's: so it comes after what was
         there before that record, and before all that was accepted since.
         """
-        now = time.time_ns() // 1_000_000
+        now = self._clock() // 1_000_000
         known = self._get("clock")
         last = 0 if known is None else int(str(known))
         clock = max(now, last + 1 if last < now + AHEAD else last)  # never runs back
@@ -260,10 +268,10 @@ class Outbox(StateFile):
         # Many rows a statement: each statement writes down the last seq used.
         whole = len(rows) // STATEMENT * STATEMENT
         for size, some in ((STATEMENT, rows[:whole]), (1, rows[whole:])):
-            marks = ",".join(["(?,?,?,?,?,?)"] * size)
+            values = ",".join(["(?,?,?,?,?,?)"] * size)
             groups = ([*chain.from_iterable(some[at : at + size])] for at in range(0, len(some), size))
             self._db.executemany(
-                f"INSERT INTO outbox (topic, key, value, sequence, timestamp_ms, answers) VALUES {marks}", groups
+                f"INSERT INTO outbox (topic, key, value, sequence, timestamp_ms, answers) VALUES {values}", groups
             )
         answered = [(entry.answers,) for entry in entries if entry.answers]
         self._db.executemany("INSERT OR IGNORE INTO answered VALUES (?)", answered)
@@ -271,18 +279,18 @@ class Outbox(StateFile):
     # --- receipts ---------------------------------------------------------------------------------
 
     def answered(self) -> list[str]:
-        """Some of the receipts that accepted rows answer, until each was told to `marked`."""
+        """Some of the receipts that accepted rows answer, until `forget_answered` has them."""
         return [row[0] for row in self._db.execute("SELECT receipt FROM answered LIMIT ?", (CHUNK,))]
 
-    def marked(self, receipts: Iterable[str]) -> None:
-        """The inbox has marked these as answered."""
+    def forget_answered(self, receipts: Iterable[str]) -> None:
+        """The inbox has noted that these are answered."""
         with self._write() as db:
             db.executemany("DELETE FROM answered WHERE receipt=?", [(r,) for r in receipts])
 
-    def doubt(self, topic: str, refused: Iterable[tuple[bytes, bool]]) -> None:
-        """Keys of which the city refused a row or (True) a deletion: what it holds now is not what was last accepted.
+    def note_refused(self, topic: str, refused: Iterable[tuple[bytes, bool]]) -> None:
+        """Note keys of which the city refused a row or (True) a deletion: it does not hold what was last accepted.
 
-        Where the topic has snapshot state, the next snapshot sends such a key's row though it did not change, and
+        Where the topic has snapshot state, the next snapshot sends such a key's row even if it did not change, and
         deletes the key if it is gone. Doing it again changes nothing more.
         """
         with self._write() as db:
@@ -290,7 +298,7 @@ class Outbox(StateFile):
             if not self._has_state(topic_id):
                 return
             for key, deletion in refused:
-                if deletion:  # its key is in no state any more
+                if deletion:  # its key has left the state
                     db.execute("INSERT OR IGNORE INTO state VALUES (?,?,?,NULL,0)", (topic_id, key, UNKNOWN))
                 db.execute("UPDATE state SET digest=? WHERE topic=? AND key=?", (UNKNOWN, topic_id, key))
 
@@ -324,7 +332,7 @@ class Outbox(StateFile):
         return known
 
     def _changed(self, topic_id: int, entries: Sequence[Entry], generation: int) -> list[Entry]:
-        """The entries that differ from what was last accepted; all of them are marked as seen."""
+        """The entries that differ from what was last accepted; the state notes that this generation has all of them."""
         known = self._known(topic_id, entries)
         changed: list[Entry] = []
         for entry in entries:
@@ -367,12 +375,12 @@ class Outbox(StateFile):
     # --- sending ----------------------------------------------------------------------------------
 
     def waiting(self) -> int:
-        """How many rows wait; they leave in order, so the first and the last tell."""
+        """How many rows wait: they leave in order, so it is the distance between the first and the last."""
         first, last = self._db.execute("SELECT (SELECT min(seq) FROM outbox), (SELECT max(seq) FROM outbox)").fetchone()
         return 0 if first is None else int(last) - int(first) + 1
 
-    def head(self, rows: int, size: int) -> list[Waiting]:
-        """The next rows to send, at most so many and about so many bytes."""
+    def next_rows(self, rows: int, size: int) -> list[Waiting]:
+        """The next rows to send: at most `rows`, and no more of them once they have `size` bytes."""
         found: list[Waiting] = []
         cursor = self._db.execute(
             "SELECT seq, name, key, value, sequence, timestamp_ms, answers FROM outbox JOIN topics ON topics.id=topic "
@@ -407,7 +415,7 @@ class Outbox(StateFile):
         return name
 
     def sent(self, position: int) -> None:
-        """Everything below `position` is on the bus: let it go."""
+        """Every row below `position` is on the bus: forget them."""
         with self._write() as db:
             db.execute("DELETE FROM outbox WHERE seq<?", (position,))
             self._set("attempt", None)
@@ -422,12 +430,3 @@ class Outbox(StateFile):
 
 def _digest(entry: Entry) -> bytes:
     return blake2b(entry.value or b"", digest_size=16).digest()
-
-
-def refuse_empty_snapshot(name: str) -> InputError:
-    """The error for a snapshot without rows."""
-    return InputError(
-        f"{name}: a snapshot without rows would delete everything published so far, so it is refused. "
-        "To delete, publish the keys with --delete.",
-        f"{name}：没有任何行的全量快照会删除此前发布的全部数据，因此拒绝。如需删除，请用 --delete 发布主键。",
-    )

@@ -1,6 +1,7 @@
 """A node's state in one SQLite file: whole after any kill or power cut, and upgraded in place.
 
-WAL with synchronous=FULL, every change one transaction. The file's `user_version` says which steps made it.
+WAL with synchronous=FULL, every change one transaction. The file's `application_id` says what it is, and its
+`user_version` which steps made it.
 """
 
 from __future__ import annotations
@@ -13,16 +14,20 @@ from typing import ClassVar, Self
 
 from schemas.errors import StateError, UnavailableError
 
+MOST_VALUES = 999  # of one statement: what every SQLite takes, however it was built
+
 
 class StateFile:
     """One such file, made where there is none, brought up to the newest version where it is older.
 
-    StateError if it is another program's or was written by a newer Suibus; then nothing was changed. One thread at a
-    time; several processes may open it at once.
+    StateError if it is another program's, or was written by a newer Suibus or one from before version 1; then nothing was
+    changed. One thread at a time; several processes may open it at once.
     """
 
     kind: ClassVar[tuple[str, str]]  # what it is, as messages say it
+    application_id: ClassVar[int]  # SQLite's mark of a file's program, 4 bytes; each kind has its own
     steps: ClassVar[tuple[str, ...]]  # SQL that makes version 1 of nothing, version 2 of version 1, …
+    unmarked: ClassVar[tuple[str, str]]  # what else to do with one that a Suibus from before version 1 wrote
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
@@ -30,6 +35,8 @@ class StateFile:
         self._db = sqlite3.connect(self.path, timeout=60, isolation_level=None, check_same_thread=False)
         en, zh = self.kind
         try:
+            self._db.setlimit(sqlite3.SQLITE_LIMIT_VARIABLE_NUMBER, MOST_VALUES)
+            self._check_version()
             self._db.execute("PRAGMA journal_mode=WAL")
             self._db.execute("PRAGMA synchronous=FULL")
             self._bring_up()
@@ -46,28 +53,39 @@ class StateFile:
             self._db.close()
             raise
 
-    def _bring_up(self) -> None:
-        known = len(self.steps)
-        if (version := self._version()) < known:
-            with self._write() as db:
-                version = self._version()  # another process may have been faster
-                if version == 0 and db.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchone():
-                    raise sqlite3.DatabaseError("a database of another program")
-                for step in self.steps[version:]:
-                    for statement in step.split(";"):
-                        db.execute(statement)
-                db.execute(f"PRAGMA user_version={max(version, known)}")
+    def _check_version(self) -> int:
+        """The file's version, 0 where it is new; StateError if it is none that this Suibus reads."""
+        mark, version = (int(self._ask(f"PRAGMA {name}")) for name in ("application_id", "user_version"))
+        (en, zh), known = self.kind, len(self.steps)
+        if mark == version == 0 and not self._ask("SELECT count(*) FROM sqlite_master"):
+            return 0
+        if mark != self.application_id:
+            raise StateError(
+                f"{self.path} is not marked as an {en}: another program wrote it, or a Suibus from before {en} version 1. Move "
+                f"it away. If Suibus wrote it, {self.unmarked[0]}.",
+                f"{self.path} 没有{zh}的标记：它由其他程序写入，或由{zh}版本 1 之前的 Suibus 写入。请将其移走。"
+                f"如由 Suibus 写入，{self.unmarked[1]}。",
+            )
         if version > known:
-            en, zh = self.kind
             raise StateError(
                 f"{self.path} was written by a newer Suibus ({en} version {version}, known here "
                 f"{known}). Upgrade Suibus on this node.",
                 f"{self.path} 由更新版本的 Suibus 写入（{zh}版本 {version}，此处支持 {known}）。"
                 "请升级本节点的 Suibus。",
             )
+        return version
 
-    def _version(self) -> int:
-        return int(self._db.execute("PRAGMA user_version").fetchone()[0])
+    def _bring_up(self) -> None:
+        if self._check_version() < len(self.steps):
+            with self._write() as db:
+                for step in self.steps[self._check_version() :]:  # another process may have been faster
+                    for statement in step.split(";"):
+                        db.execute(statement)
+                db.execute(f"PRAGMA application_id={self.application_id}")
+                db.execute(f"PRAGMA user_version={len(self.steps)}")
+
+    def _ask(self, sql: str) -> int:
+        return int(self._db.execute(sql).fetchone()[0])
 
     def __enter__(self) -> Self:
         return self

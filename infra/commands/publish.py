@@ -18,8 +18,9 @@ from infra.settings import read_settings
 from infra.terminal.console import both, say
 from producers.inbox import Inbox
 from producers.outbox import Mode
-from producers.publish.publisher import Progress, PublishInfo, publish_source
-from producers.sources.files import open_query, open_source
+from producers.publish.delivery import Progress, PublishInfo, publish_source
+from producers.sources.database import open_query
+from producers.sources.files import open_source
 from schemas.dataset import Dataset
 from schemas.errors import InputError
 
@@ -106,7 +107,7 @@ def publish_rows(
     if file is not None:
         source = open_source(file, dataset, format=format_, encoding=encoding, delete=delete, corrections=corrections)
     else:
-        source = open_query(query or "", database.get_secret_value() if database else "", dataset, delete=delete)
+        source = open_query(query or "", database or "", dataset, delete=delete)
     inbox = Inbox(bus.outbox(district).with_name("inbox.sqlite")) if corrections else nullcontext()
     with publisher.outbox, inbox as answered, _bar() as bar:
         task = bar.add_task(source.name, total=1.0, rows="")

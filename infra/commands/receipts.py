@@ -70,7 +70,7 @@ def _fetch(bus: Bus, inbox: Inbox, district: str, timeout: float) -> int:
     """Bring the inbox up to date; 3 where that was not possible, and why is told."""
     if inbox.outbox_path.exists():
         with Outbox(inbox.outbox_path) as outbox:
-            inbox.settle(outbox)  # of a publish that was killed
+            inbox.note_answers(outbox)  # of a publish that was killed
     try:
         info = fetch_receipts(inbox, bus.access_when_up, district, timeout)
     except UnavailableError as error:

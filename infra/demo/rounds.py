@@ -21,7 +21,7 @@ from infra.terminal.console import both
 from infra.terminal.output import write_rows
 from infra.up import stop
 from pipelines.fates import FATES
-from producers.publish.publisher import PublishInfo, publish_source
+from producers.publish.delivery import PublishInfo, publish_source
 from producers.sources.files import open_source
 from schemas.dataset import Dataset
 from schemas.districts import districts

@@ -166,7 +166,7 @@ class Kafka:
                     f"Kafka at {servers} refused: {error}. Correct the topic's settings and try again.",
                     f"Kafka（{servers}）拒绝了请求：{error}。请更正主题设置后重试。",
                 ) from error
-            if refused := why_refused(self.access.kafka_python()):
+            if refused := why_refused(self.access):
                 raise UnavailableError(
                     f"Kafka at {servers}: {refused[0]}.", f"Kafka（{servers}）：{refused[1]}。"
                 ) from error

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from producers.inbox import Inbox
-from producers.sources.files import RECEIPT_COLUMNS
+from producers.sources.source import RECEIPT_COLUMNS
 from schemas.dataset import Dataset
 from schemas.errors import InputError
 from schemas.wire.receipt import Receipt, parse_receipt_id
@@ -30,7 +30,7 @@ def acknowledge(inbox: Inbox, district: str, dataset_id: str | None, ids: Sequen
     """
     if "all" in ids:
         held = [h.receipt for h in inbox.receipts("new", dataset_id)]
-        return inbox.mark([(r.topic, r.partition, r.offset) for r in held], "acknowledged")
+        return inbox.set_state([(r.topic, r.partition, r.offset) for r in held], "acknowledged")
     named = []
     for text in ids:
         refused = parse_receipt_id(text, district)
@@ -40,7 +40,7 @@ def acknowledge(inbox: Inbox, district: str, dataset_id: str | None, ids: Sequen
                 f"没有获取过回执 {text!r}。请按 `suibus receipts` 所示填写；未作任何标记。",
             )
         named.append(refused)
-    return inbox.mark(named, "acknowledged")
+    return inbox.set_state(named, "acknowledged")
 
 
 def write_to_correct(inbox: Inbox, dataset: Dataset, file: Path) -> ToCorrect:

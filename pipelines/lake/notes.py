@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from pipelines.fates import Counts
@@ -67,7 +67,11 @@ _KINDS: dict[str, type[Note]] = {
 def dump_note(note: Note) -> str:
     """A note as the text that is committed."""
     kind = next(kind for kind, made in _KINDS.items() if isinstance(note, made))
-    fields = {"position": dump_position(note.position)} if isinstance(note, IngestNote) else asdict(note)
+    fields = dict(vars(note))
+    if isinstance(note, IngestNote):
+        fields["position"] = dump_position(note.position)
+    if isinstance(note, MergeNote):
+        fields["gate"] = vars(note.gate)
     return json.dumps({"kind": kind, **fields}, ensure_ascii=False, separators=(",", ":"))
 
 

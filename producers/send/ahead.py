@@ -1,8 +1,8 @@
 """A process of its own that sends the outbox while this one still accepts: two cores, and no waiting for each other.
 
-It is told on its input when all is accepted: then it sends what waits, and ends. The end of its input is its parent's, and it ends
-with it, as if both were one process: were it to go on, a publish that was killed and is run again would not know its own rows.
-Wherever either is killed, the outbox knows what was sent.
+One line on its input says that all is accepted: then it sends what waits, and ends. When its input ends, its parent has
+ended, and it ends too, as if both were one process: were it to go on, a publish that was killed and is run again would not
+know its own rows. Wherever either is killed, the outbox knows what was sent.
 """
 
 from __future__ import annotations
@@ -13,41 +13,46 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import fields
 from io import FileIO
 from pathlib import Path
 from typing import IO, Any, cast
 
+from pydantic import SecretStr, TypeAdapter
+
 from producers.send.sender import PAUSE, flush
 from producers.send.transport import TransportName
 from schemas.errors import SuibusError, UnavailableError
+from schemas.ports.kafka_access import KafkaAccess
 
-ROOT = Path(__file__).parents[2]
 END = b"all is accepted\n"
 
 
-class Background:
+class Ahead:
     """Such a process; whatever becomes of it, what it did not send still waits in the outbox."""
 
-    def __init__(
-        self, outbox_path: Path, servers: str, timeout: float, client: Mapping[str, Any], transport: TransportName
-    ) -> None:
+    def __init__(self, outbox_path: Path, access: KafkaAccess, timeout: float, transport: TransportName) -> None:
         self.sent = 0
         self._problem: SuibusError | None = None
-        paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]  # found as this one was, installed or not
+        # It finds this package where this process found it, installed or not.
+        code = f"import sys; sys.path = {sys.path!r}; from producers.send.ahead import main; main()"
         process = self._process = subprocess.Popen(
-            [sys.executable, "-m", "producers.send.ahead"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-            env=os.environ | {"PYTHONPATH": os.pathsep.join(paths)}, start_new_session=True,  # Ctrl-C is for the parent
+            [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+            start_new_session=True,  # Ctrl-C is for the parent
         )  # fmt: skip
-        asked = {
-            "outbox_path": str(outbox_path.absolute()), "bootstrap_servers": servers, "timeout": timeout,
-            "client": dict(client), "transport": transport,
-        }  # fmt: skip
+        order = {"outbox_path": str(outbox_path.absolute()), "timeout": timeout, "transport": transport}
         self._input, self._output = cast(IO[bytes], process.stdin), cast(IO[bytes], process.stdout)
-        with suppress(BrokenPipeError):  # it is gone: whoever flushes next sends all
-            self._input.write(json.dumps(asked).encode() + b"\n")  # where no other user of the machine sees it
+        with suppress(BrokenPipeError):  # it has ended: whoever flushes next sends all
+            # On its input no other user of the machine sees the password.
+            self._input.write(json.dumps(order | {"kafka": _revealed(access)}).encode() + b"\n")
             self._input.flush()
+
+    @property
+    def pid(self) -> int:
+        """The process's id."""
+        return self._process.pid
 
     def finish(self, progress: Callable[[int], None] | None = None) -> None:
         """All is accepted: wait until it is sent. UnavailableError if the bus is away, and what waits is kept."""
@@ -79,21 +84,31 @@ class Background:
         self._process.wait()
 
 
+def _revealed(access: KafkaAccess) -> dict[str, str | None]:
+    """The access as JSON takes it, its password too."""
+    values = {field.name: getattr(access, field.name) for field in fields(access)}
+    return {
+        name: value.get_secret_value() if isinstance(value, SecretStr) else value if value is None else str(value)
+        for name, value in values.items()
+    }
+
+
 def main() -> None:
     """Send until all is accepted and nothing waits; a line for each transaction, and one for what keeps rows waiting."""
-    told = FileIO(0, closefd=False)  # sys.stdin has a lock, which the thread below would hold at the end
-    asked = json.loads(told.readline() or "{}")
-    if not asked:
+    orders = FileIO(0, closefd=False)  # sys.stdin has a lock, which the thread below would hold at the end
+    order = json.loads(orders.readline() or "{}")
+    if not order:
         return
+    order["kafka"] = TypeAdapter(KafkaAccess).validate_python(order["kafka"])
     ended, before, sent = threading.Event(), 0, 0
 
     def wait_for_end() -> None:
-        if told.readline() == END:
+        if orders.readline() == END:
             ended.set()
-            told.read()
+            orders.read()
         os._exit(1)  # what it does not finish, the next sender settles
 
-    def tell(now: int) -> None:
+    def say_sent(now: int) -> None:
         nonlocal sent
         sent = before + now
         say(sent=sent)
@@ -102,7 +117,7 @@ def main() -> None:
     while True:
         last = ended.is_set()
         try:
-            flush(**asked, progress=tell, more=lambda: not ended.is_set())
+            flush(**order, progress=say_sent, more=lambda: not ended.is_set())
         except SuibusError as error:
             if last:
                 say(en=error.en, zh=error.zh)
@@ -117,7 +132,3 @@ def say(**line: Any) -> None:
     """One line to the parent."""
     sys.stdout.write(json.dumps(line) + "\n")
     sys.stdout.flush()
-
-
-if __name__ == "__main__":
-    main()

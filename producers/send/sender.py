@@ -2,44 +2,41 @@
 
 Rows go in Kafka transactions. Each transaction also commits, for the consumer group of this outbox, the
 position behind its last row and the transaction's own name, which the outbox wrote down first. After a kill,
-`init_transactions` ends what was open, and the committed name tells whether the last transaction reached the
+opening a connection ends what was open, and the committed name tells whether the last transaction reached the
 bus: if so its rows leave the outbox unsent, else they are sent again. An outbox put back from an old backup
 knows another name, so none of its rows is taken for sent.
 """
 
 from __future__ import annotations
 
-import fcntl
-import logging
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
-
-import kafka.errors as kafka_errors
-from kafka import KafkaAdminClient
 
 from producers.outbox import Outbox, Waiting
-from producers.send.transport import MissingTopicError, Transport, TransportName, connect
-from producers.send.why_refused import why_refused
+from producers.send.connect import choose_transport
+from producers.send.transport import (
+    Connect,
+    ForbiddenError,
+    Identity,
+    MissingTopicError,
+    RefusedError,
+    Transport,
+    TransportError,
+    TransportName,
+)
 from schemas.errors import SuibusError, UnavailableError
+from schemas.ports.kafka_access import KafkaAccess
+from schemas.ports.lease import Lease
 
 ROWS, BYTES = 5_000, 8 << 20  # of one transaction, the limit that is reached first
 PAUSE = 0.3  # seconds between two attempts
 LOOK_EVERY = 0.02  # seconds between two looks for more rows
-
-# Failures that no waiting mends.
-_FINAL = (
-    kafka_errors.AuthorizationError,
-    kafka_errors.SaslAuthenticationFailedError,
-    kafka_errors.UnsupportedVersionError,
-    kafka_errors.MessageSizeTooLargeError,
-)
-logging.getLogger("kafka").addHandler(logging.NullHandler())  # its reconnects are told once, by the error here
+LEASE_EVERY = 0.1  # seconds between two looks at what another sender has sent
 
 
 @dataclass(frozen=True)
@@ -53,11 +50,10 @@ class FlushInfo:
 
 def flush(
     outbox_path: str | Path,
-    bootstrap_servers: str,
+    kafka: KafkaAccess | str,
     timeout: float = 30.0,
     *,
-    client: Mapping[str, Any] | None = None,
-    transport: TransportName = "kafka-python",
+    transport: TransportName | Connect = "kafka-python",
     progress: Callable[[int], None] | None = None,
     more: Callable[[], bool] = lambda: False,
 ) -> FlushInfo:
@@ -66,12 +62,13 @@ def flush(
     UnavailableError when nothing went forward for `timeout` seconds: what waits is kept. Another sender of
     the same outbox is waited for.
 
-    `client` holds further kafka-python settings (security), also for another `transport`; `progress` is told the
-    rows sent so far; as long as `more` is true, rows are still being accepted and are waited for.
+    `transport`: one of ours by its name, or what connects by another, such as `MemoryBus.connect`. `progress` gets the
+    number of rows sent so far. As long as `more` is true, rows are still being accepted and are waited for.
     """
     start = time.monotonic()
+    connect = choose_transport(transport)
     with Outbox(outbox_path) as outbox:
-        sender = _Sender(outbox, bootstrap_servers, timeout, client or {}, progress, transport, more)
+        sender = _Sender(outbox, KafkaAccess.to(kafka), connect, timeout, progress, more)
         sender.run()
         return FlushInfo(sender.sent, outbox.waiting(), time.monotonic() - start)
 
@@ -79,26 +76,25 @@ def flush(
 @dataclass
 class _Sender:
     outbox: Outbox
-    servers: str
+    access: KafkaAccess
+    connect: Connect
     timeout: float
-    client: Mapping[str, Any]
     progress: Callable[[int], None] | None
-    transport: TransportName = "kafka-python"
-    more: Callable[[], bool] = lambda: False
+    more: Callable[[], bool]
     sent: int = 0
     deadline: float = 0.0
-    rows: int = 0  # of the next transaction
+    rows: int = ROWS  # of the next transaction
+    transport: Transport | None = None  # the latest
 
     def run(self) -> None:
         self.deadline = time.monotonic() + self.timeout
-        self.rows = ROWS
         with self._alone() as mine:
             while mine and (self.more() or self.outbox.waiting()):
                 try:
-                    self._connected()
-                except _FINAL as error:
+                    self._send_all()
+                except RefusedError as error:
                     raise self._unavailable(error) from None
-                except (kafka_errors.KafkaError, MissingTopicError, OSError, TimeoutError) as error:
+                except (TransportError, OSError) as error:  # a TimeoutError is an OSError
                     if time.monotonic() >= self.deadline:
                         raise self._unavailable(error) from None
                     if isinstance(error, TimeoutError):  # a slow line takes less at once
@@ -107,143 +103,113 @@ class _Sender:
 
     @contextmanager
     def _alone(self) -> Iterator[bool]:
-        """Hold the outbox's lock: True once held, False if another sender has emptied it meanwhile."""
-        with Path(f"{self.outbox.path}.lock").open("a") as lock:
-            left = self.outbox.waiting()
-            while True:
-                try:
-                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    break
-                except BlockingIOError:
-                    now = self.outbox.waiting()
-                    if not now and not self.more():
-                        yield False
-                        return
-                    if now < left or not now:
-                        self.deadline = time.monotonic() + self.timeout
-                    left = now
-                    if time.monotonic() >= self.deadline:
-                        raise UnavailableError(
-                            f"Another process is sending {self.outbox.path} without getting on. "
-                            f"{left} rows wait; they are kept. End it, or run `{self.flush}` later.",
-                            f"另一个进程正在发送 {self.outbox.path}，但没有进展。"
-                            f"有 {left} 行等待发送，均已保留。请结束该进程，或稍后执行 `{self.flush}`。",
-                        ) from None
-                    time.sleep(0.1)
-            yield True
+        """Hold the outbox's lease: True once held, False if another sender has emptied the outbox meanwhile."""
+        lease = Lease(Path(f"{self.outbox.path}.lock"))
+        left = self.outbox.waiting()
+        while True:
+            with lease.hold_if_free(LEASE_EVERY) as held:
+                if held:
+                    yield True
+                    return
+            now = self.outbox.waiting()
+            if not now and not self.more():
+                yield False
+                return
+            if now < left or not now:
+                self.deadline = time.monotonic() + self.timeout
+            left = now
+            if time.monotonic() >= self.deadline and (holder := lease.holder()):
+                raise UnavailableError(
+                    f"Process {holder} is sending {self.outbox.path} without getting on. "
+                    f"{left} rows wait; they are kept. End it, or run `{self.command}` later.",
+                    f"进程 {holder} 正在发送 {self.outbox.path}，但没有进展。"
+                    f"有 {left} 行等待发送，均已保留。请结束该进程，或稍后执行 `{self.command}`。",
+                )
 
     def _remaining(self) -> float:
         return max(self.deadline - time.monotonic(), 1.0)
 
-    def _connected(self) -> None:
-        """Send until nothing waits; any error ends this connection, and the next settles what was open."""
+    def _send_all(self) -> None:
+        """Send over one connection until nothing waits; after an error the next one settles what was open."""
         seconds = min(self._remaining(), 10.0)
-        ids = self.transactional_id, self.group
-        transport = connect(self.transport, self.client, self.servers, ids, seconds)
+        transport = self.transport = self.connect(self.access, Identity.of(self.outbox), seconds)
         try:
             transport.open()
-            if self.outbox.attempt is not None:
-                self._settle(seconds)
+            self._settle(transport)
             last: tuple[list[Waiting], str] | None = None
-            while rows := self._next():
+            while rows := self._next_rows():
                 name = self.outbox.begin_attempt()
                 # A transaction that a restarted broker has forgotten is never answered: better a new connection.
                 # A second more than the transport waits by itself, whose error says more.
                 limit = min(self._remaining(), max(self.timeout / 3, 5.0)) + 1.0
                 _within(limit, partial(_transact, transport, rows, name))
-                self._done(rows[-1].seq + 1, len(rows))
+                self._note_sent(rows[-1].seq + 1, len(rows))
                 last = rows[-1:], name
             if last:
-                _within(seconds + 1.0, partial(_wait_for_marks, transport, *last))
+                _within(seconds + 1.0, partial(_wait_until_readable, transport, *last))
             transport.close()
         except BaseException:
             transport.abandon()
             raise
 
-    def _next(self) -> list[Waiting]:
+    def _next_rows(self) -> list[Waiting]:
         """The rows of the next transaction, none if all is sent; as long as more come, a full one is waited for."""
         while self.more() and self.outbox.waiting() < self.rows:
             time.sleep(LOOK_EVERY)
             self.deadline = time.monotonic() + self.timeout
-        return self.outbox.head(self.rows, BYTES * self.rows // ROWS)
+        return self.outbox.next_rows(self.rows, BYTES * self.rows // ROWS)
 
-    def _settle(self, seconds: float) -> None:
-        """Whether the last transaction, whose end is not known, reached the bus: then its rows are let go."""
-        admin = KafkaAdminClient(
-            **self.client, bootstrap_servers=self.servers.split(","), bootstrap_timeout_ms=int(seconds * 1000)
-        )
-        try:
-            found = admin.list_group_offsets(self.group)[self.group]
-            if not found:
-                with suppress(kafka_errors.GroupAuthorizationFailedError):  # of a secure bus: it never knew that name
-                    found = admin.list_group_offsets(self.former_group)[self.former_group]
-        finally:
-            admin.close()
+    def _settle(self, transport: Transport) -> None:
+        """If the last transaction, whose end is not known, reached the bus, its rows leave the outbox."""
         attempt = self.outbox.attempt
-        # confluent-kafka commits a zero byte behind the name.
-        positions = [place.offset for place in found.values() if place.metadata.rstrip("\0") == attempt]
-        if positions:
+        position = None if attempt is None else transport.committed(attempt)
+        if position is not None:
             before = self.outbox.waiting()
-            self.outbox.sent(max(positions))
+            self.outbox.sent(position)
             self.sent += before - self.outbox.waiting()
 
-    @property
-    def transactional_id(self) -> str:
-        """The outbox's own, whoever sends it: under another name a killed sender's transaction could still end."""
-        return f"suibus.{self.outbox.district}.{self.outbox.uuid}"
-
-    @property
-    def group(self) -> str:
-        """Under the district's own prefix: no other district may read how far this outbox is."""
-        return f"suibus.{self.outbox.district}.outbox.{self.outbox.uuid}"
-
-    @property
-    def former_group(self) -> str:
-        """Where an outbox of before has its position."""
-        return f"suibus.outbox.{self.outbox.uuid}"
-
-    @property
-    def flush(self) -> str:
-        """The command that sends what waits."""
-        return f"suibus flush --district {self.outbox.district}"
-
-    def _done(self, position: int, rows: int) -> None:
+    def _note_sent(self, position: int, rows: int) -> None:
         self.outbox.sent(position)
         self.sent += rows
         self.deadline = time.monotonic() + self.timeout
         if self.progress:
             self.progress(self.sent)
 
-    def _unavailable(self, error: BaseException) -> SuibusError:
-        waiting = self.outbox.waiting()
+    @property
+    def command(self) -> str:
+        """The command that sends what waits."""
+        return f"suibus flush --district {self.outbox.district}"
+
+    def _unavailable(self, error: Exception) -> SuibusError:
+        waiting, servers = self.outbox.waiting(), self.access.servers
         why = " ".join(str(error).split())[:200] or type(error).__name__
-        topic = next(iter(self.outbox.head(1, 1))).topic if waiting else ""
+        topic = next(iter(self.outbox.next_rows(1, 1))).topic if waiting else ""
         kept = f"What was accepted is kept ({waiting} rows wait)"
         kept_zh = f"发件箱中有 {waiting} 行等待发送，均已保留"
-        if isinstance(error, kafka_errors.AuthorizationError):
+        if isinstance(error, ForbiddenError):
             return UnavailableError(
-                f"The broker at {self.servers} does not let this node write {topic} ({why}). "
-                f"{kept}. Ask the city for the right, then run `{self.flush}`.",
-                f"{self.servers} 的消息总线不允许本节点写入 {topic}（{why}）。{kept_zh}。请向市级申请权限，"
-                f"然后执行 `{self.flush}`。",
+                f"The broker at {servers} does not let this node write {topic} ({why}). "
+                f"{kept}. Ask the city for the right, then run `{self.command}`.",
+                f"{servers} 的消息总线不允许本节点写入 {topic}（{why}）。{kept_zh}。请向市级申请权限，"
+                f"然后执行 `{self.command}`。",
             )
-        if refused := why_refused({**self.client, "bootstrap_servers": self.servers.split(",")}):
+        if refused := self.transport and self.transport.why_refused():
             return UnavailableError(
-                f"The broker at {self.servers}: {refused[0]}. {kept}; run `{self.flush}` afterwards.",
-                f"{self.servers} 的消息总线：{refused[1]}。{kept_zh}；之后请执行 `{self.flush}`。",
+                f"The broker at {servers}: {refused[0]}. {kept}; run `{self.command}` afterwards.",
+                f"{servers} 的消息总线：{refused[1]}。{kept_zh}；之后请执行 `{self.command}`。",
             )
         if isinstance(error, MissingTopicError):
             return UnavailableError(
-                f"Topic {topic} is not on the broker at {self.servers} after {self.timeout:g} s. "
-                f"{kept}. Check that the city's bus knows this contract, then run `{self.flush}`.",
-                f"等待 {self.timeout:g} 秒后，{self.servers} 上仍没有主题 {topic}。{kept_zh}。"
-                f"请确认市级总线已载入该契约，然后执行 `{self.flush}`。",
+                f"Topic {topic} is not on the broker at {servers} after {self.timeout:g} s. "
+                f"{kept}. Check that the city's bus knows this contract, then run `{self.command}`.",
+                f"等待 {self.timeout:g} 秒后，{servers} 上仍没有主题 {topic}。{kept_zh}。"
+                f"请确认市级总线已载入该契约，然后执行 `{self.command}`。",
             )
         return UnavailableError(
-            f"The broker at {self.servers} did not take anything for {self.timeout:g} s ({why}). "
-            f"{kept}. Check the network and that the bus is up, then run `{self.flush}`.",
-            f"{self.servers} 的消息总线在 {self.timeout:g} 秒内没有接收任何数据（{why}）。{kept_zh}。"
-            f"请检查网络和总线是否运行，然后执行 `{self.flush}`。",
+            f"The broker at {servers} did not take anything for {self.timeout:g} s ({why}). "
+            f"{kept}. Check the network and that the bus is up, then run `{self.command}`.",
+            f"{servers} 的消息总线在 {self.timeout:g} 秒内没有接收任何数据（{why}）。{kept_zh}。"
+            f"请检查网络和总线是否运行，然后执行 `{self.command}`。",
         )
 
 
@@ -255,11 +221,12 @@ def _transact(transport: Transport, rows: Sequence[Waiting], name: str) -> None:
     transport.commit()
 
 
-def _wait_for_marks(transport: Transport, rows: Sequence[Waiting], name: str) -> None:
-    """Until who reads the bus finds what was committed with this position.
+def _wait_until_readable(transport: Transport, rows: Sequence[Waiting], name: str) -> None:
+    """Until a reader of the bus finds what was committed with this position.
 
-    Kafka answers a commit before it has marked the topics, and a reader stops at what is not marked. It lets a name's next
-    transaction begin only after that, so one is begun, with nothing new in it, and given up.
+    Kafka answers a commit before it has written its end into every topic, and a reader of committed records stops before
+    that. It lets a transactional id's next transaction begin only afterwards, so one is begun, with nothing new in it, and
+    aborted.
     """
     transport.begin()
     transport.position(rows, name)

@@ -91,7 +91,11 @@ def show(rows: Iterable[dict[str, Any]]) -> None:
 
 def _spread(row: dict[str, Any], side: str) -> str:
     low, middle, high = row.get(f"{side}_min"), row[side], row.get(f"{side}_max")
-    return _number(middle) if low in (None, high) else f"{_number(middle)} ({_number(low)} to {_number(high)})"
+    return (
+        _number(middle)
+        if low is None or high is None or low == high
+        else f"{_number(middle)} ({_number(low)} to {_number(high)})"
+    )
 
 
 def _number(value: float) -> str:

@@ -32,7 +32,7 @@ class City:
 
     def __init__(self, bus: Bus) -> None:
         self.bus, self.datasets, self._rounds = bus, list[Dataset](), 0
-        self._producer = Producer({"bootstrap.servers": bus.bootstrap, "linger.ms": 20})
+        self._producer = Producer({"bootstrap.servers": bus.access.servers, "linger.ms": 20})
 
     def add(self, count: int) -> None:
         """Datasets more, in force and with their topics."""

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import time
-from collections.abc import Mapping
 from typing import Any, cast
 
 from pyspark.sql import DataFrame
 
-from pipelines.lake.lake import Lake, bronze_schema
+from pipelines.lake.lake import Lake
+from pipelines.lake.notes import Note, dump_note
+from pipelines.lake.table import Table
+from pipelines.lake.tables import bronze_schema
 from pipelines.merge.account import account_pending
 from pipelines.merge.merge import merge_pending
 from schemas.dataset import Dataset
@@ -26,9 +27,9 @@ class Bulk:
         self.dataset, self.lake = dataset, lake
         self.sequence = self.keys = self._offset = 0  # so far
 
-    def append(self, new: int = 0, newest: int = 0, random: int = 0, metadata: Mapping[str, Any] | None = None) -> int:
+    def append(self, new: int = 0, newest: int = 0, random: int = 0, note: Note | None = None) -> int:
         """One commit of bronze, its version: so many keys that follow the newest, changes of the newest, of any at random."""
-        bronze, lake, spark = self.lake.bronze(self.dataset), self.lake, cast(Any, self.lake.spark)
+        bronze, spark = self.lake.bronze(self.dataset), cast(Any, self.lake.spark)
         self.sequence += 1
         n = (
             f"CASE WHEN id < {new} THEN {self.keys} + id WHEN id < {new + newest} THEN {self.keys + new - 1} - id "
@@ -45,14 +46,14 @@ class Bulk:
                 .write.format("delta")
                 .mode("append")
                 .option("txnAppId", "ingest")
-                .option("txnVersion", lake.transaction(bronze, "ingest") + 1)
-                .option("userMetadata", json.dumps(metadata or {}))
-                .save(bronze)
+                .option("txnVersion", bronze.transaction("ingest") + 1)
+                .option("userMetadata", dump_note(note) if note else "")
+                .save(bronze.address)
             )
         finally:
             spark.conf.set(limit, before)
         self.keys, self._offset = self.keys + new, self._offset + new + newest + random
-        return lake.version(bronze)
+        return bronze.version
 
     def _rows(self, numbers: DataFrame) -> DataFrame:
         place = f"int(pmod(n, {len(DISTRICTS)})) + 1"
@@ -91,9 +92,9 @@ class Bulk:
             say(f"{self.dataset.name}: {self.keys:,} rows; {count:,} in {appended:.1f} s, merged in {merged:.1f} s")
 
 
-def live(lake: Lake, path: str) -> tuple[int, int]:
+def live(table: Table) -> tuple[int, int]:
     """Files and bytes of a table's newest version."""
-    (found,) = lake.spark.sql(f"DESCRIBE DETAIL delta.`{path}`").select("numFiles", "sizeInBytes").collect()
+    (found,) = table.spark.sql(f"DESCRIBE DETAIL delta.`{table.address}`").select("numFiles", "sizeInBytes").collect()
     return int(found[0]), int(found[1])
 
 

@@ -22,6 +22,7 @@ from pyspark.sql import functions as F
 from infra.bus.bus import Bus
 from infra.bus.status import look
 from infra.settings import Settings
+from infra.up import start_detached, stop
 from pipelines.release.release import shared_rows
 from pipelines.share.query import query
 from producers.publish.publisher import Publisher
@@ -41,7 +42,7 @@ class Node:
     """A district's publisher on another machine: its outbox, filled at a pace and sent beside."""
 
     def __init__(self, bus: Bus, path: Path) -> None:
-        self.publisher = Publisher(contract(NAME, COLUMNS), DISTRICT, path, bus.bootstrap)
+        self.publisher = Publisher(contract(NAME, COLUMNS), DISTRICT, path, bus.access.servers)
         self.accepted: list[float] = []  # when each record was, by its sequence
         self._done, self._bus = threading.Event(), bus
         self._sender = threading.Thread(target=self._send, name="node")
@@ -49,8 +50,8 @@ class Node:
 
     def _send(self) -> None:
         while not self._done.wait(0.01):
-            flush(self.publisher.outbox.path, self._bus.bootstrap)
-        flush(self.publisher.outbox.path, self._bus.bootstrap)
+            flush(self.publisher.outbox.path, self._bus.access)
+        flush(self.publisher.outbox.path, self._bus.access)
 
     def accept(self, count: int) -> None:
         """So many records more; they are accepted together, each from now on safe from a kill."""
@@ -91,16 +92,15 @@ def released(bus: Bus, until: int, timeout: float = 300) -> None:
 def seen(bus: Bus) -> list[tuple[float, int]]:
     """Of each release its moment and the last sequence that it holds."""
     lake = bus.lake()
-    path = Path(lake.releases())
-    found = []
-    for number in range(1, lake.version(str(path)) + 1):
-        file = path / "_delta_log" / f"{number:020}.json"
-        if lake.commit(str(path), number).own:
+    releases, found = lake.releases(), []
+    for number in range(1, releases.version + 1):
+        file = Path(releases.address) / "_delta_log" / f"{number:020}.json"
+        if releases.commit(number).own:
             found.append(file.stat().st_mtime)
-    records = lake.read(str(path)).where("status = 'released'").orderBy("release").collect()
+    records = releases.read().where("status = 'released'").orderBy("release").collect()
     assert len(records) == len(found), (len(records), len(found))  # one dataset: a commit is a release
     dataset = contract(NAME, COLUMNS)
-    last = [shared_rows(lake, dataset, r["silver_version"]).agg(F.max("seq")).first()[0] for r in records]
+    last = [shared_rows(lake, dataset, r["silver_version"]).agg(F.max("seq")).collect()[0][0] for r in records]
     return list(zip(found, last, strict=True))
 
 
@@ -112,7 +112,7 @@ def run(quick: bool) -> Iterator[Row | Curve]:
         (Path(folder) / "contracts" / f"{NAME}.yaml").write_text(contract_text(NAME, COLUMNS), "utf-8")
         bus = Bus(Settings(home=home, contracts=f"{folder}/contracts"))
         with patch.dict(os.environ, {"SUIBUS_CONTRACTS": f"{folder}/contracts"}):
-            bus.start_detached(False, quiet)
+            start_detached(bus, quiet)
         try:
             node = Node(bus, Path(folder) / "outbox.sqlite")
             for _ in range(QUICK_WARM if quick else WARM):
@@ -125,7 +125,7 @@ def run(quick: bool) -> Iterator[Row | Curve]:
             node.close()
             released(bus, len(node.accepted))
         finally:
-            bus.down()
+            stop(bus)
         yield from _told(bus, node.accepted, warm, pace)
 
 
@@ -135,7 +135,7 @@ def _told(bus: Bus, accepted: list[float], warm: int, pace: float) -> Iterator[R
         ages += [moment - accepted[i] for i in range(at, last)]
         at = max(at, last)
     assert len(ages) == len(accepted) - warm, (len(ages), len(accepted))
-    (count,) = query(f"SELECT count(*) FROM {NAME}", bus.lake(), bus.store, "traffic").first()
+    (count,) = query(f"SELECT count(*) FROM {NAME}", bus.lake(), bus.store, "traffic").collect()[0]
     assert count == min(KEYS, len(accepted)), count
     cuts = quantiles(ages, n=100)
     passes = [b[0] - a[0] for a, b in pairwise(releases) if b[1] > warm]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -14,7 +15,7 @@ from pyspark.sql import functions as F
 
 from infra.jvm.spark import spark_session
 from infra.settings import Settings
-from pipelines.lake.lake import NOT_ANSI
+from pipelines.lake.tables import NOT_ANSI
 from quality.gate import judge
 from quality.rules import composing_rules, gate_rules, key_rule
 from schemas.contract import parse_contract
@@ -99,7 +100,7 @@ def same_counts(frame: Any, dataset: Dataset) -> None:
 def by_itself(frame: Any, dataset: Dataset) -> None:
     """Great Expectations as its documentation has it: a whole-frame batch, its own expectations, BOOLEAN_ONLY."""
     context = gx.get_context(mode="ephemeral")
-    context.variables.progress_bars = {"globally": False}
+    context.variables.progress_bars = {"globally": False}  # type: ignore[assignment] # as its documentation has it
     asset = context.data_sources.add_spark(uuid.uuid4().hex, persist=False).add_dataframe_asset("economy")
     batch = asset.add_batch_definition_whole_dataframe("whole").get_batch({"dataframe": frame})
     configs = [rule.config() for rule in gate_rules(dataset)]
@@ -134,7 +135,7 @@ def run(quick: bool) -> Iterator[Row]:
         sides = [ours, lambda: null_counts(frame), lambda: same_counts(frame, dataset)]
         for side in sides:  # what is loaded and compiled once a process is not the judgement's
             side()
-        mine, nulls, same = in_turns(runs, *[lambda s=side: timed(s) for side in sides])
+        mine, nulls, same = in_turns(runs, *[partial(timed, side) for side in sides])
         size = f"{rows:,} × {COLUMNS}, {EXPECTATIONS} expectations"
         yield Row(
             "gate.full", f"full judgement of {size}", mine, "s", "lower", 1.5, nulls, "Spark: null counts of all columns",

@@ -10,10 +10,11 @@ import json
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from itertools import count
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, ClassVar
+from typing import Any
 
 from confluent_kafka import Producer
 from delta.tables import DeltaTable
@@ -23,7 +24,8 @@ from pyspark.sql.avro.functions import from_avro
 
 from infra.bus.bus import Bus
 from infra.settings import Settings
-from pipelines.ingest.ingest import FETCH, ingest_batch
+from pipelines.ingest.ingest import ingest_batch
+from pipelines.ingest.read import FETCH
 from pipelines.lake.lake import Lake
 from schemas.contract import parse_contract
 from schemas.dataset import Dataset
@@ -67,7 +69,7 @@ def publish(bus: Bus, dataset: Dataset, district: str, n: int, first: int = 0) -
     """Rows straight onto the topic: neither the outbox nor a coercer is what is measured here."""
     encoder, topic = Encoder(dataset), dataset.topic(district)
     producer = Producer(
-        {"bootstrap.servers": bus.bootstrap, "linger.ms": 20, "queue.buffering.max.messages": 1_000_000}
+        {"bootstrap.servers": bus.access.servers, "linger.ms": 20, "queue.buffering.max.messages": 1_000_000}
     )
     for i, row in enumerate(rows(dataset, n, district, 1, first)):
         bad = {"name": "x"} if i % BAD_EVERY == BAD_EVERY - 1 else {}
@@ -234,6 +236,10 @@ def _throughput(bus: Bus, columns: int, records: int, quick: bool) -> Iterator[R
     )  # fmt: skip
 
 
+def _note(took: list[float], call: Callable[[], object]) -> None:
+    took.append(timed(call))
+
+
 def _tiny(bus: Bus, runs: int) -> Iterator[Row]:
     """A batch of a hundred records in a warm process: what it costs before its records count."""
     dataset = _dataset(bus, "tiny", 6)
@@ -242,17 +248,17 @@ def _tiny(bus: Bus, runs: int) -> Iterator[Row]:
     for turn in range(runs + 3):
         publish(bus, dataset, DISTRICTS[0], TINY, turn * TINY)
         bronze = lake.bronze(dataset)
-        states, before = bus.kafka.states(dataset.topics), lake.version(bronze)
+        states, before = bus.kafka.states(dataset.topics), bronze.version
 
         def take(now: Any = states) -> None:
             assert ingest_batch(dataset, lake, bus.store, bus.kafka, now).records == TINY
 
         took: list[float] = []
-        count = jobs(lake.spark, lambda now=take, took=took: took.append(timed(now)))
+        count = jobs(lake.spark, partial(_note, took, take))
         if turn >= 3:  # three to warm up
             seconds += took
             counts.append(float(count))
-            commits.append(float(lake.version(bronze) - before))
+            commits.append(float(bronze.version - before))
     what = f"A batch of {TINY} records, 6 columns, warm"
     yield Row(
         "ingest.tiny",

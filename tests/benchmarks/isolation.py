@@ -40,7 +40,7 @@ def publish(bus: Bus, dataset: Dataset, district: str, rows: range, sequence: in
                 chunk = []
         if chunk:
             outbox.accept(dataset.topic(district), chunk)
-    flush(path, bus.bootstrap)
+    flush(path, bus.access.servers)
 
 
 def run(backlog: int) -> None:

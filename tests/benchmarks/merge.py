@@ -22,6 +22,7 @@ from pyspark.sql import functions as F
 from infra.jvm.spark import spark_session
 from infra.settings import Settings
 from pipelines.lake.lake import Lake
+from pipelines.lake.table import Table
 from tests.benchmarks.bulk import Bulk, live, say
 from tests.benchmarks.data import contract
 from tests.benchmarks.rows import Row, in_turns
@@ -59,7 +60,7 @@ class Sides:
             made.execute()
             began = time.perf_counter()
             rows.write.format("delta").mode("append").save(path)
-            took, (files, _) = time.perf_counter() - began, live(self.lake, path)
+            took, (files, _) = time.perf_counter() - began, live(Table(self.lake.spark, path))
             say(f"{Path(path).name}: filled in {took:.1f} s, {files} files")
 
     def _batch(self, side: str) -> int:
@@ -74,7 +75,7 @@ class Sides:
         changes = self.lake.spark.read.format("delta").option("readChangeFeed", "true")
         changes = changes.option("startingVersion", version).option("endingVersion", version)
         row, order = F.struct(*self.columns), F.struct("_sequence", "_offset")
-        seen = changes.load(self.lake.bronze(self.bulk.dataset)).where("NOT _quarantined")
+        seen = changes.load(self.lake.bronze(self.bulk.dataset).address).where("NOT _quarantined")
         return seen.groupBy("id").agg(F.max_by(row, order).alias("row")).select("row.*")
 
     def ours(self) -> float:
@@ -115,10 +116,10 @@ class Sides:
 
     def check(self) -> None:
         """The three tables hold the same rows in the end."""
-        silver = self.lake.silver(self.bulk.dataset).read().where("NOT _deleted")
+        spark, silver = self.lake.spark, self.lake.silver(self.bulk.dataset).read().where("NOT _deleted")
         found = [
             frame.agg(F.count("*"), F.sum(F.pmod(F.xxhash64(*self.columns), F.lit(2**31)))).first()
-            for frame in (silver, self.lake.read(self.textbook), self.lake.read(self.rust))
+            for frame in (silver, Table(spark, self.textbook).read(), Table(spark, self.rust).read())
         ]
         assert found[0] == found[1] == found[2], found
 

@@ -17,15 +17,16 @@ from confluent_kafka import Producer
 from fastavro import parse_schema, schemaless_writer
 from kafka import KafkaProducer
 
-import producers.send.transport
+import producers.send.librdkafka
 from infra.kafka.broker import Broker
 from infra.kafka.topics import Kafka
 from infra.settings import Settings
 from producers.outbox import CHUNK, Entry, Outbox
-from producers.publish.publisher import Publisher, publish_source
+from producers.publish.delivery import publish_source
+from producers.publish.publisher import Publisher
 from producers.send.sender import flush
 from producers.send.transport import TransportName
-from producers.sources.files import Record, Source
+from producers.sources.source import Record, Source
 from schemas.row.coercer import RowCoercer
 from schemas.wire.avro import avro_schema
 from tests.benchmarks.data import contract, rows
@@ -135,7 +136,12 @@ class Side:
         """Into the outbox, chunk by chunk."""
         with Outbox(path := self._outbox()) as outbox:
             chunks = [entries[at : at + CHUNK] for at in range(0, len(entries), CHUNK)]
-            return path, self._rate(lambda: [outbox.accept(self.topic, chunk) for chunk in chunks])
+
+            def keep() -> None:
+                for chunk in chunks:
+                    outbox.accept(self.topic, chunk)
+
+            return path, self._rate(keep)
 
     def sending(self, entries: list[Entry], transport: TransportName) -> float:
         """From the outbox to the bus."""
@@ -192,11 +198,11 @@ def _stages(side: Side, columns: int) -> Iterator[Row]:
         encoding.append(rate)
         keeping.append(side.keeping(entries)[1])
         sending.setdefault(f"send with {DEFAULT}, gzip", []).append(side.sending(entries, DEFAULT))
-        chosen = producers.send.transport.COMPRESSION
+        chosen = producers.send.librdkafka.COMPRESSION
         for codec in (None, "none", "gzip", "lz4"):
-            producers.send.transport.COMPRESSION = codec or chosen
+            producers.send.librdkafka.COMPRESSION = codec or chosen
             sending.setdefault(f"send with {FAST}, {codec or chosen}", []).append(side.sending(entries, FAST))
-        producers.send.transport.COMPRESSION = chosen
+        producers.send.librdkafka.COMPRESSION = chosen
     note = "one stage alone, one after the other; a publish runs the first two beside the third"
     for name, rates in {"validate and encode": encoding, "keep in the outbox": keeping, **sending}.items():
         stage = f"publish.{columns}.stage.{name.replace(', ', '.').replace(' ', '_')}"

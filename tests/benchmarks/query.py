@@ -6,7 +6,8 @@ the SQL text to the last row; the peer reads the version that the release names,
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -41,7 +42,7 @@ class Sides:
     def __init__(self, bus: Bus) -> None:
         self.bus, self.lake = bus, bus.lake()
         dataset = contract(NAME, COLUMNS)
-        version = released_records(self.lake)[dataset.id]["silver_version"]
+        version = released_records(self.lake)[dataset.id].silver_version
         silver, columns = f"{self.lake.root}/silver/{dataset.id}", [f.name for f in dataset.table_fields]
         self.session: Any = self.lake.spark.newSession()
         frame = self.session.read.format("delta").option("versionAsOf", version).load(silver)
@@ -68,6 +69,11 @@ def fill(bus: Bus, records: int) -> None:
     assert [r.status for r in info.releases][-1:] == ["released"], info
 
 
+def _mean(ask: Callable[[str], list[Any]], queries: Sequence[str]) -> float:
+    """Seconds a query."""
+    return timed(lambda: [ask(sql) for sql in queries]) / len(queries)
+
+
 def run(quick: bool) -> Iterator[Row]:
     """Each kind of query, then the first row for a session that has asked before."""
     records, runs = (QUICK, 2) if quick else (RECORDS, 9)
@@ -86,8 +92,8 @@ def run(quick: bool) -> Iterator[Row]:
                 assert mine, sql
             ours, peer = in_turns(
                 runs,
-                lambda some=queries: timed(lambda: [sides.ours(sql) for sql in some]) / len(some),
-                lambda some=queries: timed(lambda: [sides.plain(sql) for sql in some]) / len(some),
+                partial(_mean, sides.ours, queries),
+                partial(_mean, sides.plain, queries),
             )
             yield Row(
                 f"query.{kind}", f"{kind} query of {records:,} rows × {COLUMNS}, mean of {len(queries)}", ours, "s", "lower", 1.2,

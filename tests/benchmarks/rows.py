@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import median
 from typing import Any, Literal
@@ -74,7 +74,7 @@ class Curve:
     x_label: str
     y_label: str
     x: Sequence[float]
-    lines: dict[str, Sequence[float]] = field(default_factory=dict)
+    lines: Mapping[str, Sequence[float]] = field(default_factory=dict)
 
 
 def timed(call: Callable[[], object]) -> float:

@@ -15,6 +15,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
@@ -25,14 +26,16 @@ from pyarrow import parquet
 
 from infra.bus.bus import Bus
 from infra.settings import Settings
-from pipelines.ingest.ingest import ingest_batch, read_position
-from pipelines.ingest.offsets import dump_position
+from pipelines.ingest.ingest import ingest_batch
+from pipelines.lake.notes import IngestNote
+from pipelines.lake.progress import ingested_position
 from pipelines.release.records import last_records
 from pipelines.release.release import release_version, shared_rows
 from pipelines.share.query import query
-from producers.publish.publisher import Publisher, publish_source
+from producers.publish.delivery import publish_source
+from producers.publish.publisher import Publisher
 from producers.send.transport import TransportName
-from producers.sources.files import Record, Source
+from producers.sources.source import Record, Source
 from quality.gate import judge
 from schemas.dataset import Dataset
 from tests.benchmarks.bulk import DISTRICTS, Bulk, live, say
@@ -100,9 +103,8 @@ class Growing:
         """Up to a mark."""
         while self._rows < mark:
             count, before = min(at_once, mark - self._rows), self.bulk.keys
-            states = self.bus.kafka.states(self.dataset.topics)
-            position = dump_position(read_position(self.dataset, self.lake, states))  # bulk rows leave it as it is
-            append = timed(lambda n=count, p=position: self.bulk.append(new=n, metadata={"position": p}))
+            position = ingested_position(self.lake.bronze(self.dataset))  # bulk rows leave it as it is
+            append = timed(partial(self.bulk.append, new=count, note=IngestNote(position)))
             self.loads.append(Load(before, count, append, self.bulk.merge()))
             self._rows += count
             say(f"{self._rows:,} rows; {count:,} appended in {append:.1f} s, merged in {self.loads[-1].merge:.1f} s")
@@ -135,12 +137,12 @@ class Growing:
             f"SELECT district_code, status, count(*) AS n, sum(amount) AS amount FROM {name} GROUP BY ALL", 2
         )
         seconds["point"] = self._query(f"SELECT * FROM {name} WHERE id = '{_key(self.bulk.keys // 2)}'", 3)
-        files, silver = live(self.lake, self.lake.silver(self.dataset))
+        files, silver = live(self.lake.silver(self.dataset))
         bronze = self.lake.bronze(self.dataset)
-        events = self.lake.read(bronze).count()
+        events = bronze.read().count()
         told = ", ".join(f"{hop} {took:.2f} s" for hop, took in seconds.items())
         say(f"{count:,} rows: {told}; {silver / count:.0f} bytes a row in {files} files")
-        return Point(count, seconds, silver / count, live(self.lake, bronze)[1] / events, files)
+        return Point(count, seconds, silver / count, live(bronze)[1] / events, files)
 
     def release(self) -> None:
         """Judge and release what is merged."""
@@ -164,7 +166,7 @@ class Growing:
             row |= {"id": _key(number), "seq": self.bulk.sequence}
         source = Source("rows", lambda: (Record(n, None, row) for n, row in enumerate(made, 1)), total=changes)
         publisher = Publisher(
-            self.dataset, DISTRICT, self.bus.outbox(DISTRICT), self.bus.bootstrap, transport=TRANSPORT
+            self.dataset, DISTRICT, self.bus.outbox(DISTRICT), self.bus.access.servers, transport=TRANSPORT
         )
 
         def publish() -> None:
@@ -186,8 +188,8 @@ class Growing:
     def parquet_bytes(self, folder: Path) -> tuple[float, str]:
         """Bytes a row of the same rows, in the same order, as Spark writes them to Parquet; and the codec, silver's own."""
         silver = self.lake.silver(self.dataset)
-        frame = shared_rows(self.lake, self.dataset, self.lake.version(silver))
-        file = unquote(self.lake.read(silver).inputFiles()[0].removeprefix("file://"))
+        frame = shared_rows(self.lake, self.dataset, silver.version)
+        file = unquote(silver.read().inputFiles()[0].removeprefix("file://"))
         codec = parquet.ParquetFile(file).metadata.row_group(0).column(0).compression.lower()
         frame.write.option("compression", codec).parquet(str(folder))
         found = (

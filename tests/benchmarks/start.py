@@ -176,7 +176,8 @@ def run(quick: bool) -> Iterator[Row]:
             here.suibus("down")
         if quick:
             return
-        here.peer("start"), here.peer("stop")  # its folder is made
+        here.peer("start")  # its folder is made
+        here.peer("stop")
         up, both = in_turns(runs, here.up, here.both)
         yield Row(
             "start.up", "suibus up --detach to ready", up, "s", "lower", None, both, "Kafka and a Spark session, at once",

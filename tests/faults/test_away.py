@@ -69,9 +69,9 @@ def test_rows_published_while_the_bus_is_away_are_kept_in_bounded_memory_and_dis
     bus = Bus(Settings(home=tmp_path / "home", contracts=str(tmp_path / "contracts")))
     try:
         bus.broker.start()
-        Kafka(bus.bootstrap).ensure([node.topic], partitions=2)
+        Kafka(bus.access).ensure([node.topic], partitions=2)
         assert "sent" in node.run("flush", "--district", DISTRICT)
-        check_delivered(bus.bootstrap, node, rows, keys)
+        check_delivered(bus.access.servers, node, rows, keys)
     finally:
         bus.broker.stop()
 

@@ -30,7 +30,7 @@ def test_a_decompression_bomb_is_quarantined_and_every_record_before_behind_and_
     node = Node(tmp_path / "home", tmp_path, name, **settings)
     beside = Node(tmp_path / "home", tmp_path, f"{name}_beside", **settings)
     topics = [t for code in districts() for n in (node, beside) for t in (n.dataset.topic(code), receipts_topic(code))]
-    Kafka(broker.bootstrap).ensure(topics)
+    Kafka(broker.access).ensure(topics)
     node.publish(node.rows(4, 4))
     offset = _throw(broker.bootstrap, node.topic)
     node.publish(node.rows(4, 8, start=4))

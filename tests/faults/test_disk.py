@@ -73,7 +73,7 @@ def test_an_outbox_on_a_full_disk_says_so_keeps_what_it_accepted_and_goes_on_onc
     rows, keys = 60_000, 700
     disks.append(disk := Disk(tmp_path / "home", "64m"))
     node = Node(disk.folder, tmp_path, _name(), SUIBUS_BOOTSTRAP_SERVERS=broker.bootstrap)
-    Kafka(broker.bootstrap).ensure([node.topic])
+    Kafka(broker.access).ensure([node.topic])
     path = node.rows(rows, keys)
 
     disk.fill()

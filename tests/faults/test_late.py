@@ -20,7 +20,8 @@ from infra.kafka.broker import Broker
 from infra.kafka.topics import Kafka
 from infra.settings import Settings
 from pipelines.release.records import last_records
-from producers.publish.publisher import Publisher, publish_source
+from producers.publish.delivery import publish_source
+from producers.publish.publisher import Publisher
 from producers.sources.files import open_source
 from schemas.contract import parse_contract
 from schemas.dataset import Dataset
@@ -42,7 +43,7 @@ def road(tmp_path: Path, broker: Broker, spark: Any) -> Road:
 
 def node(road: Road, dataset: Dataset, district: str) -> Publisher:
     """A district's node that has this version of the contract."""
-    return Publisher(dataset, district, road.bus.outbox(district), road.bus.bootstrap)
+    return Publisher(dataset, district, road.bus.outbox(district), road.bus.access.servers)
 
 
 def test_rows_accepted_days_ago_under_older_versions_arrive_in_their_place(
@@ -82,7 +83,7 @@ def test_without_a_sequence_an_older_update_that_comes_after_a_newer_delete_stay
     text = text.replace("  - {property: suibus.sequence, value: seq}\n", "")
     by_time = parse_contract(text, "by_time.yaml")
     road.bus.store.register(by_time)
-    Kafka(road.bus.bootstrap).ensure(by_time.topics)
+    Kafka(road.bus.access).ensure(by_time.topics)
     with monkeypatch.context() as patched:
         patched.setattr(time, "time_ns", _ago(days=3))
         offline = node(road, by_time, HERE)
@@ -114,11 +115,11 @@ def test_a_snapshot_published_twice_sends_nothing_the_second_time_and_a_file_pub
     assert sum(road.sync().ingested.values()) == 30
     assert publish("snapshot") == (0, 0)
     again = road.sync()
-    assert (sum(again.ingested.values()), again.releases) == (0, [])
+    assert (sum(again.ingested.values()), again.releases) == (0, ())
     assert publish("append") == (30, 30)
     assert publish("append") == (30, 30)
     once_more = road.sync()
-    assert (sum(once_more.ingested.values()), once_more.releases) == (60, [])
+    assert (sum(once_more.ingested.values()), once_more.releases) == (60, ())
     account = road.account()[HERE]
     assert (account["received"], account["inserted"]) == (90, 30)
     assert account["unchanged"] + account["superseded"] + account["duplicate"] == 60

@@ -182,11 +182,13 @@ def prepare(side: str) -> None:
     """Load what the commands will need; small chunks, so that a small file takes several transactions."""
     import infra.bus.bus
     import producers.outbox
+    import producers.publish.delivery
     import producers.publish.publisher
     import producers.send.sender
 
     for module, name, value in (
         (producers.outbox, "CHUNK", 20),
+        (producers.publish.delivery, "CHUNK", 20),
         (producers.publish.publisher, "CHUNK", 20),
         (producers.send.sender, "ROWS", 35),
         (

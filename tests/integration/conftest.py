@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -139,7 +139,7 @@ class Road:
 
 
 @pytest.fixture(scope="session")
-def names() -> Iterator[Callable[[], str]]:
+def names() -> Callable[[], str]:
     """Dataset names that no other test uses, since topics are shared."""
     numbers = iter(range(10_000))
     return lambda: f"t{next(numbers)}"

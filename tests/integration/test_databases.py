@@ -27,8 +27,10 @@ from infra.commands.publish import publish_rows
 from infra.kafka.broker import Broker
 from infra.settings import Settings
 from producers.outbox import Mode
-from producers.publish.publisher import Publisher, publish_source
-from producers.sources.files import BATCH, open_query
+from producers.publish.delivery import publish_source
+from producers.publish.publisher import Publisher
+from producers.sources.database import open_query
+from producers.sources.source import BATCH
 from schemas.errors import InputError, SuibusError, UnavailableError
 from tests.integration.conftest import Road
 
@@ -112,14 +114,25 @@ def postgres() -> Iterator[Postgres]:
         free.bind(("127.0.0.1", 0))
         server = Postgres(free.getsockname()[1])
     data = folder / "data"
-    initdb = [programs / "initdb", "-D", data, "-U", "suibus", "-A", "scram-sha-256", "--no-sync", "-E", "UTF8"]
+    initdb = [
+        str(programs / "initdb"),
+        "-D",
+        str(data),
+        "-U",
+        "suibus",
+        "-A",
+        "scram-sha-256",
+        "--no-sync",
+        "-E",
+        "UTF8",
+    ]
     initdb += [f"--pwfile={folder / 'password'}", "--locale=C"]
     subprocess.run([*prefix, *initdb], check=True, capture_output=True, cwd=folder)
     options = {
         "listen_addresses": "127.0.0.1", "port": server.port, "unix_socket_directories": "", "fsync": "off",
         "shared_buffers": "16MB", "timezone": "Asia/Shanghai", "datestyle": "SQL, DMY",
     }  # fmt: skip
-    command = [*prefix, programs / "postgres", "-D", data, *(f"--{k}={v}" for k, v in options.items())]
+    command = [*prefix, str(programs / "postgres"), "-D", str(data), *(f"--{k}={v}" for k, v in options.items())]
     with (folder / "log").open("wb") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log, cwd=folder)
     try:
@@ -270,7 +283,9 @@ def test_a_value_the_contract_cannot_hold_costs_its_own_row_only(
         for i, value in enumerate(rows)
     )
     source = open_query(sql, postgres.url, node.road.dataset)
-    with Publisher(node.road.dataset, DISTRICT, node.road.bus.outbox(DISTRICT), node.road.bus.bootstrap) as publisher:
+    with Publisher(
+        node.road.dataset, DISTRICT, node.road.bus.outbox(DISTRICT), node.road.bus.access.servers
+    ) as publisher:
         info = publish_source(publisher, source, rejects_path=node.folder / "r.csv")
     bad = 0 if column == "tags" else len(values)
     assert (info.read, info.rejected, info.accepted) == (len(rows), bad, len(rows) - bad)
@@ -281,7 +296,7 @@ def test_a_large_query_is_streamed_by_the_server(node: Node, postgres: Postgres,
     sql = f"SELECT n::text AS id, {row} FROM generate_series(1, 100000) AS n"
     source = open_query(sql, postgres.url, node.road.dataset)
     records = source.read()
-    seen = set()
+    seen: set[str] = set()
 
     def watched() -> Iterator[Any]:
         for record in records:
@@ -290,7 +305,7 @@ def test_a_large_query_is_streamed_by_the_server(node: Node, postgres: Postgres,
                 seen.update(query for (query,) in postgres.run(activity))
             yield record
 
-    publisher = Publisher(node.road.dataset, DISTRICT, node.road.bus.outbox(DISTRICT), node.road.bus.bootstrap)
+    publisher = Publisher(node.road.dataset, DISTRICT, node.road.bus.outbox(DISTRICT), node.road.bus.access.servers)
     with publisher.outbox:
         info = publish_source(publisher, source.__class__(source.name, watched, sql=True))
     assert (info.read, info.accepted, info.sent, info.waiting) == (100_000, 100_000, 100_000, 0)

@@ -149,7 +149,7 @@ def test_what_runs_side_by_side_has_a_session_and_properties_of_its_own(spark: A
     context, meet = spark.sparkContext, Barrier(2)
     context.setLocalProperty("suibus.outer", "inherited")
 
-    def run(name: str, lake: Lake) -> tuple[str, str, str]:
+    def run(name: str, lake: Lake) -> tuple[str | None, Any, Any]:
         lake.spark.conf.set("suibus.test", name)
         context.setLocalProperty("suibus.test", name)
         meet.wait(60)

@@ -115,7 +115,7 @@ def test_all_rules_are_checked_in_one_pass_over_one_decoding(scene: Scene, spark
     road, _, _ = scene
     records = (
         spark.read.format("kafka")
-        .option("kafka.bootstrap.servers", road.bus.bootstrap)
+        .option("kafka.bootstrap.servers", road.bus.access.servers)
         .option("subscribe", road.dataset.topic("440106"))
         .option("includeHeaders", "true")
         .load()
@@ -216,7 +216,7 @@ def test_a_decimal_is_the_number_of_its_bytes_or_none(road: Road) -> None:
     """However many bytes it takes; the digits of one that is too wide are never cut, and a huge one costs no time."""
     road.contract(version="1.1.0", columns='      - {name: price, logicalType: number, physicalType: "decimal(9,2)"}\n')
     encoder = Encoder(road.dataset)
-    producer = KafkaProducer(bootstrap_servers=road.bus.bootstrap, acks="all", max_request_size=2_000_000)
+    producer = KafkaProducer(bootstrap_servers=road.bus.access.servers, acks="all", max_request_size=2_000_000)
 
     def varint(n: int) -> bytes:
         n <<= 1
@@ -253,11 +253,14 @@ def test_the_plan_of_a_wide_contract_takes_few_calls_into_the_jvm(spark: Any, tm
     types = "topic string, partition int, offset bigint, timestamp timestamp, key binary, value binary, " \
             "headers array<struct<key: string, value: binary>>"  # fmt: skip
     records = spark.createDataFrame([], types)
-    calls, send = [], spark._jvm._gateway_client.send_command
+    calls, send = list[str](), spark._jvm._gateway_client.send_command
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(
-            type(spark._jvm._gateway_client), "send_command", lambda self, *a, **k: calls.append(a[0]) or send(*a, **k)
-        )
+
+        def counted(_client: Any, command: str, *rest: Any, **named: Any) -> Any:
+            calls.append(command)
+            return send(command, *rest, **named)
+
+        patch.setattr(type(spark._jvm._gateway_client), "send_command", counted)
         rows = change_log(records, wide, store)
     # Python's collector lets go of the JVM's objects whenever it runs: "m".
     assert len([call for call in calls if not call.startswith("m\n")]) < 10 * len(wide.fields)
@@ -282,7 +285,15 @@ def test_a_dataset_of_which_nothing_can_be_unreadable_is_read(spark: Any, tmp_pa
     dataset, store = parse_contract(NUMBERS, "numbers.yaml"), ContractStore(tmp_path)
     store.register(dataset)
     encoder, row = Encoder(dataset), {"id": 1, "size": 2}
-    record = (encoder.key(row), encoder.value(row), dataset.topic("440106"), 0, 0, datetime.now(UTC), [])
+    record: tuple[Any, ...] = (
+        encoder.key(row),
+        encoder.value(row),
+        dataset.topic("440106"),
+        0,
+        0,
+        datetime.now(UTC),
+        [],
+    )
     kafka = (
         "key binary, value binary, topic string, partition int, offset long, timestamp timestamp, "
         "headers array<struct<key:string,value:binary>>"

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+import infra.jvm.spark
 import pipelines.lake.delta
 from pipelines.lake.delta import INTERNALS
 from pipelines.lake.java import java
@@ -32,7 +33,15 @@ def test_every_class_that_is_named_in_the_module_is_among_those_that_are_looked_
     known = {name.removeprefix("org.apache.spark.sql.delta.") for name in INTERNALS}
     assert named
     assert named <= known
-    assert set(re.findall(r'"(org\.apache\.spark\.[\w.$]+)"', SOURCE)) <= set(INTERNALS)
+    assert set(re.findall(r'java\([\w.]+, "(org\.apache\.spark\.[\w.$]+)"\)', SOURCE)) <= set(INTERNALS)
+
+
+def test_every_class_that_a_setting_of_spark_names_is_there(spark: Any) -> None:
+    named = re.findall(r'"((?:org|io|com)\.[\w.]+\.[A-Z][\w$]+)"', Path(infra.jvm.spark.__file__).read_text("utf-8"))
+    assert len(named) >= 4
+    loader = java(spark, "java.lang.Thread").currentThread().getContextClassLoader()
+    for name in named:
+        loader.loadClass(name)
 
 
 def test_no_other_module_of_the_product_names_a_class_of_sparks_or_deltas_own() -> None:

@@ -28,14 +28,14 @@ def fresh(road: Road) -> Bus:
     road.publish({"id": "a", "seq": 1, "amount": 1})
     road.sync()
     bus = Bus(road.bus.settings)
-    bus.lake = lambda: pytest.fail("Spark was asked for")  # type: ignore[method-assign,assignment]
+    bus.lake = lambda: pytest.fail("Spark was asked for")  # type: ignore[method-assign]
     return bus
 
 
 def test_nothing_new_needs_no_spark_and_keeps_what_is_known(road: Road, fresh: Bus) -> None:
     before = look(fresh).to_json()["datasets"]
     info = fresh.sync()
-    assert (info.ingested, info.merges, info.releases, info.failures) == ({}, [], [], {})
+    assert (info.ingested, info.merges, info.releases, info.failures) == ({}, (), (), {})
     assert fresh.sync({road.dataset.id}).releases == ()
     assert look(fresh).to_json()["datasets"] == before
 
@@ -43,7 +43,7 @@ def test_nothing_new_needs_no_spark_and_keeps_what_is_known(road: Road, fresh: B
 def test_command_with_nothing_to_do_loads_no_spark(road: Road, fresh: Bus) -> None:
     code = (
         "import sys; from infra.bus.bus import Bus; from infra.settings import Settings; from pathlib import Path\n"
-        f"Bus(Settings(home=Path({str(fresh.home)!r}), bootstrap_servers={fresh.bootstrap!r})).sync()\n"
+        f"Bus(Settings(home=Path({str(fresh.home)!r}), bootstrap_servers={fresh.access.servers!r})).sync()\n"
         "print({'pyspark', 'delta', 'py4j', 'pyarrow'} & set(sys.modules))"
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

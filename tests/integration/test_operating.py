@@ -15,6 +15,7 @@ import subprocess
 import sys
 import urllib.request
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ from infra.settings import Settings
 from infra.terminal.logs import JsonLines
 from producers.outbox import Entry, Outbox
 from producers.publish.publisher import Publisher
-from producers.send.sender import _Sender, flush
+from producers.send.sender import flush
 from schemas.errors import InputError, StateError, UnavailableError
 from schemas.ports.files import write_whole
 from tests.integration.conftest import Road
@@ -90,7 +91,7 @@ def test_restored_state_is_the_one_backed_up_with_its_rights(bus: Bus, tmp_path:
     }
     assert after["security/authority.pem"] == 0o600
     with Outbox(bus.outbox("440106")) as outbox:
-        assert [row.value for row in outbox.head(10, 1000)] == [b"v"]
+        assert [row.value for row in outbox.next_rows(10, 1000)] == [b"v"]
     assert [p.name for p in tmp_path.iterdir() if p.name.endswith(".part")] == []
 
 
@@ -101,8 +102,9 @@ def test_holes_of_the_brokers_files_stay_holes(bus: Bus, tmp_path: Path) -> None
 
 
 def test_outbox_is_copied_as_of_one_moment_while_it_is_written(bus: Bus, tmp_path: Path) -> None:
-    with Outbox(bus.outbox("440106")) as outbox, outbox._write():
-        outbox._insert(outbox._topic(TOPIC), [Entry(b"half", b"accepted")])
+    with closing(sqlite3.connect(bus.outbox("440106"), isolation_level=None)) as writer:
+        writer.execute("BEGIN IMMEDIATE")
+        writer.execute("INSERT INTO outbox (topic, key, value, timestamp_ms) VALUES (1, 'half', 'accepted', 0)")
         back_up(bus, tmp_path / "backup")
     copy = sqlite3.connect(tmp_path / "backup" / "state" / "nodes" / "440106" / "outbox.sqlite")
     assert copy.execute("SELECT key FROM outbox").fetchall() == [(b"k",)]
@@ -161,7 +163,7 @@ def test_nothing_is_ever_written_over(bus: Bus, tmp_path: Path) -> None:
 
 
 def test_running_bus_is_backed_up_only_without_its_broker(bus: Bus, tmp_path: Path) -> None:
-    with bus._only_one():
+    with bus.only_one():
         with pytest.raises(StateError, match="--without-broker"):
             back_up(bus, tmp_path / "whole")
         info = back_up(bus, tmp_path / "backup", without_broker=True)
@@ -319,12 +321,12 @@ def test_lake_of_an_older_moment_takes_again_what_came_later_and_old_outboxes_lo
         outbox = road.bus.outbox("440106")
         shutil.rmtree(outbox.parent)
         shutil.copytree(tmp_path / backup / "state" / "nodes" / "440106", outbox.parent)
-        flush(outbox, road.bus.bootstrap)
+        flush(outbox, road.bus.access.servers)
         road.sync()
 
     road.publish({"id": "a", "seq": 1}, {"id": "b", "seq": 1})
     with monkeypatch.context() as cut:  # on the topic, and the outbox does not know
-        cut.setattr(_Sender, "_done", lambda *_: (_ for _ in ()).throw(RuntimeError))
+        cut.setattr(Outbox, "sent", lambda *_: (_ for _ in ()).throw(RuntimeError))
         with pytest.raises(RuntimeError):
             road.publish({"id": "c", "seq": 1})
     back_up(road.bus, tmp_path / "unsettled")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import signal
 import subprocess
@@ -10,6 +11,7 @@ import threading
 import time
 import uuid
 from collections import defaultdict
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +23,16 @@ from kafka.partitioner.default import murmur2
 
 from infra.kafka.topics import Kafka
 from producers.outbox import Entry, Outbox
-from producers.publish.publisher import Publisher, publish_source
-from producers.send.sender import _Sender, flush
-from producers.send.transport import _KafkaPython, _Librdkafka, librdkafka_settings
+from producers.publish.delivery import publish_source
+from producers.publish.publisher import Publisher
+from producers.send.sender import flush
+from producers.send.transport import TransportName
 from producers.sources.files import open_source
 from schemas.dataset import Dataset, Field
-from schemas.errors import InputError, UnavailableError
+from schemas.errors import UnavailableError
+from schemas.ports.lease import Lease
 from schemas.wire.avro import avro_schema, decode, schema_fingerprint
+from tests.unit.publishing import KilledError, Step, changed, killed_after, killed_before
 
 DISTRICT = "440106"
 ROOT = Path(__file__).parents[2]
@@ -35,9 +40,8 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture(params=["kafka-python", "librdkafka"])
 def transport(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Any:
-    monkeypatch.setattr(
-        "producers.send.transport.COMPRESSION", "gzip"
-    )  # which kafka-python reads without a further library
+    # What kafka-python reads without a further library.
+    monkeypatch.setattr("producers.send.librdkafka.COMPRESSION", "gzip")
     return request.param
 
 
@@ -104,11 +108,11 @@ def check_exactly_once(bootstrap: str, expected: dict[str, dict[bytes, list[byte
         assert found == keys  # and in order for each key
 
 
-def test_rows_arrive_in_order_with_time_and_header(broker: Any, tmp_path: Path, transport: Any) -> None:
+def test_rows_arrive_in_order_with_time_and_header(broker: Any, tmp_path: Path, transport: TransportName) -> None:
     (name,) = topics(broker.bootstrap)
     with Outbox(tmp_path / "o") as outbox:
         outbox.accept(name, [Entry(b"a", b"1", b"7"), Entry(b"a", None, b"8"), Entry(b"b", None)])
-        stamps = [w.timestamp_ms for w in outbox.head(9, 99)]
+        stamps = [w.timestamp_ms for w in outbox.next_rows(9, 99)]
     info = flush(tmp_path / "o", broker.bootstrap, transport=transport)
     assert (info.sent, info.waiting) == (3, 0)
     found = sorted(committed(broker.bootstrap, name), key=lambda r: (r.key, r.offset))
@@ -120,21 +124,17 @@ def test_rows_arrive_in_order_with_time_and_header(broker: Any, tmp_path: Path, 
     assert sorted(r.timestamp for r in found) == stamps
 
 
-def test_nothing_waiting_needs_no_bus(tmp_path: Path) -> None:
-    assert flush(tmp_path / "o", "127.0.0.1:1", timeout=0).sent == 0
-
-
 SENDING = """
 import sys
+import producers.send.librdkafka as librdkafka
 import producers.send.sender as sender
-import producers.send.transport as transport
 sender.ROWS = 100
-transport.COMPRESSION = "gzip"
+librdkafka.COMPRESSION = "gzip"
 sender.flush(sys.argv[1], sys.argv[2], timeout=60, transport=sys.argv[3])
 """
 
 
-def test_killed_sender_leaves_no_duplicates_and_no_gaps(broker: Any, tmp_path: Path, transport: Any) -> None:
+def test_killed_sender_leaves_no_duplicates_and_no_gaps(broker: Any, tmp_path: Path, transport: TransportName) -> None:
     names = topics(broker.bootstrap, 3)
     path = tmp_path / "o"
     expected = fill(path, names, 4_000)
@@ -155,97 +155,50 @@ def test_killed_sender_leaves_no_duplicates_and_no_gaps(broker: Any, tmp_path: P
     check_exactly_once(broker.bootstrap, expected)
 
 
-class KilledError(BaseException):
-    """The process ends here."""
+MOMENTS = {
+    "after begin_attempt": ("begin", killed_before),
+    "after the records": ("position", killed_before),
+    "before commit": ("commit", killed_before),
+    "after commit": ("commit", killed_after),
+}
 
 
-@pytest.mark.parametrize("moment", ["after begin_attempt", "after the records", "before commit", "after commit"])
+@pytest.mark.parametrize("moment", MOMENTS)
 def test_transaction_cut_at_any_moment_is_settled_once(
-    broker: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str, transport: Any
+    broker: Any, tmp_path: Path, moment: str, transport: TransportName
 ) -> None:
     names = topics(broker.bootstrap, 2)
     path = tmp_path / "o"
     expected = fill(path, names, 1_000)
-    kind = {"kafka-python": _KafkaPython, "librdkafka": _Librdkafka}[transport]
-    where: tuple[type, str] = {
-        "after begin_attempt": (kind, "begin"),
-        "after the records": (kind, "position"),
-        "before commit": (kind, "commit"),
-        "after commit": (Outbox, "sent"),
-    }[moment]
-
-    def die(*_: Any, **__: Any) -> None:
-        raise KilledError
-
-    with monkeypatch.context() as patched:
-        patched.setattr(*where, die)
-        with pytest.raises(KilledError):
-            flush(path, broker.bootstrap, transport=transport)
+    with pytest.raises(KilledError):
+        flush(path, broker.bootstrap, transport=changed(transport, *MOMENTS[moment]))
     with Outbox(path) as outbox:
         assert outbox.waiting() == 2_000
-    other = {"kafka-python": "librdkafka", "librdkafka": "kafka-python"}[transport]
+    other: TransportName = "kafka-python" if transport == "librdkafka" else "librdkafka"
     info = flush(path, broker.bootstrap, transport=other)  # the outbox does not depend on who sends it
     assert (info.sent, info.waiting) == (2_000, 0)
     check_exactly_once(broker.bootstrap, expected)
 
 
-def test_outbox_that_committed_under_its_former_group_is_settled_once(
-    broker: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The group has carried the district's code only since a secure bus gives rights by it."""
+def test_commit_whose_answer_is_lost_is_settled_once(broker: Any, tmp_path: Path, transport: TransportName) -> None:
     (name,) = topics(broker.bootstrap)
     path = tmp_path / "o"
     expected = fill(path, [name], 1_000)
 
-    def die(*_: Any) -> None:
-        raise KilledError
+    def hang_after(commit: Step) -> Step:
+        def commit_and_hang() -> None:
+            commit()
+            threading.Event().wait()
 
-    with monkeypatch.context() as patched:
-        patched.setattr(_Sender, "group", _Sender.former_group)
-        patched.setattr(Outbox, "sent", die)  # after the commit
-        with pytest.raises(KilledError):
-            flush(path, broker.bootstrap)
-    info = flush(path, broker.bootstrap)
-    assert (info.sent, info.waiting) == (1_000, 0)
-    check_exactly_once(broker.bootstrap, expected)
+        return commit_and_hang
 
-
-def test_commit_whose_answer_is_lost_is_settled_once(
-    broker: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, transport: Any
-) -> None:
-    (name,) = topics(broker.bootstrap)
-    path = tmp_path / "o"
-    expected = fill(path, [name], 1_000)
-    kind: Any = {"kafka-python": _KafkaPython, "librdkafka": _Librdkafka}[transport]
-    commit = kind.commit
-
-    def hang(self: Any) -> None:
-        commit(self)
-        threading.Event().wait()
-
-    with monkeypatch.context() as patched:
-        patched.setattr(kind, "commit", hang)
-        with pytest.raises(UnavailableError, match="1000 rows wait"):
-            flush(path, broker.bootstrap, timeout=2.0, transport=transport)
+    with pytest.raises(UnavailableError, match="1000 rows wait"):
+        flush(path, broker.bootstrap, timeout=2.0, transport=changed(transport, "commit", hang_after))
     assert flush(path, broker.bootstrap, transport=transport).waiting == 0
     check_exactly_once(broker.bootstrap, expected)
 
 
-def test_two_senders_of_one_outbox_take_turns(broker: Any, tmp_path: Path) -> None:
-    names = topics(broker.bootstrap, 2)
-    path = tmp_path / "o"
-    expected = fill(path, names, 5_000)
-    infos = []
-    threads = [threading.Thread(target=lambda: infos.append(flush(path, broker.bootstrap))) for _ in range(3)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(60)
-    assert sum(i.sent for i in infos) == 10_000
-    check_exactly_once(broker.bootstrap, expected)
-
-
-def test_bus_away_keeps_rows_and_says_how_many(broker: Any, tmp_path: Path, transport: Any) -> None:
+def test_bus_away_keeps_rows_and_says_how_many(broker: Any, tmp_path: Path, transport: TransportName) -> None:
     (name,) = topics(broker.bootstrap)
     path = tmp_path / "o"
     expected = fill(path, [name], 1_000)
@@ -256,20 +209,22 @@ def test_bus_away_keeps_rows_and_says_how_many(broker: Any, tmp_path: Path, tran
     check_exactly_once(broker.bootstrap, expected)
 
 
-def test_topic_that_comes_late_is_waited_for(broker: Any, tmp_path: Path, transport: Any) -> None:
+def test_topic_that_comes_late_is_waited_for(broker: Any, tmp_path: Path, transport: TransportName) -> None:
     name = dataset().topic(DISTRICT)
     path = tmp_path / "o"
     expected = fill(path, [name], 1_000)
     with pytest.raises(UnavailableError, match="is not on the broker"):
         flush(path, broker.bootstrap, timeout=5.0, transport=transport)
-    late = threading.Timer(1.5, Kafka(broker.bootstrap).ensure, ([name], 2, 1))
+    late = threading.Timer(1.5, Kafka(broker.access).ensure, ([name], 2, 1))
     late.start()
     assert flush(path, broker.bootstrap, timeout=20, transport=transport).sent == 1_000
     late.join()
     check_exactly_once(broker.bootstrap, expected)
 
 
-def test_both_transports_put_a_key_into_the_same_partition(broker: Any, tmp_path: Path, transport: Any) -> None:
+def test_both_transports_put_a_key_into_the_same_partition(
+    broker: Any, tmp_path: Path, transport: TransportName
+) -> None:
     (name,) = topics(broker.bootstrap, partitions=5)
     keys = [f'{{"code":"穗{i}"}}'.encode() for i in range(200)]
     with Outbox(tmp_path / "o") as outbox:
@@ -280,7 +235,7 @@ def test_both_transports_put_a_key_into_the_same_partition(broker: Any, tmp_path
 
 
 def test_what_a_flush_has_sent_a_reader_of_committed_records_finds_at_once(
-    broker: Any, tmp_path: Path, transport: Any
+    broker: Any, tmp_path: Path, transport: TransportName
 ) -> None:
     """In as many topics as take the broker a while to mark as committed."""
     names = topics(broker.bootstrap, 100)
@@ -308,36 +263,9 @@ def test_what_librdkafka_compresses_by_itself_is_read_again(broker: Any, tmp_pat
     reader.assign([Place(name, 0, 0)])
     found: dict[bytes, list[bytes]] = defaultdict(list)
     for message in reader.consume(1_000, 30):
-        found[message.key()].append(message.value())
+        found[message.key() or b""].append(message.value() or b"")
     reader.close()
     assert found == expected[name]
-
-
-def test_security_setting_that_librdkafka_lacks_is_refused_and_not_passed_over() -> None:
-    own = {"security_protocol": "SASL_SSL", "ssl_cafile": "f", "sasl_plain_password": "p", "ssl_check_hostname": False}
-    assert librdkafka_settings(own) == {
-        "security.protocol": "SASL_SSL", "ssl.ca.location": "f", "sasl.password": "p",
-        "ssl.endpoint.identification.algorithm": "none",
-    }  # fmt: skip
-    with pytest.raises(InputError, match="ssl_crlfile"):
-        Publisher(dataset(), DISTRICT, "o", "nowhere:1", client={"ssl_crlfile": "f"}, transport="librdkafka")
-
-
-def test_outbox_put_back_from_a_backup_loses_nothing(broker: Any, tmp_path: Path) -> None:
-    (name,) = topics(broker.bootstrap)
-    path = tmp_path / "o"
-    Outbox(path).close()
-    backup = path.read_bytes()
-    fill(path, [name], 2_000)
-    flush(path, broker.bootstrap)
-    for part in tmp_path.glob("o*"):
-        part.unlink()
-    path.write_bytes(backup)
-    with Outbox(path) as outbox:
-        outbox.accept(name, [Entry(b"new", b"after the backup")])
-        outbox.begin_attempt()  # killed before it sent
-    assert flush(path, broker.bootstrap).sent == 1
-    assert held(broker.bootstrap, name)[b"new"] == [b"after the backup"]
 
 
 def many(count: int) -> list[dict[str, Any]]:
@@ -355,7 +283,7 @@ def test_rows_are_sent_while_more_are_accepted_and_each_once_though_the_sender_i
     broker: Any, tmp_path: Path, killed: bool
 ) -> None:
     data = dataset()
-    Kafka(broker.bootstrap).ensure([data.topic(DISTRICT)], 1, 1)
+    Kafka(broker.access).ensure([data.topic(DISTRICT)], 1, 1)
     with Publisher(data, DISTRICT, tmp_path / "o", broker.bootstrap) as node:
         for row in many(20_000):
             node.publish(row)
@@ -363,31 +291,52 @@ def test_rows_are_sent_while_more_are_accepted_and_each_once_though_the_sender_i
         while node.outbox.waiting() > 15_000 and time.monotonic() < until:
             time.sleep(0.02)
         assert node.outbox.waiting() <= 15_000  # some have gone
-        assert node._background
-        beside = node._background._process
+        sender = node.sender_pid
+        assert sender
         if killed:
-            beside.kill()
+            os.kill(sender, signal.SIGKILL)
         info = node.send()
-        assert beside.returncode == (-signal.SIGKILL if killed else 0)
+        assert node.sender_pid is None, "it ends when all is sent"
         assert info.waiting == 0
         assert info.sent == 20_000 or (killed and info.sent <= 20_000)
     assert times(broker.bootstrap, data) == list(range(20_000))
 
 
+ACCEPTING = """
+import sys
+import time
+from producers.publish.publisher import Publisher
+from tests.integration.test_publish import DISTRICT, dataset, many
+node = Publisher(dataset(sys.argv[1]), DISTRICT, sys.argv[2], sys.argv[3])
+for row in many(10_000):
+    node.publish(row)
+assert node.sender_pid
+print("accepted", flush=True)
+time.sleep(600)
+"""
+
+
 def test_sender_beside_ends_with_its_parent_and_the_next_one_goes_on(broker: Any, tmp_path: Path) -> None:
     data = dataset()
-    Kafka(broker.bootstrap).ensure([data.topic(DISTRICT)], 1, 1)
-    node = Publisher(data, DISTRICT, tmp_path / "o", broker.bootstrap)
-    for row in many(10_000):
-        node.publish(row)
-    background = node._background
-    assert background
-    background._input.close()  # as the system does it for a killed parent
-    background._output.close()
-    background._process.wait(30)
-    node.outbox.close()
+    Kafka(broker.access).ensure([data.topic(DISTRICT)], 1, 1)
+    lease = Lease(tmp_path / "o.lock")  # which the sender holds as long as more may come
+    arguments = [data.name, str(tmp_path / "o"), broker.bootstrap]
+    with subprocess.Popen([sys.executable, "-c", ACCEPTING, *arguments], stdout=subprocess.PIPE, cwd=ROOT) as parent:
+        assert parent.stdout
+        assert parent.stdout.readline() == b"accepted\n"
+        wait_until(lambda: lease.holder() is not None)
+        assert lease.holder() != parent.pid
+        parent.kill()
+    wait_until(lambda: lease.holder() is None)
     assert flush(tmp_path / "o", broker.bootstrap).waiting == 0
     assert times(broker.bootstrap, data) == list(range(10_000))
+
+
+def wait_until(true: Callable[[], bool]) -> None:
+    until = time.monotonic() + 60
+    while not true():
+        assert time.monotonic() < until
+        time.sleep(0.02)
 
 
 def test_sender_beside_tells_that_the_bus_is_away_and_rows_are_kept(broker: Any, tmp_path: Path) -> None:
@@ -398,7 +347,7 @@ def test_sender_beside_tells_that_the_bus_is_away_and_rows_are_kept(broker: Any,
     with pytest.raises(UnavailableError, match="4000 rows wait") as caught:
         node.close()
     assert "suibus flush --district" in caught.value.zh
-    Kafka(broker.bootstrap).ensure([data.topic(DISTRICT)], 1, 1)
+    Kafka(broker.access).ensure([data.topic(DISTRICT)], 1, 1)
     assert flush(tmp_path / "o", broker.bootstrap).sent == 4_000
 
 
@@ -409,21 +358,23 @@ def test_failed_publish_leaves_no_sender_behind(tmp_path: Path) -> None:
         with node:
             for row in many(2_000):
                 node.publish(row)
-            assert node._background
-            running.append(node._background._process)
+            assert node.sender_pid
+            running.append(node.sender_pid)
             raise ZeroDivisionError
 
-    running: list[subprocess.Popen[bytes]] = []
+    running: list[int] = []
     with pytest.raises(ZeroDivisionError):
         fail()
-    assert running[0].poll() is not None
+    with pytest.raises(ProcessLookupError):
+        os.kill(running[0], 0)
 
 
 PUBLISHING = """
 import sys
 from pathlib import Path
 import producers.send.sender as sender
-from producers.publish.publisher import Publisher, publish_source
+from producers.publish.delivery import publish_source
+from producers.publish.publisher import Publisher
 from producers.sources.files import open_source
 from tests.integration.test_publish import DISTRICT, dataset
 sender.ROWS = 500
@@ -436,7 +387,7 @@ Path(sys.argv[5]).write_text(f"{info.read} {info.accepted} {info.rejected} {info
 
 def test_killed_publish_run_again_publishes_each_row_once(broker: Any, tmp_path: Path) -> None:
     data = dataset()
-    Kafka(broker.bootstrap).ensure([data.topic(DISTRICT)], 2, 1)
+    Kafka(broker.access).ensure([data.topic(DISTRICT)], 2, 1)
     file, done = tmp_path / "in.csv", tmp_path / "done"
     total = 40_000
     rows = (f"{i},x,{'bad' if i % 100 == 0 else i}\n" for i in range(total))
@@ -465,7 +416,7 @@ def test_killed_publish_run_again_publishes_each_row_once(broker: Any, tmp_path:
 
 def test_publisher_sends_rows_and_deletions(broker: Any, tmp_path: Path) -> None:
     data = dataset()
-    Kafka(broker.bootstrap).ensure([data.topic(DISTRICT)], 1, 1)
+    Kafka(broker.access).ensure([data.topic(DISTRICT)], 1, 1)
     with Publisher(data, DISTRICT, tmp_path / "o", broker.bootstrap) as node:
         node.publish({"code": "1", "name": "a", "at": 5})
         node.delete({"code": "1", "at": 6})
@@ -476,7 +427,7 @@ def test_publisher_sends_rows_and_deletions(broker: Any, tmp_path: Path) -> None
 
 def test_progress_is_told_to_the_end(broker: Any, tmp_path: Path) -> None:
     data = dataset()
-    Kafka(broker.bootstrap).ensure([data.topic(DISTRICT)], 1, 1)
+    Kafka(broker.access).ensure([data.topic(DISTRICT)], 1, 1)
     file = tmp_path / "in.csv"
     file.write_text("code,name,at\n" + "".join(f"{i},x,{i}\n" for i in range(12_000)))
     seen: list[Any] = []

@@ -21,11 +21,12 @@ from pipelines.back import receipts as feedback
 from pipelines.back.receipts import send_receipts
 from pipelines.merge.merge import merge_pending
 from producers.inbox import FetchInfo, Inbox, fetch_receipts
-from producers.sources.files import RECEIPT_COLUMNS
+from producers.sources.source import RECEIPT_COLUMNS
 from schemas.contract import load_contract
 from schemas.dataset import receipts_topic
 from schemas.districts import districts
 from schemas.errors import UnavailableError
+from schemas.ports.kafka_access import KafkaAccess
 from schemas.row.coercer import RowCoercer
 from schemas.wire.encoder import Encoder
 from schemas.wire.receipt import LARGEST, Receipt
@@ -42,7 +43,7 @@ class Node:
 
     def __init__(self, road: Road, district: str = "440106") -> None:
         self.road, self.district, self.sent = road, district, 0
-        Kafka(road.bus.bootstrap).ensure([receipts_topic(code) for code in districts()])
+        Kafka(road.bus.access).ensure([receipts_topic(code) for code in districts()])
 
     @property
     def inbox_path(self) -> Path:
@@ -61,12 +62,12 @@ class Node:
         return [(key, deleted, amount) for key, deleted, *_, amount in self.road.silver()]
 
     def send(self, first: int, last: int, servers: str = "") -> int:
-        client = {"bootstrap_servers": [servers or self.road.bus.bootstrap]}
-        return send_receipts(self.road.dataset, self.road.lake, first, last, client)
+        access = KafkaAccess.to(servers or self.road.bus.access)
+        return send_receipts(self.road.dataset, self.road.lake, first, last, access)
 
     def fetch(self) -> FetchInfo:
         with Inbox(self.inbox_path) as inbox:
-            return fetch_receipts(inbox, {"bootstrap_servers": [self.road.bus.bootstrap]}, self.district)
+            return fetch_receipts(inbox, self.road.bus.access.servers, self.district)
 
     def receipts(self, state: Any = None) -> list[Receipt]:
         """Those of the road's dataset: the return topic is shared by all tests."""
@@ -75,7 +76,7 @@ class Node:
 
     def write(self, *records: Mapping[str, Any], topic: str = "") -> None:
         """Records as any program might send them."""
-        producer = KafkaProducer(bootstrap_servers=self.road.bus.bootstrap, acks="all", max_request_size=4 << 20)
+        producer = KafkaProducer(bootstrap_servers=self.road.bus.access.servers, acks="all", max_request_size=4 << 20)
         for record in records:
             producer.send(topic or self.road.dataset.topic(self.district), **record).get(timeout=30)
         producer.close()
@@ -88,7 +89,7 @@ class Node:
         environment = {
             "SUIBUS_HOME": str(self.road.bus.home),
             "SUIBUS_CONTRACTS": str(folder),
-            "SUIBUS_BOOTSTRAP_SERVERS": servers or self.road.bus.bootstrap,
+            "SUIBUS_BOOTSTRAP_SERVERS": servers or self.road.bus.access.servers,
         }
         return CliRunner().invoke(main, words, env={**os.environ, **environment}, catch_exceptions=False)
 
@@ -170,7 +171,7 @@ def test_receipts_sent_again_after_a_crash_are_there_once(node: Node) -> None:
     node.fetch()
     with Inbox(node.inbox_path) as inbox:
         receipt = node.receipts()[0]
-        inbox.mark([(receipt.topic, receipt.partition, receipt.offset)], "acknowledged")
+        inbox.set_state([(receipt.topic, receipt.partition, receipt.offset)], "acknowledged")
     assert node.send(1, node.road.lake.bronze(node.road.dataset).version) == 1_500
     assert node.fetch().new == 0
     assert (len(node.receipts()), len(node.receipts("acknowledged"))) == (1_500, 1)
@@ -248,7 +249,7 @@ def test_return_topic_made_anew_or_cut_is_noticed_and_read_from_its_start(road: 
     assert node.city() == 3
     assert node.fetch().notes == ()
     topic = receipts_topic("440118")
-    admin = KafkaAdminClient(bootstrap_servers=road.bus.bootstrap)
+    admin = KafkaAdminClient(bootstrap_servers=road.bus.access.servers)
     try:
         recreate(road, topic)
         node.send(1, 1)
@@ -301,7 +302,7 @@ def test_exported_csv_gives_back_exactly_the_values_of_every_type(road: Road, tm
     dataset = load_contract(PATH)
     road.dataset, node = dataset, Node(road, "440111")
     road.bus.store.register(dataset)
-    Kafka(road.bus.bootstrap).ensure([dataset.topic("440111")])
+    Kafka(road.bus.access).ensure([dataset.topic("440111")])
     coerce, encoder = RowCoercer(dataset, False).coerce, Encoder(dataset)
     rows = {name: coerce({"id": name, **PLAIN, **changes}) for name, changes in ROWS.items()}
     node.write(*({"key": b'{"id":"not its key"}', "value": encoder.value(row)} for row in rows.values()))

@@ -1,8 +1,7 @@
-"""Guarantees that a review found untested: column names, nested columns, senders, the demo's folder, printing."""
+"""Guarantees that a review found untested: column names, nested columns, the demo's folder, printing."""
 
 from __future__ import annotations
 
-import fcntl
 import json
 from io import BytesIO
 from pathlib import Path
@@ -21,8 +20,6 @@ from infra.settings import Settings
 from infra.terminal.output import write_rows
 from pipelines.share.query import query
 from pipelines.sync import Inputs, sync
-from producers.outbox import Entry, Outbox
-from producers.send.sender import _Sender
 from schemas.contract import parse_contract
 from schemas.errors import InputError, StateError, UnavailableError
 from schemas.wire.avro import MAGIC, avro_schema, schema_fingerprint
@@ -69,24 +66,14 @@ def test_a_key_may_be_called_as_anything_inside(road: Road, key: str) -> None:
         f"    properties:\n      - {{name: {key}, logicalType: string, primaryKey: true, required: true}}\n{others}"
     )
     road.bus.store.register(dataset)
-    Kafka(road.bus.bootstrap).ensure(dataset.topics)
-    with Publisher(dataset, "440106", road.bus.outbox("440106"), road.bus.bootstrap) as publisher:
+    Kafka(road.bus.access).ensure(dataset.topics)
+    with Publisher(dataset, "440106", road.bus.outbox("440106"), road.bus.access.servers) as publisher:
         for value in ("a", "b", "b"):
             publisher.publish({key: value, "count": value})
     road.dataset = dataset
     road.sync()
     sums = road.account()["440106"]
     assert (sums["received"], sums["inserted"], sums["superseded"]) == (3, 2, 1)
-
-
-def test_whoever_sends_an_outbox_sends_under_its_one_transactional_id(tmp_path: Path) -> None:
-    with Outbox(tmp_path / "outbox.sqlite") as outbox:
-        outbox.accept("gz.up.440106.t.v1", [Entry(b"k", b"v")])
-        first = _Sender(outbox, "127.0.0.1:1", 1, {}, None).transactional_id
-        outbox.accept("gz.up.440103.t.v1", [Entry(b"k", b"v")])
-    with Outbox(tmp_path / "outbox.sqlite") as outbox:
-        assert _Sender(outbox, "127.0.0.1:2", 9, {}, None).transactional_id == first
-        assert first == f"suibus.440106.{outbox.uuid}"
 
 
 def test_the_demo_never_deletes_a_state_that_is_not_a_demos(tmp_path: Path) -> None:
@@ -154,7 +141,7 @@ def test_a_lake_that_cannot_be_written_quarantines_nothing_and_the_records_stay_
     road: Road,
 ) -> None:
     road.publish({"id": "a", "seq": 1})
-    in_the_way = Path(road.lake.bronze(road.dataset)) / "_quarantined=false"
+    in_the_way = Path(road.lake.bronze(road.dataset).address) / "_quarantined=false"
     in_the_way.touch()
     with pytest.raises(UnavailableError, match="nothing was skipped"):
         road.ingest()
@@ -191,7 +178,7 @@ def test_a_contract_changed_while_a_pass_waits_is_put_in_force_before_its_record
     folder = tmp_path / "contracts"
     folder.mkdir()
     bus = Bus(road.bus.settings.model_copy(update={"contracts": str(folder)}))
-    bus.folders = (folder,)
+    bus.contracts.folders = (folder,)
     (folder / "t.yaml").write_text(road.dataset.text, "utf-8")
     assert bus.adopt_contracts() == []
     columns = "      - {name: note, logicalType: string}\n"
@@ -224,7 +211,7 @@ def test_what_no_reader_reads_is_quarantined_with_its_bytes(road: Road) -> None:
     fields = [{**f, "type": ["null", plain[f["name"]]]} if f["name"] in plain else f for f in schema["fields"]]
     fields[-1] = {**fields[-1], "type": ["null", {"type": "array", "items": ["null", "bytes"]}]}
     raw = parse_schema({**schema, "fields": fields})
-    bad = {
+    bad: dict[str, dict[str, Any]] = {
         "late": {"day": 4_000_000},
         "early": {"day": -2_000_000},
         "moment": {"moment": 1 << 62},
@@ -232,7 +219,7 @@ def test_what_no_reader_reads_is_quarantined_with_its_bytes(road: Road) -> None:
         "texts": {"texts": [None, b"\xfe"]},
         "good": {"day": 0, "moment": 0, "text": "好".encode(), "texts": ["好".encode()]},
     }
-    encoder, producer = Encoder(road.dataset), KafkaProducer(bootstrap_servers=road.bus.bootstrap, acks="all")
+    encoder, producer = Encoder(road.dataset), KafkaProducer(bootstrap_servers=road.bus.access.servers, acks="all")
     for name, values in bad.items():
         row = {
             "id": name,
@@ -259,15 +246,3 @@ def test_a_state_folder_that_is_none_is_told_in_a_sentence(tmp_path: Path, monke
     result = CliRunner().invoke(main, ["status"])
     assert result.exit_code == 2
     assert "SUIBUS_HOME names the state folder" in result.output
-
-
-def test_two_commands_that_look_never_take_each_other_for_a_running_bus(tmp_path: Path) -> None:
-    lock = tmp_path / "run" / "up.lock"
-    lock.parent.mkdir()
-    lock.write_text("1")  # the process of a bus that was killed; the number may be another's by now
-    with lock.open() as looking:
-        fcntl.flock(looking, fcntl.LOCK_SH)
-        assert Bus(Settings(home=tmp_path)).pid() is None
-    with lock.open() as running:
-        fcntl.flock(running, fcntl.LOCK_EX)
-        assert Bus(Settings(home=tmp_path)).pid() == 1

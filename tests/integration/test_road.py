@@ -14,7 +14,8 @@ from infra.kafka.broker import Broker
 from infra.operate.records import account_records, quarantined_records
 from infra.settings import Settings
 from pipelines.share.query import query
-from producers.publish.publisher import Publisher, PublishInfo, publish_source
+from producers.publish.delivery import PublishInfo, publish_source
+from producers.publish.publisher import Publisher
 from producers.sources.files import open_source
 from schemas.districts import districts
 
@@ -35,7 +36,7 @@ def bus(tmp_path_factory: pytest.TempPathFactory, broker: Broker, spark: Any) ->
 
 def publish(bus: Bus, name: str, district: str, path: Path) -> PublishInfo:
     dataset = bus.store.datasets()[f"{name}.v1"]
-    publisher = Publisher(dataset, district, bus.outbox(district), bus.bootstrap)
+    publisher = Publisher(dataset, district, bus.outbox(district), bus.access.servers)
     with publisher.outbox:
         info = publish_source(publisher, open_source(path, dataset), "snapshot")
     assert info.problem is None
@@ -48,8 +49,8 @@ def select(bus: Bus, sql: str) -> list[dict[str, Any]]:
 
 def test_the_eleven_registers_become_one_released_table(bus: Bus) -> None:
     for district in districts():
-        info = publish(bus, "grassroots_division", district, REGISTER / f"{district}.csv")
-        assert (info.accepted, info.rejected) == (FIRST_ROUND[district], 0)
+        sent = publish(bus, "grassroots_division", district, REGISTER / f"{district}.csv")
+        assert (sent.accepted, sent.rejected) == (FIRST_ROUND[district], 0)
     info = bus.sync()
     assert [(r.dataset, r.status, r.verdict.rows) for r in info.releases] == [
         ("grassroots_division.v1", "released", 2851)

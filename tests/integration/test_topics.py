@@ -17,10 +17,13 @@ from infra.bus.status import look
 from infra.operate.records import quarantined_records
 from pipelines.ingest import offsets
 from pipelines.ingest.ingest import ingest_batch
-from pipelines.ingest.offsets import BATCH, SHARE, Range, Taken, TopicState, plan
+from pipelines.ingest.offsets import BATCH, SHARE, Range, TopicState, plan
+from pipelines.lake.lake import Lake
+from pipelines.lake.position import Position, Taken
 from pipelines.lake.table import Table
-from pipelines.merge.merge import merge_pending
+from pipelines.merge.merge import MergeInfo, merge_pending
 from pipelines.sync import Inputs, sync
+from schemas.dataset import Dataset
 from schemas.errors import StateError
 from schemas.ports.kafka_access import KafkaAccess
 from schemas.wire.encoder import Encoder
@@ -30,7 +33,7 @@ DISTRICT = "440106"
 
 
 def admin(road: Road) -> KafkaAdminClient:
-    return KafkaAdminClient(bootstrap_servers=road.bus.bootstrap)
+    return KafkaAdminClient(bootstrap_servers=road.bus.access.servers)
 
 
 def recreate(road: Road, topic: str) -> None:
@@ -127,7 +130,7 @@ def test_what_waits_too_near_the_end_of_its_retention_is_an_alarm_in_the_status(
         (found,) = (d for d in look(road.bus).to_json()["datasets"] if d["dataset"] == road.name)
         return dict(found["near_retention"])
 
-    producer, encoder = KafkaProducer(bootstrap_servers=road.bus.bootstrap, acks="all"), Encoder(road.dataset)
+    producer, encoder = KafkaProducer(bootstrap_servers=road.bus.access.servers, acks="all"), Encoder(road.dataset)
     row = {"id": "a", "district_code": DISTRICT, "seq": 1, "amount": 1}
     producer.send(topic, encoder.value(row), encoder.key(row), timestamp_ms=now - 4 * 86_400_000).get()
     assert danger() == {}
@@ -159,7 +162,8 @@ def test_every_district_has_its_share_however_long_anothers_backlog(road: Road) 
 
 def test_a_plan_goes_on_exactly_where_the_last_one_ended(road: Road) -> None:
     topic = road.dataset.topic(DISTRICT)
-    position, seen = {}, []
+    position: Position = {}
+    seen: list[tuple[int, int]] = []
     for end in (10, 10, 250_000):
         states = {topic: TopicState("i", {0: (0, end)})}
         while (made := plan(road.dataset, position, states)).ranges:
@@ -244,7 +248,12 @@ def test_a_dataset_that_failed_is_tried_again_by_whatever_pass_comes_and_others_
     foreign(road.lake.silver(road.dataset))
     road.publish({"id": "b", "seq": 1})
     looked: list[str] = []
-    monkeypatch.setattr("pipelines.sync.merge_pending", lambda d, lake: looked.append(d.id) or merge_pending(d, lake))
+
+    def merge(dataset: Dataset, lake: Lake) -> MergeInfo | None:
+        looked.append(dataset.id)
+        return merge_pending(dataset, lake)
+
+    monkeypatch.setattr("pipelines.sync.merge_pending", merge)
     for _ in range(3):  # the first looks at everything, for another program had written something
         looked.clear()
         assert "another program" in road.bus.sync(set()).failures[road.dataset.id]

@@ -120,7 +120,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> ContractStore:
 @pytest.fixture(scope="module")
 def published(broker: Broker, sent: dict[str, dict[str, Any]]) -> Broker:
     """The broker, once it holds every row."""
-    Kafka(broker.bootstrap).ensure([TOPIC])
+    Kafka(broker.access).ensure([TOPIC])
     new, old = Encoder(EVERY_TYPE), Encoder(old_version())
     producer = KafkaProducer(bootstrap_servers=broker.bootstrap, acks="all")
     for name, row in sent.items():

@@ -20,7 +20,6 @@ from infra.bus.state import PassState
 from infra.bus.totals import Spent, Totals
 from infra.operate.metrics import metrics_text
 from infra.settings import Settings
-from infra.terminal import logs
 from infra.terminal.logs import JsonLines, TextLines, logged, set_up_logging
 from pipelines.fates import FATES
 from pipelines.release.record import ReleaseRecord
@@ -28,7 +27,7 @@ from producers.outbox import Entry, Outbox
 from schemas.contract import load_contract
 from schemas.contract_folders import SHIPPED
 from schemas.districts import districts
-from schemas.log_context import log_context
+from schemas.log_context import log_about, log_context
 
 FLIGHTS = load_contract(SHIPPED / "flights.yaml")  # fresh for a day
 ROOT = Path(__file__).parents[2]
@@ -159,11 +158,11 @@ def test_context_ends_with_its_block_and_in_other_threads_there_is_none() -> Non
 
     seen: list[dict[str, str]] = []
     with log_context(dataset="a.v1"):
-        thread = threading.Thread(target=lambda: seen.append(dict(logs.log_about())))
+        thread = threading.Thread(target=lambda: seen.append(dict(log_about())))
         thread.start()
         thread.join()
-        assert dict(logs.log_about()) == {"dataset": "a.v1"}
-    assert dict(logs.log_about()) == {}
+        assert dict(log_about()) == {"dataset": "a.v1"}
+    assert dict(log_about()) == {}
     assert seen == [{}]
 
 

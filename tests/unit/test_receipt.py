@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, replace
-from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from producers.inbox import Inbox
-from producers.outbox import Entry, Outbox
-from schemas.errors import InputError, StateError
+from schemas.errors import InputError
 from schemas.wire.receipt import LARGEST, Reason, Receipt, parse_receipt_id
 
 TOPIC = "gz.up.440106.t.v1"
@@ -99,68 +96,3 @@ def test_id_is_taken_whole_and_short(text: str) -> None:
 @pytest.mark.parametrize("text", ["", "t.v1", "t.v1:0", "t.v1:0:x", "t.v1:0:²", "t.v1:-1:0", "t.v1:0:" + "9" * 30])
 def test_what_is_no_id_is_none(text: str) -> None:
     assert parse_receipt_id(text, "440106") is None
-
-
-# --- the inbox -----------------------------------------------------------------------------------
-
-
-def place(receipt: Receipt) -> tuple[str, int, int]:
-    return receipt.topic, receipt.partition, receipt.offset
-
-
-def test_inbox_keeps_each_receipt_once_with_its_state(tmp_path: Path) -> None:
-    later = replace(RECEIPT, offset=8)
-    with Inbox(tmp_path / "inbox.sqlite") as inbox:
-        assert inbox.take([RECEIPT, RECEIPT], {0: 2}, "id") == 1
-        inbox.mark([place(RECEIPT)], "acknowledged")
-        assert inbox.take([replace(RECEIPT, refused_at="later"), later], {0: 4}, "id") == 1
-    with Inbox(tmp_path / "inbox.sqlite") as inbox:
-        assert [(h.receipt, h.state) for h in inbox.receipts()] == [(RECEIPT, "acknowledged"), (later, "new")]
-        assert [h.receipt for h in inbox.receipts("new")] == [later]
-        assert list(inbox.receipts("new", "other.v1")) == []
-        assert inbox.position() == {0: (4, "id")}
-
-
-def test_answered_stays_answered_and_a_mark_counts_what_it_changed(tmp_path: Path) -> None:
-    with Inbox(tmp_path / "inbox.sqlite") as inbox:
-        inbox.take([RECEIPT], {0: 1}, "id")
-        assert [inbox.mark([place(RECEIPT)], s) for s in ("acknowledged", "acknowledged", "answered", "acknowledged")] == [
-            1, 0, 1, 0,
-        ]  # fmt: skip
-        held = inbox.find(*place(RECEIPT))
-        assert held is not None
-        assert held.state == "answered"
-
-
-def test_killed_before_the_answer_is_marked_it_is_marked_later(tmp_path: Path) -> None:
-    with Inbox(tmp_path / "inbox.sqlite") as inbox, Outbox(inbox.outbox_path) as outbox:
-        inbox.take([RECEIPT], {0: 1}, "id")
-        outbox.accept(TOPIC, [Entry(b"a", b"", answers=RECEIPT.id)])  # killed here
-        outbox.sent(10)
-        inbox.settle(outbox)
-        held = inbox.find(*place(RECEIPT))
-        assert held is not None
-        assert (held.state, outbox.answered()) == ("answered", [])
-
-
-def test_killed_between_outbox_and_inbox_a_fetch_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    key = b'{"id":"a"}'
-    with Inbox(tmp_path / "inbox.sqlite") as inbox, Outbox(inbox.outbox_path) as outbox:
-        delivery = outbox.begin(TOPIC, "t.v1", "440106", None, "snapshot")
-        outbox.advance(delivery, [Entry(key, b"1")], read=1)
-        write = Inbox._write
-        monkeypatch.setattr(Inbox, "_write", None)  # the process ends where the inbox would be written
-        with pytest.raises(TypeError):
-            inbox.take([RECEIPT], {0: 1}, "id")
-        monkeypatch.setattr(Inbox, "_write", write)
-        assert inbox.position() == {}  # so the receipt is read again
-        assert inbox.take([RECEIPT], {0: 1}, "id") == 1
-        again = outbox.begin(TOPIC, "t.v1", "440106", None, "snapshot")
-        assert outbox.advance(again, [Entry(key, b"1")], read=1).accepted == 1  # the row goes again, though unchanged
-
-
-def test_inbox_of_a_newer_suibus_is_left_alone(tmp_path: Path) -> None:
-    with Inbox(tmp_path / "inbox.sqlite") as inbox:
-        inbox._db.execute("PRAGMA user_version=9")
-    with pytest.raises(StateError, match="newer Suibus"):
-        Inbox(tmp_path / "inbox.sqlite")

@@ -1,0 +1,253 @@
+"""Publish one source: validate each row, accept the good ones into the outbox, write the bad ones to the rejects file, send.
+
+What `publish_source` has accepted survives a kill and a bus that is away. Publishing the same file again after an
+interruption goes on where it stopped, so no row is accepted twice.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from producers.inbox import Inbox
+from producers.outbox import CHUNK, Delivery, Entry, Mode
+from producers.publish.corrections import Take, answering
+from producers.publish.publisher import Publisher
+from producers.publish.rejects import Rejected, Rejects, default_rejects_path
+from producers.sources.source import Record, Source
+from schemas.errors import InputError, UnavailableError
+from schemas.row.coercer import RowCoercer, RowError
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a publish has come: rows so far, and the part of the source, from 0 to 1, if known."""
+
+    read: int
+    sent: int
+    fraction: float | None
+
+
+@dataclass(frozen=True)
+class PublishInfo:
+    """What one publish did, an earlier interrupted part of it included.
+
+    read = accepted + unchanged + rejected (and + deleted, for a file of keys to delete).
+    """
+
+    read: int
+    accepted: int  # rows with a value, into the outbox
+    rejected: int  # in the rejects file
+    deleted: int  # tombstones into the outbox
+    unchanged: int  # snapshot only
+    sent: int  # rows that reached the bus in this run, those that waited before included
+    waiting: int  # rows still in the outbox
+    resumed: int  # rows that an interrupted run had already read
+    rejects_path: Path | None
+    seconds: float
+    notes: tuple[tuple[str, str], ...] = ()  # what a person should know, English and Chinese
+    problem: UnavailableError | None = None  # why rows still wait
+
+    @property
+    def exit_status(self) -> int:
+        """3: rows wait for the bus; 1: some rows were rejected; 0: all is on the bus."""
+        return 3 if self.problem else 1 if self.rejected else 0
+
+
+def publish_source(
+    publisher: Publisher,
+    source: Source,
+    mode: Mode = "append",
+    *,
+    corrections: Inbox | None = None,
+    rejects_path: str | Path | None = None,
+    progress: Callable[[Progress], None] | None = None,
+) -> PublishInfo:
+    """Publish all rows of a source: accept the good ones, write the bad ones to the rejects file, send.
+
+    Killed and run again on the same file, it goes on where it stopped; after a whole run it begins anew. Good
+    rows are never held up by bad ones, nor accepted ones lost to a bus that is away: see `PublishInfo`.
+    InputError (nothing was accepted) if the source as a whole cannot be used in this mode.
+
+    `snapshot`: the source is the full dataset of this district; only what differs from the last snapshot is
+    published, and keys that are gone are deleted, unless a row was rejected: its key may not be gone.
+
+    `corrections`: each row answers the receipt in its column `_receipt`, which this inbox must hold and which
+    counts as answered once the row is accepted. It takes the refused record's place in the order of its key's versions: a newer
+    one stays.
+    """
+    start = time.monotonic()
+    dataset, outbox = publisher.dataset, publisher.outbox
+    path = Path(rejects_path) if rejects_path else default_rejects_path(dataset, publisher.district, source)
+    _check_mode(publisher, source, mode, path, corrections is not None)
+    delivery = outbox.begin(publisher.topic, dataset.id, publisher.district, source.fingerprint(), mode)
+    resumed = delivery.rows_read
+
+    sent = 0
+
+    def show(now: int = 0) -> None:
+        nonlocal sent
+        sent = now
+        if progress:
+            done, whole = (source.position(), source.size) if source.size else (delivery.rows_read, source.total)
+            if delivery.complete:
+                done = whole = 1
+            progress(Progress(delivery.rows_read, now, min(done / whole, 1.0) if whole else None))
+
+    if not delivery.complete:
+        with _stopped_on_error(publisher):
+            with Rejects(path, delivery.rejects_size) as rejects:
+                take = _take(publisher, source, mode)
+                if corrections:
+                    corrections.note_answers(outbox)  # of a run that was killed
+                    take = answering(take, publisher, corrections, mode)
+                records = iter(source.read())
+                for _ in islice(records, resumed):
+                    pass
+                while chunk := list(islice(records, CHUNK)):
+                    entries, rejected = take(chunk)
+                    rejects.write(rejected)
+                    delivery = outbox.advance(
+                        delivery, entries, read=len(chunk), rejected=len(rejected), rejects_size=rejects.size
+                    )
+                    if corrections:
+                        corrections.note_answers(outbox)
+                    if len(chunk) == CHUNK:  # there may be many more
+                        publisher.send_ahead()
+                    show()
+            if mode == "snapshot":
+                if not delivery.rows_read:
+                    raise _empty_snapshot(source)
+                if not delivery.rejected:
+                    while (after := outbox.delete_gone(delivery, publisher.sequence_now())) is not delivery:
+                        delivery = after
+            delivery = outbox.complete(delivery)
+    problem = None
+    try:
+        sent = publisher.send(show).sent
+    except UnavailableError as error:
+        problem = error
+    return PublishInfo(
+        delivery.rows_read,
+        delivery.accepted,
+        delivery.rejected,
+        delivery.deleted,
+        delivery.unchanged,
+        sent,
+        outbox.waiting(),
+        resumed,
+        path if delivery.rejected else None,
+        time.monotonic() - start,
+        _notes(delivery, resumed, mode),
+        problem,
+    )
+
+
+@contextmanager
+def _stopped_on_error(publisher: Publisher) -> Iterator[None]:
+    try:
+        yield
+    except BaseException:
+        publisher.stop()
+        raise
+
+
+def _check_mode(publisher: Publisher, source: Source, mode: Mode, rejects_path: Path, corrections: bool) -> None:
+    dataset = publisher.dataset
+    if corrections and mode == "snapshot":
+        raise InputError(
+            "A snapshot is the whole of the data and cannot be a file of corrections. Publish them one after the other.",
+            "全量快照是全部数据，不能同时是更正文件。请先后分别发布。",
+        )
+    if source.path and rejects_path.exists() and rejects_path.samefile(source.path):
+        raise InputError(
+            f"The rejects file {rejects_path} is the input itself. Name another.",
+            f"拒收文件 {rejects_path} 就是输入文件本身。请指定其他文件。",
+        )
+    if mode != "delete" or not dataset.sequence or not source.columns or dataset.sequence in source.columns:
+        return
+    kind = dataset.field(dataset.sequence).kind
+    if kind not in ("timestamp", "date") and not publisher.outbox.has_state(publisher.topic):
+        raise InputError(
+            f"{source.name}: deleting from {dataset.name} needs its sequence column {dataset.sequence} "
+            f"({kind}), so that the deletion is later than what it deletes. Add the column beside the key.",
+            f"{source.name}：从 {dataset.name} 删除需要顺序列 {dataset.sequence}（{kind}），"
+            "以便删除排在被删内容之后。请在主键旁添加该列。",
+        )
+
+
+def _empty_snapshot(source: Source) -> InputError:
+    return InputError(
+        f"{source.name}: a snapshot without rows would delete everything published so far, so it is refused. "
+        "To delete, publish the keys with --delete.",
+        f"{source.name}：没有任何行的全量快照会删除此前发布的全部数据，因此拒绝。如需删除，请用 --delete 发布主键。",
+    )
+
+
+def _notes(delivery: Delivery, resumed: int, mode: Mode) -> tuple[tuple[str, str], ...]:
+    notes = []
+    if resumed:
+        notes.append(
+            (
+                f"An interrupted publish of this file had read {resumed} rows; it went on from there.",
+                f"此文件上次发布中断时已读取 {resumed} 行，本次从该处继续。",
+            )
+        )
+    if mode == "snapshot" and delivery.rejected:
+        notes.append(
+            (
+                f"No deletions were derived, since {delivery.rejected} rows were rejected: their keys may "
+                "not be gone. Correct them and publish the snapshot again.",
+                f"有 {delivery.rejected} 行被拒，其主键未必已删除，因此本次未推导删除。请更正后重新发布全量快照。",
+            )
+        )
+    return tuple(notes)
+
+
+def _take(publisher: Publisher, source: Source, mode: Mode) -> Take:
+    """What turns a chunk of records into rows to accept and rows to reject, in order."""
+
+    def upserts(chunk: Sequence[Record]) -> tuple[list[Entry], list[Rejected]]:
+        entries: list[Entry] = []
+        rejected: list[Rejected] = []
+        coerce, entry = coercer.coerce, publisher.entry
+        for record in chunk:
+            if record.row is None:
+                rejected.append(Rejected(record, record.defects))
+                continue
+            try:
+                entries.append(entry(coerce(record.row)))
+            except RowError as error:
+                rejected.append(Rejected(record, error.defects))
+        return entries, rejected
+
+    def deletions(chunk: Sequence[Record]) -> tuple[list[Entry], list[Rejected]]:
+        good: list[tuple[Record, dict[str, Any]]] = []
+        rejected: list[Rejected] = []
+        for record in chunk:
+            if record.row is None:
+                rejected.append(Rejected(record, record.defects))
+                continue
+            try:
+                good.append((record, coerce_key(record.row)))
+            except RowError as error:
+                rejected.append(Rejected(record, error.defects))
+        entries: list[Entry] = []
+        for (record, _), made in zip(good, publisher.tombstones(row for _, row in good), strict=True):
+            if isinstance(made, RowError):
+                rejected.append(Rejected(record, made.defects))
+            else:
+                entries.append(made)
+        rejected.sort(key=lambda r: r.record.line)
+        return entries, rejected
+
+    if mode == "delete":
+        coerce_key = publisher.key_coercer(source.text, source.sql)
+        return deletions
+    coercer = RowCoercer(publisher.dataset, source.text, publisher.district, sql=source.sql)
+    return upserts

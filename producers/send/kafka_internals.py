@@ -1,0 +1,48 @@
+"""What Suibus uses of kafka-python beyond its public interface: all of it is here, and a unit test holds each name.
+
+`tests/unit/test_kafka_internals.py` says in a second what an upgrade of kafka-python breaks.
+"""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import Any
+
+from kafka import KafkaProducer
+from kafka.errors import KafkaError
+from kafka.net.compat import KafkaNetClient
+from kafka.net.transport import KafkaSSLTransport
+
+
+def end_at_once(producer: KafkaProducer) -> None:
+    """End a producer with a transaction open; `close` alone would first wait for batches that nobody takes."""
+    producer._sender.force_close()
+    producer._sender.join(2)
+    with suppress(KafkaError):
+        producer.close(timeout=0)
+
+
+def first_connection_error(settings: Mapping[str, Any], wait_ms: int) -> str:
+    """The error that one connection to the one server of a client's settings ends with; empty where it succeeds."""
+    client = KafkaNetClient(**settings)
+    manager = client._manager
+    node = manager.cluster.bootstrap_brokers()[0].node_id
+
+    async def connect() -> None:
+        await manager.get_connection(node, timeout_ms=wait_ms, pop_on_close=False, refresh_metadata_on_err=False)
+
+    try:
+        manager.run(connect)
+    except (KafkaError, OSError, ValueError) as error:
+        return repr(error)
+    finally:
+        client.close()
+    return ""
+
+
+def tls_context(settings: Mapping[str, Any]) -> ssl.SSLContext:
+    """The TLS context that a client with these settings connects with."""
+    context: ssl.SSLContext = KafkaSSLTransport._build_ssl_context({**KafkaSSLTransport.DEFAULT_CONFIG, **settings})
+    return context

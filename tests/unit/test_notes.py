@@ -1,0 +1,42 @@
+"""What a commit says of itself is read as it was written; what another program wrote there is no note."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+
+import pytest
+
+from pipelines.fates import COUNTED
+from pipelines.lake.notes import (
+    AccountNote,
+    GateChange,
+    IngestNote,
+    MergeNote,
+    Note,
+    ReleaseNote,
+    dump_note,
+    parse_note,
+)
+from pipelines.lake.position import Taken
+
+COUNTS = dict.fromkeys(COUNTED, 2)
+
+
+@pytest.mark.parametrize(
+    "note",
+    [
+        IngestNote({"gz.up.440106.t.v1": Taken("id", {0: 7, 10: 1})}),
+        MergeNote(1, 3, "id", {"440106": COUNTS}, GateChange("hash", {"规则": -1}, 0)),
+        AccountNote("t.v1", defaultdict(Counter, {"440106": Counter(COUNTS)})),
+        ReleaseNote("f" * 64),
+    ],
+)
+def test_a_note_is_read_as_it_was_written(note: Note) -> None:
+    assert parse_note(dump_note(note)) == note
+
+
+@pytest.mark.parametrize(
+    "text", [None, "", "free text", "[]", '"x"', "{}", '{"kind": "merge"}', '{"kind": "other"}', '{"kind": 1}']
+)
+def test_what_another_program_wrote_is_no_note(text: str | None) -> None:
+    assert parse_note(text) is None
