@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -132,7 +132,7 @@ def run(quick: bool) -> Iterator[Row]:
             assert verdict.passed, verdict.failures
             assert (verdict.rows, len(verdict.results)) == (rows, EXPECTATIONS)
 
-        sides = [ours, lambda: null_counts(frame), lambda: same_counts(frame, dataset)]
+        sides: list[Callable[[], object]] = [ours, lambda: null_counts(frame), lambda: same_counts(frame, dataset)]
         for side in sides:  # what is loaded and compiled once a process is not the judgement's
             side()
         mine, nulls, same = in_turns(runs, *[partial(timed, side) for side in sides])

@@ -14,7 +14,7 @@ from functools import partial
 from itertools import count
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, ClassVar
 
 from confluent_kafka import Producer
 from delta.tables import DeltaTable
@@ -129,7 +129,7 @@ class Bare(Side):
     """Strip the frame, decode, append."""
 
     where: tuple[str, ...] = ()
-    settings: Mapping[str, str] = {}  # of the Kafka reader, beside its own
+    settings: ClassVar[Mapping[str, str]] = {}  # of the Kafka reader, beside its own
 
     def prepare(self) -> Callable[[], object]:
         path = self.path()
@@ -168,7 +168,7 @@ class SchemaChecked(Bare):
     """Bare, and what no known schema wrote is marked, in a partition of its own, with its bytes; Kafka is read as ours reads it."""
 
     where = ("quarantined",)
-    settings: ClassVar = {
+    settings: ClassVar[Mapping[str, str]] = {
         "kafka.fetch.max.wait.ms": "0",
         "kafka.max.partition.fetch.bytes": str(FETCH),
         "kafka.group.id": "bench.checked",  # one name: a consumer is kept from read to read
