@@ -107,7 +107,7 @@ def publish_rows(
     if file is not None:
         source = open_source(file, dataset, format=format_, encoding=encoding, delete=delete, corrections=corrections)
     else:
-        source = open_query(query or "", database.get_secret_value() if database else "", dataset, delete=delete)
+        source = open_query(query or "", database or "", dataset, delete=delete)
     inbox = Inbox(bus.outbox(district).with_name("inbox.sqlite")) if corrections else nullcontext()
     with publisher.outbox, inbox as answered, _bar() as bar:
         task = bar.add_task(source.name, total=1.0, rows="")

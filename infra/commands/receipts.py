@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
-import csv
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import click
 
 from infra.bus.bus import Bus
+from infra.operate.receipts import ToCorrect, write_to_correct
+from infra.operate.receipts import acknowledge as mark_seen
 from infra.settings import read_settings
 from infra.terminal.console import SHOWN, both, print_json_array, print_table, say
 from producers.inbox import Held, Inbox, fetch_receipts
 from producers.outbox import Outbox
-from producers.sources.source import RECEIPT_COLUMNS
 from schemas.contract_folders import find_dataset
-from schemas.dataset import Dataset
 from schemas.districts import check_district
 from schemas.errors import InputError, UnavailableError
-from schemas.wire.receipt import Receipt, parse_receipt_id
 
 
 @click.command()
@@ -56,12 +53,12 @@ def receipts(
     only = found.id if found else None
     with Inbox(bus.outbox(district).with_name("inbox.sqlite")) as inbox:
         if acknowledge:
-            count = _acknowledge(inbox, district, only, acknowledge)
+            count = mark_seen(inbox, district, only, acknowledge)
             say(f"{count:,} receipts acknowledged", f"已确认 {count:,} 条回执")
             return
         status = _fetch(bus, inbox, district, timeout)
         if file and found:
-            _write(inbox, found, district, file)
+            _say_written(write_to_correct(inbox, found, file), found.name, file, district)
         elif as_json:
             _print_all(inbox, only)
         else:
@@ -82,22 +79,6 @@ def _fetch(bus: Bus, inbox: Inbox, district: str, timeout: float) -> int:
     for en, zh in info.notes:
         say(en, zh, err=True)
     return 0
-
-
-def _acknowledge(inbox: Inbox, district: str, only: str | None, ids: Sequence[str]) -> int:
-    if "all" in ids:
-        held = [h.receipt for h in inbox.receipts("new", only)]
-        return inbox.set_state([(r.topic, r.partition, r.offset) for r in held], "acknowledged")
-    named = []
-    for text in ids:
-        refused = parse_receipt_id(text, district)
-        if refused is None or inbox.find(*refused) is None:
-            raise InputError(
-                f"{text!r} is no receipt that was fetched. Write it as `suibus receipts` shows it; nothing was marked.",
-                f"没有获取过回执 {text!r}。请按 `suibus receipts` 所示填写；未作任何标记。",
-            )
-        named.append(refused)
-    return inbox.set_state(named, "acknowledged")
 
 
 def _print_all(inbox: Inbox, only: str | None) -> None:
@@ -130,42 +111,14 @@ def _line(text: str) -> str:
     return "".join(c if c.isprintable() else " " for c in text)
 
 
-def _write(inbox: Inbox, dataset: Dataset, district: str, file: Path) -> None:
-    """The open receipts of rows as a CSV that Excel opens and `suibus publish --corrections` takes; never over a file."""
-    try:
-        out = file.open("x", encoding="utf-8-sig", newline="")
-    except FileExistsError:
-        raise InputError(
-            f"{file} exists already and may hold corrections. Name another file.",
-            f"{file} 已存在，其中可能有更正内容。请换一个文件名。",
-        ) from None
-    rows = deletions = 0
-    names = [f.name for f in dataset.fields]
-    with out:
-        writer = csv.writer(out)
-        writer.writerow([*RECEIPT_COLUMNS, *names])
-        for held in inbox.receipts("new", dataset.id):
-            if held.receipt.deleted:
-                deletions += 1
-                continue
-            writer.writerow([*_reasons(held.receipt), *_cells(held.receipt.record or {}, names)])
-            rows += 1
+def _say_written(written: ToCorrect, dataset: str, file: Path, district: str) -> None:
     say(
-        f"{rows:,} receipts written to {file}. Correct the rows, delete those that you leave as they are, and publish:",
-        f"已将 {rows:,} 条回执写入 {file}。请更正各行，删去不更正的行，然后发布：",
+        f"{written.rows:,} receipts written to {file}. Correct the rows, delete those that you leave as they are, and publish:",
+        f"已将 {written.rows:,} 条回执写入 {file}。请更正各行，删去不更正的行，然后发布：",
     )
-    click.echo(f"  suibus publish {dataset.name} {file} --district {district} --corrections")
-    if deletions:
+    click.echo(f"  suibus publish {dataset} {file} --district {district} --corrections")
+    if written.deletions:
         say(
-            f"{deletions:,} refused deletions are not among them: publish them again with --delete.",
-            f"其中不含 {deletions:,} 条被拒的删除：请用 --delete 重新发布。",
+            f"{written.deletions:,} refused deletions are not among them: publish them again with --delete.",
+            f"其中不含 {written.deletions:,} 条被拒的删除：请用 --delete 重新发布。",
         )
-
-
-def _reasons(receipt: Receipt) -> list[str]:
-    en, zh = [r.reason for r in receipt.reasons], [r.reason_zh for r in receipt.reasons]
-    return [receipt.short_id, "; ".join(en), "；".join(zh)]
-
-
-def _cells(record: Mapping[str, Any], names: Sequence[str]) -> list[str]:
-    return [record.get(name) or "" for name in names]
