@@ -30,8 +30,11 @@ from tests.faults.hostile.reader import judge, same
 from tests.faults.hostile.worlds import Case, World, make_worlds
 from tests.integration.conftest import Road
 
-CASES = int(os.environ.get("CASES", "10000"))
+CASES = int(os.environ.get("CASES", "2000"))
 SEED = int(os.environ.get("SEED", "4"))
+# What was done to records of which some are still taken, and some are not.
+TAKEN = "nothing replay delete headers flip key delete_spelled column sequence"
+REFUSED = "truncate trail flip frame column key sequence district timestamp rule"
 HEADERS = "array<struct<key:string,value:binary>>"
 COLUMNS = f"key binary, value binary, topic string, partition int, offset long, timestamp timestamp, headers {HEADERS}"
 
@@ -108,22 +111,9 @@ def test_every_record_is_accepted_unchanged_or_quarantined_with_its_reason(
             f"wrong {len(failures)} (SEED={SEED})"
         )
     assert not failures, "\n".join(failures[:20])
-    if CASES >= 5_000:  # a mutator that breaks nothing, or everything, tries nothing
-        for name in ("nothing", "replay", "delete", "headers", "flip", "key", "delete_spelled", "column", "sequence"):
-            assert accepted[name], name
-        for name in (
-            "truncate",
-            "trail",
-            "flip",
-            "frame",
-            "column",
-            "key",
-            "sequence",
-            "district",
-            "timestamp",
-            "rule",
-        ):
-            assert quarantined[name], name
+    if CASES >= 2_000:  # a mutator that breaks nothing, or everything, tries nothing
+        assert [name for name in TAKEN.split() if not accepted[name]] == []
+        assert [name for name in REFUSED.split() if not quarantined[name]] == []
 
 
 def test_records_on_a_real_broker_end_in_bronze_and_in_the_account_as_the_reader_here_says(
