@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from tests.faults.kill.deaths import AtPoint
-from tests.faults.kill.points import COMMIT, POINTS, Side, changes, find
+from tests.faults.kill.points import COMMIT, POINTS, Side, changes, find, put, replaced
 
 SHOWN = 4_000  # characters of what a command printed
 DUMP = "dump"
@@ -61,8 +61,7 @@ def work(side: Side, home: Path, environment: Mapping[str, str], orders: Connect
     os.environ.clear()
     os.environ.update(environment)
     for target, value in changes(home / "offered").items():
-        owner, name, _ = find(target)
-        setattr(owner, name, value)
+        put(target, value)
     if side == "city":
         _start_spark()
     orders.send(READY)
@@ -160,7 +159,7 @@ def _armed(death: AtPoint | None) -> Iterator[None]:
         return result
 
     if point.target == COMMIT:  # which cannot be replaced: a connection of another class can
-        owner, name, found = find("sqlite3:connect")
+        target, connect = "sqlite3:connect", sqlite3.connect
 
         class Watched(sqlite3.Connection):
             def execute(self, *args: Any) -> sqlite3.Cursor:
@@ -168,15 +167,12 @@ def _armed(death: AtPoint | None) -> Iterator[None]:
                 return result
 
         def wrapped(*args: Any, **kwargs: Any) -> Any:
-            return found(*args, factory=Watched, **kwargs)
+            return connect(*args, factory=Watched, **kwargs)
     else:
-        owner, name, found = find(point.target)
+        target, (_, _, found) = point.target, find(point.target)
 
         def wrapped(*args: Any, **kwargs: Any) -> Any:
             return around(found, *args, **kwargs)
 
-    setattr(owner, name, wrapped)
-    try:
+    with replaced(target, wrapped):
         yield
-    finally:
-        setattr(owner, name, found)
