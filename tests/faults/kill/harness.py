@@ -32,11 +32,8 @@ IDLE = 8  # rounds in which no process was killed
 START, A_KILL = 300.0, 60.0  # seconds that a run may take: at first, and for each kill
 JVM_SECONDS = 120.0
 REFUSED = 2  # exit status: nothing was done
-WENT_ON = (
-    0,
-    1,
-    3,
-)  # all of it, or with rows rejected or a dataset failed, or something is away and what was accepted is kept
+# Exit status: all of it; with rows rejected, or a dataset failed; something is away, and what was accepted is kept.
+WENT_ON = (0, 1, 3)
 
 
 class OutboxState(NamedTuple):
