@@ -1,6 +1,6 @@
 """A bus that is away: what a node does meanwhile, and what has arrived when it is back.
 
-`make away` gives the first test the full size of its promise: a million rows.
+`make away` gives the test the full size of its promise: a million rows.
 """
 
 from __future__ import annotations
