@@ -253,7 +253,7 @@ def _notes(topic: str, again: bool, unreadable: int) -> tuple[tuple[str, str], .
         notes.append(
             (
                 f"{unreadable} records on {topic} are no receipts of this district and were passed over: upgrade Suibus here, "
-                "or tell the city.",
+                "or report it to the city.",
                 f"{topic} 上有 {unreadable} 条记录不是本区的回执，已跳过：请升级本节点的 Suibus，或告知市级。",
             )
         )

@@ -25,7 +25,7 @@ class StateFile:
     """
 
     kind: ClassVar[tuple[str, str]]  # what it is, as messages say it
-    application_id: ClassVar[int]  # SQLite's mark of a file's program, 4 bytes; each kind has its own
+    application_id: ClassVar[int]  # SQLite's own field for what wrote a file, 4 bytes; each kind has its own
     steps: ClassVar[tuple[str, ...]]  # SQL that makes version 1 of nothing, version 2 of version 1, …
     unmarked: ClassVar[tuple[str, str]]  # what else to do with one that a Suibus from before version 1 wrote
 

@@ -46,9 +46,7 @@ class Librdkafka(Transport):
         self._access, self._identity, self._seconds = access, identity, seconds
         self._settings = {**access.librdkafka(), "log_level": 0}
         self._seen: set[str] = set()  # topics that are there
-        self._refused: RefusedError | None = (
-            None  # why it lets nobody in, which librdkafka says beside the call that fails
-        )
+        self._refused: RefusedError | None = None  # why nobody is let in: librdkafka says it beside the call that fails
         self._producer: Any = None
         self._group: Any = None
 

@@ -37,12 +37,12 @@ Fault = Literal[
     "not allowed",  # to write any topic
     "credentials refused",
     "commit fails",  # nothing of the transaction is on the bus
-    "commit is not answered",  # all of it is on the bus, and the sender is not told
+    "commit is not answered",  # all of it is on the bus, and the sender does not hear of it
     "commit hangs",  # likewise, and the call returns only when the fault is over
 ]
 
 
-class Record(NamedTuple):
+class BusRecord(NamedTuple):
     """A record as a reader of committed transactions finds it."""
 
     topic: str
@@ -62,17 +62,16 @@ class MemoryBus:
         self.partitions = partitions  # of each topic
         # What its connections share, under the lock.
         self._lock = threading.Lock()
-        self._topics: dict[str, list[list[Record]]] = {}
-        self._positions: dict[str, dict[str, tuple[int, str]]] = defaultdict(
-            dict
-        )  # of a group, by topic, with its name
+        self._topics: dict[str, list[list[BusRecord]]] = {}
+        # Of a group, by topic, with the name of its transaction.
+        self._positions: dict[str, dict[str, tuple[int, str]]] = defaultdict(dict)
         self._newest: dict[str, Transport] = {}  # by transactional id
 
     def connect(self, _: KafkaAccess, identity: Identity, __: float) -> Transport:
         """A connection to this bus: what `flush` and `Publisher` take as `transport`."""
         return _Connection(self, identity)
 
-    def records(self, topic: str) -> list[Record]:
+    def records(self, topic: str) -> list[BusRecord]:
         """The committed records of a topic, partition after partition, each in the order of its offsets."""
         with self._lock:
             return [record for partition in self._topics.get(topic, ()) for record in partition]
@@ -84,7 +83,7 @@ class MemoryBus:
             number = (murmur2(row.key) & 0x7FFFFFFF) % self.partitions
             partition = topic[number]
             partition.append(
-                Record(row.topic, number, len(partition), row.key, row.value, row.timestamp_ms, tuple(headers(row)))
+                BusRecord(row.topic, number, len(partition), row.key, row.value, row.timestamp_ms, tuple(headers(row)))
             )
 
 

@@ -2,8 +2,8 @@
 
 Rows go in Kafka transactions. Each transaction also commits, for the consumer group of this outbox, the
 position behind its last row and the transaction's own name, which the outbox wrote down first. After a kill,
-opening a connection ends what was open, and the committed name tells whether the last transaction reached the
-bus: if so its rows leave the outbox unsent, else they are sent again. An outbox put back from an old backup
+opening a connection ends what was open, and the committed name shows whether the last transaction reached the
+bus: if so its rows leave the outbox, else they are sent again. An outbox put back from an old backup
 knows another name, so none of its rows is taken for sent.
 """
 
@@ -83,11 +83,12 @@ class _Sender:
     more: Callable[[], bool]
     sent: int = 0
     deadline: float = 0.0
-    rows: int = ROWS  # of the next transaction
+    rows: int = 0  # of the next transaction
     transport: Transport | None = None  # the latest
 
     def run(self) -> None:
         self.deadline = time.monotonic() + self.timeout
+        self.rows = ROWS
         with self._alone() as mine:
             while mine and (self.more() or self.outbox.waiting()):
                 try:
