@@ -4,7 +4,7 @@ UV ?= uv
 BIN := .venv/bin
 STAMPS := .venv/stamps
 
-.PHONY: setup demo check test faults bench bench-quick lock clean
+.PHONY: setup demo check test faults hostile away bench bench-quick lock clean
 .DELETE_ON_ERROR:
 
 setup: $(STAMPS)/jars
@@ -40,10 +40,21 @@ check: setup
 test: check
 	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-# Kill the bus at work so many times, and look for what was lost, doubled or altered.
+# What `make test` runs a short version of, in full.
+# Kill the bus at work, and look for what was lost, doubled or altered.
 KILLS ?= 200
 faults: setup
 	$(BIN)/python -m tests.faults.kill --kills $(KILLS) $(if $(SEED),--seed $(SEED))
+
+# Records of hostile and broken bytes through Spark, each held against a reader in plain Python.
+CASES ?= 10000
+hostile: setup
+	CASES=$(CASES) SEED=$(or $(SEED),4) $(BIN)/pytest tests/faults/test_hostile.py
+
+# Rows published while the bus is away: memory and disk that they take, and their order once it is back.
+ROWS ?= 1000000
+away: setup
+	FAULTS_ROWS=$(ROWS) $(BIN)/pytest tests/faults/test_away.py
 
 # Measure Suibus beside what one would pick instead, on the same data in the same run: build/bench.json and pictures.
 bench: $(STAMPS)/bench

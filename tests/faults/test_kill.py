@@ -14,7 +14,8 @@ from typing import Any
 
 import pytest
 
-from tests.faults.model import ORDERED, UNORDERED, Event, Model, Row, compare
+from tests.faults.kill.comparison import compare
+from tests.faults.kill.model import ORDERED, UNORDERED, Event, Model, Row
 
 ROOT = Path(__file__).parents[2]
 KILLS, SEED = 8, int(os.environ.get("SEED", "440106"))
@@ -26,7 +27,7 @@ def harness(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Model, dict[
     home = tmp_path_factory.mktemp("kill") / "bus"
     done = subprocess.run(
         [sys.executable, "-m", "tests.faults.kill", "--kills", str(KILLS), "--seed", str(SEED), "--home", str(home)],
-        cwd=ROOT, capture_output=True, text=True, timeout=1500, check=False,
+        cwd=ROOT, capture_output=True, text=True, timeout=900, check=False,
     )  # fmt: skip
     print(done.stdout)
     assert done.returncode in (0, 1), done.stderr

@@ -1,0 +1,113 @@
+"""How each process dies: chosen by the seed, so that every named point gets its turn, those that were missed first."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Collection
+from dataclasses import dataclass
+from threading import Lock
+
+from tests.faults.kill.points import POINTS, Side
+
+SHORT = 20  # kills: a shorter run takes each point the first time it comes by
+SIDES: tuple[Side, ...] = ("publish", "city")
+
+
+@dataclass(frozen=True)
+class AtPoint:
+    """The process kills itself, the nth time it comes by a point; `delay`: seconds into the call, at most to its end."""
+
+    point: str
+    nth: int
+    delay: float
+    group: bool  # its JVM with it
+
+
+@dataclass(frozen=True)
+class AtMoment:
+    """The harness kills the process after this part of the time that a whole run of its side takes."""
+
+    part: float
+    group: bool
+
+
+@dataclass(frozen=True)
+class OfBroker:
+    """The process lives; the broker is killed so many seconds after it has begun, and is at once started again or not."""
+
+    seconds: float
+    back: bool
+
+
+Death = AtPoint | AtMoment | OfBroker
+
+
+class Deaths:
+    """Gives out deaths until `target` processes were killed, and counts where.
+
+    What a turn of a side is like depends on the seed, and on which points were hit before, nothing else.
+    """
+
+    def __init__(self, target: int, seed: int) -> None:
+        self.target, self.seed = target, seed
+        self.kills: Counter[str] = Counter()  # by side
+        self.where: Counter[str] = Counter()
+        self.hits: Counter[str] = Counter()  # by point
+        self.tries: Counter[str] = Counter()
+        self._turns: Counter[str] = Counter()
+        self._given = 0
+        self._lock = Lock()
+
+    def next(self, side: Side, prepared: Collection[str]) -> Death | None:
+        """The next death of a side, none where it has had its share. `prepared`: points that need something else are left out.
+
+        A node gets three of five: it dies within a second, the city within ten or more.
+        """
+        with self._lock:
+            share = self.target * 3 // 5 if side == "publish" else self.target
+            if self.kills[side] >= share or self.kills.total() + self._given >= self.target:
+                return None
+            self._given += 1
+            self._turns[side] += 1
+            turn = self._turns[side]
+        dice = random.Random(f"{self.seed} {side} {turn}")
+        group = dice.random() < 0.3
+        fits = [name for name, p in POINTS.items() if p.side == side and p.needs in ("", *prepared)]
+        if turn % 2:
+            point = min(fits, key=lambda name: (self.hits[name], self.tries[name]))
+            self.tries[point] += 1
+            first = self.target < SHORT or not self.hits[point] or dice.random() < 0.6
+            # Into a commit of an outbox, or a hop of the city: some take milliseconds, some seconds.
+            delay = dice.uniform(0, 0.03) if side == "publish" else 1.5 * dice.random() ** 3
+            return AtPoint(point, 1 if first else dice.randint(2, 4), delay, group)
+        if side == "publish" and turn % 12 == 4:
+            return OfBroker(dice.uniform(0, 1), back=dice.random() < 0.5)
+        return AtMoment(dice.random(), group)
+
+    def done(self, side: Side, death: Death, hit: bool) -> None:
+        """A death was tried: whether it came."""
+        with self._lock:
+            self._given -= 1
+            if not hit:
+                return
+            self.kills[side] += 1
+            if isinstance(death, AtPoint):
+                self.hits[death.point] += 1
+            where = "the broker, beside a node" if isinstance(death, OfBroker) else "at any moment"
+            self.where[f"{side}: {death.point if isinstance(death, AtPoint) else where}"] += 1
+
+    def statement(self) -> list[str]:
+        """How often a process was killed where, and which points never came."""
+        lines = [f"{count:4} × {place}" for place, count in sorted(self.where.items())]
+        never = [name for name in POINTS if not self.hits[name]]
+        lines += [f"   0 × {POINTS[n].side}: {n}, tried {self.tries[n]} times" for n in never if self.tries[n]]
+        if untried := sum(not self.tries[name] for name in never):
+            lines.append(f"{untried} of {len(POINTS)} points had no turn")
+        if not never:
+            lines.append(f"each of the {len(POINTS)} points was hit")
+        return lines
+
+    def unreachable(self) -> list[str]:
+        """The points that were tried three times or more and never hit: what they name does not happen any more."""
+        return [name for name in POINTS if not self.hits[name] and self.tries[name] >= 3]
