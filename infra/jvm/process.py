@@ -69,13 +69,18 @@ def birth(pid: int) -> str | None:
 def exchanged_environment(wanted: Mapping[str, str]) -> Iterator[None]:
     """Give this process another environment for a while, for a library that hands it on to the processes it starts."""
     before = dict(os.environ)
-    os.environ.clear()
-    os.environ.update(wanted)
+    _become(wanted)
     try:
         yield
     finally:
-        os.environ.clear()
-        os.environ.update(before)
+        _become(before)
+
+
+def _become(wanted: Mapping[str, str]) -> None:
+    """Change only what differs: another thread may start a process meanwhile, and it needs what stays."""
+    for name in os.environ.keys() - wanted.keys():
+        del os.environ[name]
+    os.environ.update(wanted)
 
 
 def tail(path: Path, lines: int = 15) -> str:

@@ -93,11 +93,6 @@ class Broker:
                 self._write(state)
             return self._access(state)
 
-    @property
-    def bootstrap(self) -> str:
-        """The address of the running broker; UnavailableError where it does not run."""
-        return self.access.servers
-
     def servers(self, mutual_tls: bool) -> str:
         """The address for a node of a secure broker, with a certificate or with a password."""
         state = self._read()

@@ -26,15 +26,14 @@ def test_a_decompression_bomb_is_quarantined_and_every_record_before_behind_and_
     broker: Broker, spark: Any, tmp_path: Path
 ) -> None:
     name = f"bomb_{uuid.uuid4().hex[:8]}"
-    settings = {"SUIBUS_BOOTSTRAP_SERVERS": broker.bootstrap, "SUIBUS_SPARK_MEMORY": "512m"}
+    settings = {"SUIBUS_BOOTSTRAP_SERVERS": broker.access.servers, "SUIBUS_SPARK_MEMORY": "512m"}
     node = Node(tmp_path / "home", tmp_path, name, **settings)
     beside = Node(tmp_path / "home", tmp_path, f"{name}_beside", **settings)
     topics = [t for code in districts() for n in (node, beside) for t in (n.dataset.topic(code), receipts_topic(code))]
     Kafka(broker.access).ensure(topics)
-    node.publish(
-        node.rows(2, 2)
-    )  # few: each that is near the bomb is read with it until they are told apart, by failing
-    offset = _throw(broker.bootstrap, node.topic)
+    # Few: each that is near the bomb is read with it until they are told apart, by failing.
+    node.publish(node.rows(2, 2))
+    offset = _throw(broker.access.servers, node.topic)
     node.publish(node.rows(2, 4, start=2))
     beside.publish(beside.rows(8, 8))
 
@@ -44,7 +43,7 @@ def test_a_decompression_bomb_is_quarantined_and_every_record_before_behind_and_
     assert any(
         f"dataset={node.dataset.id}]" in line for line in failed
     )  # the other may have failed too, for its memory
-    bus = Bus(Settings(home=tmp_path / "home", bootstrap_servers=broker.bootstrap))
+    bus = Bus(Settings(home=tmp_path / "home", bootstrap_servers=broker.access.servers))
     (sums,) = [row for row in account_records(bus, name) if row["district"] == DISTRICT]
     assert sums["closes"]
     assert sums["inserted"] == 4

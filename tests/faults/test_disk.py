@@ -72,7 +72,7 @@ def test_an_outbox_on_a_full_disk_says_so_keeps_what_it_accepted_and_goes_on_onc
 ) -> None:
     rows, keys = 60_000, 700
     disks.append(disk := Disk(tmp_path / "home", "64m"))
-    node = Node(disk.folder, tmp_path, _name(), SUIBUS_BOOTSTRAP_SERVERS=broker.bootstrap)
+    node = Node(disk.folder, tmp_path, _name(), SUIBUS_BOOTSTRAP_SERVERS=broker.access.servers)
     Kafka(broker.access).ensure([node.topic])
     path = node.rows(rows, keys)
 
@@ -90,14 +90,14 @@ def test_an_outbox_on_a_full_disk_says_so_keeps_what_it_accepted_and_goes_on_onc
     disk.free()
     said = node.publish(path)
     assert "An interrupted publish of this file had read" in said
-    check_delivered(broker.bootstrap, node, rows, keys)
+    check_delivered(broker.access.servers, node, rows, keys)
 
 
 def test_a_lake_on_a_full_disk_stops_the_dataset_by_name_and_the_next_pass_takes_everything(
     broker: Broker, spark: Any, tmp_path: Path, disks: list[Disk]
 ) -> None:
     disks.append(disk := Disk(tmp_path / "lake", "64m"))
-    settings = Settings(home=tmp_path / "home", lake=str(disk.folder), bootstrap_servers=broker.bootstrap)
+    settings = Settings(home=tmp_path / "home", lake=str(disk.folder), bootstrap_servers=broker.access.servers)
     road = Road(Bus(settings), _name())
     road.publish({"id": "a", "seq": 1})
     road.sync()
@@ -146,7 +146,7 @@ def test_a_broker_on_a_full_disk_is_told_by_the_bus_and_loses_nothing_acknowledg
         until = time.monotonic() + 150
         while node.start("flush", "--district", DISTRICT, "--timeout", "20").wait() and time.monotonic() < until:
             time.sleep(1)
-        check_delivered(Broker(Settings(home=node.home)).bootstrap, node, 41_000, keys)
+        check_delivered(Broker(Settings(home=node.home)).access.servers, node, 41_000, keys)
     finally:
         up.terminate()
         up.wait(60)

@@ -119,7 +119,7 @@ def test_every_record_is_accepted_unchanged_or_quarantined_with_its_reason(
 def test_records_on_a_real_broker_end_in_bronze_and_in_the_account_as_the_reader_here_says(
     worlds: list[World], tmp_path: Path, broker: Broker, spark: Any
 ) -> None:
-    road = Road(Bus(Settings(home=tmp_path / "home", bootstrap_servers=broker.bootstrap)), "hostile")
+    road = Road(Bus(Settings(home=tmp_path / "home", bootstrap_servers=broker.access.servers)), "hostile")
     world = replace(worlds[1], store=road.bus.store)
     road.dataset, road.name = world.dataset, world.dataset.name
     road.bus.kafka.ensure(world.dataset.topics)
@@ -130,7 +130,7 @@ def test_records_on_a_real_broker_end_in_bronze_and_in_the_account_as_the_reader
     cases = list(islice(sendable, min(300, CASES)))
     now = time.time_ns() // 1_000_000  # a broker refuses a time that is far ahead
     cases = [replace(case, timestamp=now * 1_000) for case in cases]
-    producer = KafkaProducer(bootstrap_servers=broker.bootstrap, acks="all", max_request_size=8_000_000)
+    producer = KafkaProducer(bootstrap_servers=broker.access.servers, acks="all", max_request_size=8_000_000)
     sent = [
         producer.send(
             world.dataset.topic(c.district),

@@ -37,7 +37,7 @@ KIND = "      - {name: kind, logicalType: string, required: true}\n"
 @pytest.fixture
 def road(tmp_path: Path, broker: Broker, spark: Any) -> Road:
     """A road with one dataset of four columns in force."""
-    settings = Settings(home=tmp_path / "home", bootstrap_servers=broker.bootstrap)
+    settings = Settings(home=tmp_path / "home", bootstrap_servers=broker.access.servers)
     return Road(Bus(settings), f"late{next(_NUMBERS)}")
 
 

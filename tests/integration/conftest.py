@@ -148,7 +148,7 @@ def names() -> Callable[[], str]:
 @pytest.fixture
 def road(tmp_path: Path, broker: Broker, spark: Any, names: Callable[[], str]) -> Road:
     """A road with one dataset of four columns in force."""
-    settings = Settings(home=tmp_path / "home", bootstrap_servers=broker.bootstrap)
+    settings = Settings(home=tmp_path / "home", bootstrap_servers=broker.access.servers)
     return Road(Bus(settings), names())
 
 

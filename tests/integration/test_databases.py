@@ -177,7 +177,7 @@ def node(tmp_path: Path, broker: Broker, spark: Any, names: Callable[[], str], m
     """A node with a dataset that has a column of every type."""
     monkeypatch.chdir(tmp_path)  # where the rejects of a query go
     contracts = tmp_path / "contracts"
-    settings = Settings(home=tmp_path / "home", bootstrap_servers=broker.bootstrap, contracts=str(contracts))
+    settings = Settings(home=tmp_path / "home", bootstrap_servers=broker.access.servers, contracts=str(contracts))
     road = Road(Bus(settings), names())
     road.contract(columns=COLUMNS)
     contracts.mkdir()

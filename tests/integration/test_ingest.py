@@ -31,7 +31,7 @@ def scene(
 ) -> tuple[Road, dict[str, dict[str, Any]], dict[str, bytes]]:
     """Eleven bad records and two good ones, ingested together: the road, what is in quarantine by key, the bytes sent."""
     home = tmp_path_factory.mktemp("ingest") / "home"
-    road = Road(Bus(Settings(home=home, bootstrap_servers=broker.bootstrap)), names())
+    road = Road(Bus(Settings(home=home, bootstrap_servers=broker.access.servers)), names())
     encoder, topic = Encoder(road.dataset), road.dataset.topic("440106")
 
     def key(name: str) -> bytes:
@@ -52,7 +52,7 @@ def scene(
         "other": value("not-other"),
         "last": value("last"),
     }
-    producer = KafkaProducer(bootstrap_servers=broker.bootstrap, acks="all")
+    producer = KafkaProducer(bootstrap_servers=broker.access.servers, acks="all")
     for name, sent in values.items():
         producer.send(topic, sent, key(name))
     producer.send(topic, value("nokey"), None)

@@ -109,13 +109,13 @@ def check_exactly_once(bootstrap: str, expected: dict[str, dict[bytes, list[byte
 
 
 def test_rows_arrive_in_order_with_time_and_header(broker: Any, tmp_path: Path, transport: TransportName) -> None:
-    (name,) = topics(broker.bootstrap)
+    (name,) = topics(broker.access.servers)
     with Outbox(tmp_path / "o") as outbox:
         outbox.accept(name, [Entry(b"a", b"1", b"7"), Entry(b"a", None, b"8"), Entry(b"b", None)])
         stamps = [w.timestamp_ms for w in outbox.next_rows(9, 99)]
-    info = flush(tmp_path / "o", broker.bootstrap, transport=transport)
+    info = flush(tmp_path / "o", broker.access, transport=transport)
     assert (info.sent, info.waiting) == (3, 0)
-    found = sorted(committed(broker.bootstrap, name), key=lambda r: (r.key, r.offset))
+    found = sorted(committed(broker.access.servers, name), key=lambda r: (r.key, r.offset))
     assert [(r.key, r.value, list(r.headers)) for r in found] == [
         (b"a", b"1", []),
         (b"a", None, [("sequence", b"8")]),
@@ -135,12 +135,14 @@ sender.flush(sys.argv[1], sys.argv[2], timeout=60, transport=sys.argv[3])
 
 
 def test_killed_sender_leaves_no_duplicates_and_no_gaps(broker: Any, tmp_path: Path, transport: TransportName) -> None:
-    names = topics(broker.bootstrap, 3)
+    names = topics(broker.access.servers, 3)
     path = tmp_path / "o"
     expected = fill(path, names, 4_000)
     dice = random.Random(0)
     for _ in range(6):
-        sender = subprocess.Popen([sys.executable, "-c", SENDING, str(path), broker.bootstrap, transport], cwd=ROOT)
+        sender = subprocess.Popen(
+            [sys.executable, "-c", SENDING, str(path), broker.access.servers, transport], cwd=ROOT
+        )
         with Outbox(path) as outbox:
             goal = outbox.waiting() - 100 * dice.randrange(1, 12)  # after so many transactions, however fast they are
             while outbox.waiting() > goal and sender.poll() is None:
@@ -150,9 +152,9 @@ def test_killed_sender_leaves_no_duplicates_and_no_gaps(broker: Any, tmp_path: P
         sender.wait()
     with Outbox(path) as outbox:
         assert 0 < outbox.waiting() < 12_000  # it was killed in the middle
-    info = flush(path, broker.bootstrap)
+    info = flush(path, broker.access)
     assert info.waiting == 0
-    check_exactly_once(broker.bootstrap, expected)
+    check_exactly_once(broker.access.servers, expected)
 
 
 MOMENTS = {
@@ -167,21 +169,21 @@ MOMENTS = {
 def test_transaction_cut_at_any_moment_is_settled_once(
     broker: Any, tmp_path: Path, moment: str, transport: TransportName
 ) -> None:
-    names = topics(broker.bootstrap, 2)
+    names = topics(broker.access.servers, 2)
     path = tmp_path / "o"
     expected = fill(path, names, 1_000)
     with pytest.raises(KilledError):
-        flush(path, broker.bootstrap, transport=changed(transport, *MOMENTS[moment]))
+        flush(path, broker.access, transport=changed(transport, *MOMENTS[moment]))
     with Outbox(path) as outbox:
         assert outbox.waiting() == 2_000
     other: TransportName = "kafka-python" if transport == "librdkafka" else "librdkafka"
-    info = flush(path, broker.bootstrap, transport=other)  # the outbox does not depend on who sends it
+    info = flush(path, broker.access, transport=other)  # the outbox does not depend on who sends it
     assert (info.sent, info.waiting) == (2_000, 0)
-    check_exactly_once(broker.bootstrap, expected)
+    check_exactly_once(broker.access.servers, expected)
 
 
 def test_commit_whose_answer_is_lost_is_settled_once(broker: Any, tmp_path: Path, transport: TransportName) -> None:
-    (name,) = topics(broker.bootstrap)
+    (name,) = topics(broker.access.servers)
     path = tmp_path / "o"
     expected = fill(path, [name], 1_000)
 
@@ -193,20 +195,20 @@ def test_commit_whose_answer_is_lost_is_settled_once(broker: Any, tmp_path: Path
         return commit_and_hang
 
     with pytest.raises(UnavailableError, match="1000 rows wait"):
-        flush(path, broker.bootstrap, timeout=2.0, transport=changed(transport, "commit", hang_after))
-    assert flush(path, broker.bootstrap, transport=transport).waiting == 0
-    check_exactly_once(broker.bootstrap, expected)
+        flush(path, broker.access, timeout=2.0, transport=changed(transport, "commit", hang_after))
+    assert flush(path, broker.access, transport=transport).waiting == 0
+    check_exactly_once(broker.access.servers, expected)
 
 
 def test_bus_away_keeps_rows_and_says_how_many(broker: Any, tmp_path: Path, transport: TransportName) -> None:
-    (name,) = topics(broker.bootstrap)
+    (name,) = topics(broker.access.servers)
     path = tmp_path / "o"
     expected = fill(path, [name], 1_000)
     with pytest.raises(UnavailableError, match="1000 rows wait") as caught:
         flush(path, "127.0.0.1:1", timeout=0.5, transport=transport)
     assert "suibus flush --district" in caught.value.zh
-    assert flush(path, broker.bootstrap, transport=transport).sent == 1_000
-    check_exactly_once(broker.bootstrap, expected)
+    assert flush(path, broker.access, transport=transport).sent == 1_000
+    check_exactly_once(broker.access.servers, expected)
 
 
 def test_topic_that_comes_late_is_waited_for(broker: Any, tmp_path: Path, transport: TransportName) -> None:
@@ -214,23 +216,23 @@ def test_topic_that_comes_late_is_waited_for(broker: Any, tmp_path: Path, transp
     path = tmp_path / "o"
     expected = fill(path, [name], 1_000)
     with pytest.raises(UnavailableError, match="is not on the broker"):
-        flush(path, broker.bootstrap, timeout=5.0, transport=transport)
+        flush(path, broker.access, timeout=5.0, transport=transport)
     late = threading.Timer(1.5, Kafka(broker.access).ensure, ([name], 2, 1))
     late.start()
-    assert flush(path, broker.bootstrap, timeout=20, transport=transport).sent == 1_000
+    assert flush(path, broker.access, timeout=20, transport=transport).sent == 1_000
     late.join()
-    check_exactly_once(broker.bootstrap, expected)
+    check_exactly_once(broker.access.servers, expected)
 
 
 def test_both_transports_put_a_key_into_the_same_partition(
     broker: Any, tmp_path: Path, transport: TransportName
 ) -> None:
-    (name,) = topics(broker.bootstrap, partitions=5)
+    (name,) = topics(broker.access.servers, partitions=5)
     keys = [f'{{"code":"穗{i}"}}'.encode() for i in range(200)]
     with Outbox(tmp_path / "o") as outbox:
         outbox.accept(name, [Entry(key, b"v") for key in keys])
-    flush(tmp_path / "o", broker.bootstrap, transport=transport)
-    placed = {record.key: record.partition for record in committed(broker.bootstrap, name)}
+    flush(tmp_path / "o", broker.access, transport=transport)
+    placed = {record.key: record.partition for record in committed(broker.access.servers, name)}
     assert placed == {key: (murmur2(key) & 0x7FFFFFFF) % 5 for key in keys}
 
 
@@ -238,27 +240,27 @@ def test_what_a_flush_has_sent_a_reader_of_committed_records_finds_at_once(
     broker: Any, tmp_path: Path, transport: TransportName
 ) -> None:
     """In as many topics as take the broker a while to mark as committed."""
-    names = topics(broker.bootstrap, 100)
+    names = topics(broker.access.servers, 100)
     with Outbox(tmp_path / "o") as outbox:
         for name in names:
             outbox.accept(name, [Entry(b"%d" % i, b"v") for i in range(10)])
     places = [TopicPartition(name, partition) for name in names for partition in range(2)]
-    reader = KafkaConsumer(bootstrap_servers=broker.bootstrap, isolation_level="read_committed")
+    reader = KafkaConsumer(bootstrap_servers=broker.access.servers, isolation_level="read_committed")
     assert set(reader.end_offsets(places).values()) == {0}  # and it is connected
-    assert flush(tmp_path / "o", broker.bootstrap, transport=transport).sent == 1_000
+    assert flush(tmp_path / "o", broker.access, transport=transport).sent == 1_000
     found = reader.end_offsets(places)
-    anyone = KafkaConsumer(bootstrap_servers=broker.bootstrap)
+    anyone = KafkaConsumer(bootstrap_servers=broker.access.servers)
     assert found == anyone.end_offsets(places)
     reader.close()
     anyone.close()
 
 
 def test_what_librdkafka_compresses_by_itself_is_read_again(broker: Any, tmp_path: Path) -> None:
-    (name,) = topics(broker.bootstrap, partitions=1)
+    (name,) = topics(broker.access.servers, partitions=1)
     expected = fill(tmp_path / "o", [name], 1_000)
-    flush(tmp_path / "o", broker.bootstrap, transport="librdkafka")
+    flush(tmp_path / "o", broker.access, transport="librdkafka")
     reader = Consumer(
-        {"bootstrap.servers": broker.bootstrap, "group.id": "reader", "isolation.level": "read_committed"}
+        {"bootstrap.servers": broker.access.servers, "group.id": "reader", "isolation.level": "read_committed"}
     )
     reader.assign([Place(name, 0, 0)])
     found: dict[bytes, list[bytes]] = defaultdict(list)
@@ -284,7 +286,7 @@ def test_rows_are_sent_while_more_are_accepted_and_each_once_though_the_sender_i
 ) -> None:
     data = dataset()
     Kafka(broker.access).ensure([data.topic(DISTRICT)], 1, 1)
-    with Publisher(data, DISTRICT, tmp_path / "o", broker.bootstrap) as node:
+    with Publisher(data, DISTRICT, tmp_path / "o", broker.access.servers) as node:
         for row in many(20_000):
             node.publish(row)
         until = time.monotonic() + 60
@@ -299,7 +301,7 @@ def test_rows_are_sent_while_more_are_accepted_and_each_once_though_the_sender_i
         assert node.sender_pid is None, "it ends when all is sent"
         assert info.waiting == 0
         assert info.sent == 20_000 or (killed and info.sent <= 20_000)
-    assert times(broker.bootstrap, data) == list(range(20_000))
+    assert times(broker.access.servers, data) == list(range(20_000))
 
 
 ACCEPTING = """
@@ -320,7 +322,7 @@ def test_sender_beside_ends_with_its_parent_and_the_next_one_goes_on(broker: Any
     data = dataset()
     Kafka(broker.access).ensure([data.topic(DISTRICT)], 1, 1)
     lease = Lease(tmp_path / "o.lock")  # which the sender holds as long as more may come
-    arguments = [data.name, str(tmp_path / "o"), broker.bootstrap]
+    arguments = [data.name, str(tmp_path / "o"), broker.access.servers]
     with subprocess.Popen([sys.executable, "-c", ACCEPTING, *arguments], stdout=subprocess.PIPE, cwd=ROOT) as parent:
         assert parent.stdout
         assert parent.stdout.readline() == b"accepted\n"
@@ -328,8 +330,8 @@ def test_sender_beside_ends_with_its_parent_and_the_next_one_goes_on(broker: Any
         assert lease.holder() != parent.pid
         parent.kill()
     wait_until(lambda: lease.holder() is None)
-    assert flush(tmp_path / "o", broker.bootstrap).waiting == 0
-    assert times(broker.bootstrap, data) == list(range(10_000))
+    assert flush(tmp_path / "o", broker.access).waiting == 0
+    assert times(broker.access.servers, data) == list(range(10_000))
 
 
 def wait_until(true: Callable[[], bool]) -> None:
@@ -348,7 +350,7 @@ def test_sender_beside_tells_that_the_bus_is_away_and_rows_are_kept(broker: Any,
         node.close()
     assert "suibus flush --district" in caught.value.zh
     Kafka(broker.access).ensure([data.topic(DISTRICT)], 1, 1)
-    assert flush(tmp_path / "o", broker.bootstrap).sent == 4_000
+    assert flush(tmp_path / "o", broker.access).sent == 4_000
 
 
 def test_failed_publish_leaves_no_sender_behind(tmp_path: Path) -> None:
@@ -392,7 +394,7 @@ def test_killed_publish_run_again_publishes_each_row_once(broker: Any, tmp_path:
     total = 40_000
     rows = (f"{i},x,{'bad' if i % 100 == 0 else i}\n" for i in range(total))
     file.write_text("code,name,at\n" + "".join(rows))
-    arguments = [data.name, str(tmp_path / "o"), broker.bootstrap, str(file), str(done)]
+    arguments = [data.name, str(tmp_path / "o"), broker.access.servers, str(file), str(done)]
     dice = random.Random(7)
     kills = 0
     while not done.exists():
@@ -407,7 +409,7 @@ def test_killed_publish_run_again_publishes_each_row_once(broker: Any, tmp_path:
     schema = avro_schema(data)
     found = [
         decode(r.value, {schema_fingerprint(schema): schema}, schema)["at"]
-        for r in committed(broker.bootstrap, data.topic(DISTRICT))
+        for r in committed(broker.access.servers, data.topic(DISTRICT))
     ]
     assert sorted(found) == [i for i in range(total) if i % 100]
     assert len((tmp_path / "in.rejects.csv").read_text("utf-8-sig").splitlines()) == total // 100 + 1
@@ -417,10 +419,10 @@ def test_killed_publish_run_again_publishes_each_row_once(broker: Any, tmp_path:
 def test_publisher_sends_rows_and_deletions(broker: Any, tmp_path: Path) -> None:
     data = dataset()
     Kafka(broker.access).ensure([data.topic(DISTRICT)], 1, 1)
-    with Publisher(data, DISTRICT, tmp_path / "o", broker.bootstrap) as node:
+    with Publisher(data, DISTRICT, tmp_path / "o", broker.access.servers) as node:
         node.publish({"code": "1", "name": "a", "at": 5})
         node.delete({"code": "1", "at": 6})
-    first, second = committed(broker.bootstrap, data.topic(DISTRICT))
+    first, second = committed(broker.access.servers, data.topic(DISTRICT))
     assert first.key == second.key == b'{"code":"1"}'
     assert (second.value, list(second.headers)) == (None, [("sequence", b"6")])
 
@@ -431,7 +433,7 @@ def test_progress_is_told_to_the_end(broker: Any, tmp_path: Path) -> None:
     file = tmp_path / "in.csv"
     file.write_text("code,name,at\n" + "".join(f"{i},x,{i}\n" for i in range(12_000)))
     seen: list[Any] = []
-    node = Publisher(data, DISTRICT, tmp_path / "o", broker.bootstrap)
+    node = Publisher(data, DISTRICT, tmp_path / "o", broker.access.servers)
     info = publish_source(node, open_source(file, data), progress=seen.append)
     node.outbox.close()
     assert (info.exit_status, info.sent, info.waiting) == (0, 12_000, 0)

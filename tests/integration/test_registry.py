@@ -134,7 +134,9 @@ class Node:
     def bus(self, registry: str | None) -> Bus:
         home, contracts = self.folder / "home", str(self.folder / "contracts")
         return Bus(
-            Settings(home=home, bootstrap_servers=self.broker.bootstrap, contracts=contracts, registry_url=registry)
+            Settings(
+                home=home, bootstrap_servers=self.broker.access.servers, contracts=contracts, registry_url=registry
+            )
         )
 
     def publish(self, registry: str | None, *ids: str) -> int:
@@ -148,14 +150,14 @@ class Node:
         value = BytesIO()
         whole = {"id": key, "district_code": DISTRICT, "seq": 1, "amount": 5} | row
         schemaless_writer(value, parse_schema(json.loads(json.dumps(schema))), whole)
-        producer = KafkaProducer(bootstrap_servers=self.broker.bootstrap)
+        producer = KafkaProducer(bootstrap_servers=self.broker.access.servers)
         producer.send(self.topic, frame + value.getvalue(), json.dumps({"id": key}, separators=(",", ":")).encode())
         producer.flush()
         producer.close()
 
     def values(self) -> list[bytes]:
         """Every value on the topic, in order."""
-        consumer = KafkaConsumer(bootstrap_servers=self.broker.bootstrap, isolation_level="read_committed")
+        consumer = KafkaConsumer(bootstrap_servers=self.broker.access.servers, isolation_level="read_committed")
         place = TopicPartition(self.topic, 0)
         consumer.assign([place])
         consumer.seek_to_beginning(place)

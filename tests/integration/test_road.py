@@ -29,7 +29,7 @@ FIRST_ROUND = {
 def bus(tmp_path_factory: pytest.TempPathFactory, broker: Broker, spark: Any) -> Bus:
     """A bus with the shipped contracts in force."""
     home = tmp_path_factory.mktemp("road") / "home"
-    found = Bus(Settings(home=home, bootstrap_servers=broker.bootstrap))
+    found = Bus(Settings(home=home, bootstrap_servers=broker.access.servers))
     found.adopt_contracts()
     return found
 

@@ -122,7 +122,7 @@ def published(broker: Broker, sent: dict[str, dict[str, Any]]) -> Broker:
     """The broker, once it holds every row."""
     Kafka(broker.access).ensure([TOPIC])
     new, old = Encoder(EVERY_TYPE), Encoder(old_version())
-    producer = KafkaProducer(bootstrap_servers=broker.bootstrap, acks="all")
+    producer = KafkaProducer(bootstrap_servers=broker.access.servers, acks="all")
     for name, row in sent.items():
         encoder = old if name == WRITTEN_BEFORE else new
         producer.send(TOPIC, encoder.value(row), encoder.key(row)).get(timeout=30)
@@ -135,7 +135,7 @@ def bronze(published: Broker, store: ContractStore, spark: Any) -> dict[str, dic
     """What Spark makes of the records, by id. Arrow hands values over as they are: no zone of this process comes in."""
     records = (
         spark.read.format("kafka")
-        .option("kafka.bootstrap.servers", published.bootstrap)
+        .option("kafka.bootstrap.servers", published.access.servers)
         .option("subscribe", TOPIC)
         .option("includeHeaders", "true")
         .load()
@@ -147,7 +147,7 @@ def bronze(published: Broker, store: ContractStore, spark: Any) -> dict[str, dic
 @pytest.fixture(scope="module")
 def consumed(published: Broker, sent: dict[str, dict[str, Any]]) -> Iterator[dict[str, bytes]]:
     """The values as a plain consumer gets them, by id."""
-    consumer = KafkaConsumer(bootstrap_servers=published.bootstrap, auto_offset_reset="earliest")
+    consumer = KafkaConsumer(bootstrap_servers=published.access.servers, auto_offset_reset="earliest")
     consumer.assign([TopicPartition(TOPIC, p) for p in consumer.partitions_for_topic(TOPIC)])
     values: dict[str, bytes] = {}
     while len(values) < len(sent):

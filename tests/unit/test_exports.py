@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import suibus
+from infra.cli import COMMANDS
 
 ENGINES = {"pyspark", "py4j", "delta", "great_expectations", "pandas", "numpy", "pyarrow", "psycopg"}
 ROOT = Path(__file__).parents[2]
@@ -33,7 +34,7 @@ def test_everything_exported_says_what_it_is() -> None:
 MODULES = [
     "suibus",
     "infra.cli",
-    "infra.commands.publish",
+    *(f"infra.commands.{name}" for name in COMMANDS),
     *sorted(
         ".".join(path.relative_to(ROOT).with_suffix("").parts)
         for folder in ("schemas", "producers")
@@ -43,7 +44,7 @@ MODULES = [
 
 
 @pytest.mark.parametrize(
-    "modules", [["suibus"], ["infra.cli"], MODULES], ids=["suibus", "infra.cli", "schemas and producers"]
+    "modules", [["suibus"], ["infra.cli"], MODULES], ids=["suibus", "infra.cli", "schemas, producers and every command"]
 )
 def test_light_install_needs_no_engine_of_the_city(modules: list[str]) -> None:
     code = f"import sys, {', '.join(modules)}; print(*sorted({{m.partition('.')[0] for m in sys.modules}}))"

@@ -75,26 +75,29 @@ def test_sentence_that_is_not_known_stays_as_it_is() -> None:
     assert in_chinese("Something else.") == "Something else."
 
 
-def suibus(folder: Path, language: str, *words: str) -> subprocess.CompletedProcess[str]:
-    """The program in a process of its own, where the terminal has a language."""
-    kept = {k: v for k, v in os.environ.items() if k not in ("LC_ALL", "LC_MESSAGES") and not k.startswith("SUIBUS_")}
-    return subprocess.run(
-        [sys.executable, "-m", "infra.cli", *words], cwd=folder, capture_output=True, text=True, check=False,
-        env={**kept, "LANG": language, "SUIBUS_HOME": str(folder), "PYTHONPATH": str(ROOT)},
+@pytest.mark.parametrize("environment", [CHINESE, ENGLISH], ids=["Chinese", "English"])
+def test_error_is_said_in_both_languages_the_terminals_first(environment: dict[str, str | None]) -> None:
+    done = CliRunner().invoke(main, ["contract", "show", "nothing"], env=environment)
+    assert done.exit_code == 2
+    chinese, english = done.stderr.find("错误：没有名为"), done.stderr.find("error: ")
+    assert min(chinese, english) >= 0, done.stderr
+    assert (chinese < english) == (environment is CHINESE)
+
+
+def test_json_is_the_same_whatever_the_language() -> None:
+    command = ["contract", "check", "--json"]
+    chinese, english = (CliRunner().invoke(main, command, env=x).stdout for x in (CHINESE, ENGLISH))
+    assert json.loads(chinese)["served"]
+    assert chinese == english
+
+
+@pytest.mark.parametrize(("language", "first"), [("zh_CN.UTF-8", "错误："), ("en_GB.UTF-8", "error: ")])
+def test_program_speaks_the_language_of_its_terminal_first(language: str, first: str) -> None:
+    kept = {name: value for name, value in os.environ.items() if name not in ("LC_ALL", "LC_MESSAGES")}
+    done = subprocess.run(
+        [sys.executable, "-m", "infra.cli", "nothing"], cwd=ROOT, capture_output=True, text=True, check=False,
+        env={**kept, "LANG": language},
     )  # fmt: skip
-
-
-@pytest.mark.parametrize("language", ["zh_CN.UTF-8", "en_GB.UTF-8"])
-def test_program_says_usage_and_errors_in_the_language_of_its_terminal_first(tmp_path: Path, language: str) -> None:
-    usage, error = suibus(tmp_path, language, "publish"), suibus(tmp_path, language, "contract", "show", "nothing")
-    for done in (usage, error):
-        assert done.returncode == 2
-        chinese, english = done.stderr.find("错误："), done.stderr.find("error: ")
-        assert min(chinese, english) >= 0, done.stderr
-        assert (chinese < english) == (language == "zh_CN.UTF-8")
-
-
-def test_json_is_the_same_whatever_the_language(tmp_path: Path) -> None:
-    chinese, english = (suibus(tmp_path, x, "contract", "check", "--json") for x in ("zh_CN.UTF-8", "en_GB.UTF-8"))
-    assert json.loads(chinese.stdout)["served"]
-    assert chinese.stdout == english.stdout
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[1].startswith(first), done.stderr
+    assert len(done.stderr.splitlines()) == 3

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -103,6 +104,17 @@ def test_language_is_that_of_the_first_variable_set(
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     assert chinese_first() is chinese
+
+
+def test_no_other_module_reads_the_environment() -> None:
+    """A copy for a process that is started, and a name that is set, are no reading."""
+    root = Path(__file__).parents[2]
+    reading = re.compile(r"getenv|environ\.get\(|environ\[[^\]]+\](?! *=)")
+    sources = [
+        p for folder in ("infra", "pipelines", "producers", "quality", "schemas") for p in (root / folder).rglob("*.py")
+    ]
+    found = {str(p.relative_to(root)) for p in sources if reading.search(p.read_text("utf-8"))}
+    assert found <= {"infra/settings.py", "infra/jvm/process.py"}  # the second deletes names
 
 
 @pytest.mark.parametrize("host", ["bus example", "http://bus", "bus:9092", "-bus", "a\nb"])
