@@ -82,7 +82,7 @@ def named(text: str) -> set[str]:
     """The commands, options and make targets that a page names."""
     words = set(re.findall(r"\bsuibus (?:contract |node )?[a-z]+", text)) & set(COMMANDS)
     flags = set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", text))
-    return words | flags | set(re.findall(r"\bmake (?:setup|demo|test|check)\b", text))
+    return words | flags | set(re.findall(r"\bmake (?:setup|demo|unit|test|check)\b", text))
 
 
 def shown(text: str) -> Iterator[tuple[str, set[str]]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from copy import deepcopy
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -239,7 +240,7 @@ def test_alias_used_twice_stands_for_two_columns() -> None:
 
 def test_yaml_nested_without_end_is_refused() -> None:
     assert "nested deeper than" in refusal("x: " + "[" * 100 + "]" * 100).en
-    assert "nested deeper than" in refusal("x: " + "[" * 100_000).en
+    assert "nested deeper than" in refusal("x: " + "[\n" * 100_000).en
 
 
 def test_invalid_utf8_is_refused_by_its_line(tmp_path: Path) -> None:
@@ -687,6 +688,7 @@ def test_bar_and_line_end_in_a_page_stay_in_their_cell() -> None:
 
 # ---- whatever else a file may hold
 
+_DOCUMENT = yaml.safe_load(BASE)
 _WORDS = sorted({*re.findall(r"[\w.]+", BASE), "map", "sql", "custom", "enum", "items", "array", "object", "<<"})
 _LEAVES = st.none() | st.booleans() | st.integers() | st.floats() | st.sampled_from(_WORDS) | st.text(max_size=5)
 _VALUES = st.recursive(
@@ -705,7 +707,7 @@ def _places(value: Any, place: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
 
 @given(st.data())
 def test_any_document_is_served_or_refused_and_never_crashes(data: st.DataObject) -> None:
-    document = yaml.safe_load(BASE)
+    document = deepcopy(_DOCUMENT)
     for _ in range(data.draw(st.integers(1, 3))):
         *way, last = data.draw(st.sampled_from(_places(document)[1:]))
         holder = document
