@@ -15,13 +15,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from schemas.compatibility import compare
-from schemas.dataset import Dataset, Field
+from schemas.dataset import Dataset, Field, Kind
 from schemas.errors import InputError
 from schemas.row.coercer import RowCoercer
 from schemas.wire.avro import FRAME, MAGIC, avro_schema, decode, schema_fingerprint
 from schemas.wire.encoder import Encoder
 
-SCALARS = ("string", "boolean", "int", "long", "float", "double", "date", "timestamp", "bytes")
+SCALARS: tuple[Kind, ...] = ("string", "boolean", "int", "long", "float", "double", "date", "timestamp", "bytes")
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
 
 
@@ -34,8 +34,8 @@ def fields(name: str, depth: int = 2, required: bool | None = None) -> st.Search
     """Any column that a contract may declare."""
     need = st.booleans() if required is None else st.just(required)
     plain = st.tuples(st.sampled_from(SCALARS), need).map(lambda f: Field(name, *f))
-    scales = cache(lambda p: st.tuples(st.just("decimal"), need, st.just(p), st.integers(0, p)))
-    decimal = st.integers(1, 38).flatmap(scales).map(lambda f: Field(name, *f))
+    scales = cache(lambda p: st.tuples(need, st.just(p), st.integers(0, p)))
+    decimal = st.integers(1, 38).flatmap(scales).map(lambda f: Field(name, "decimal", *f))
     if not depth:
         return plain | decimal
     array = st.tuples(need, fields("item", depth - 1)).map(lambda f: Field(name, "array", f[0], item=f[1]))

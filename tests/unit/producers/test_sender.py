@@ -24,17 +24,17 @@ from schemas.ports.lease import Lease
 from tests.unit.producers.publishing import TOPIC, KilledError, Step, changed, killed_after, killed_before
 
 OTHER = "gz.up.440106.u.v1"
-ROWS = 2_000
-KEYS = 50
+ROWS = 200
+KEYS = 10
 
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     """An outbox with rows of two topics, of few keys, numbered in the order of acceptance."""
     with Outbox(tmp_path / "o.sqlite") as outbox:
-        for start in range(0, ROWS, 500):
+        for start in range(0, ROWS, 50):
             for topic in (TOPIC, OTHER):
-                outbox.accept(topic, [Entry(b"k%d" % (i % KEYS), b"%d" % i) for i in range(start, start + 500)])
+                outbox.accept(topic, [Entry(b"k%d" % (i % KEYS), b"%d" % i) for i in range(start, start + 50)])
     return tmp_path / "o.sqlite"
 
 
