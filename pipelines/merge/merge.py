@@ -34,7 +34,7 @@ from schemas.dataset import Dataset
 from schemas.errors import StateError
 
 _SMALL = 100_000  # so many events or fewer are decided in one task, without a shuffle, their keys looked up one by one
-_READ_WHOLE = 100_000  # so many rows of silver are sooner read than the keys that would tell which of its files to read
+READ_WHOLE = 100_000  # so many rows of silver are sooner read than the keys that would tell which of its files to read
 _HELD = 4_000_000  # so many keys or fewer, each core gets all of them, and silver is not shuffled
 _ROWS_A_FILE = 250_000
 _DECIDES = ("_deleted", "_hash", "_broken", "_rules", "_district", *ORDER)  # what a merge reads beside the key
@@ -157,8 +157,8 @@ def _old(events: DataFrame, count: int, dataset: Dataset, change: Change) -> Dat
     key = list(dataset.key)
     kept = list(change.files.files.values())
     kind = dataset.field(key[0]).kind
-    rows = sum(file.stats.get("numRecords", _READ_WHOLE) for file in kept)
-    if count and rows > _READ_WHOLE and kind in ("string", "int", "long", "date"):
+    rows = sum(file.stats.get("numRecords", READ_WHOLE) for file in kept)
+    if count and rows > READ_WHOLE and kind in ("string", "int", "long", "date"):
         few = count <= _SMALL
         first = events.select(key[0]) if few else events.agg(F.min(key[0]), F.max(key[0]))
         values = {v.isoformat() if isinstance(v, date) else v for row in first.collect() for v in row}
