@@ -19,7 +19,7 @@ from pipelines.sync_info import SyncInfo
 from schemas.errors import StateError
 from tests.benchmarks.rows import jobs
 from tests.integration.conftest import Road
-from tests.integration.pipelines.test_rebuild import recreate
+from tests.integration.outside_changes import recreate
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
 
@@ -115,3 +116,18 @@ def test_a_new_major_does_not_hide_the_old_one_before_it_is_released(road: Road)
     road.publish({"id": "b", "seq": 1, "grade": 3})
     road.sync()
     assert road.query("SELECT id, grade FROM t") == [{"id": "b", "grade": 3}]
+
+
+def test_a_release_whose_account_does_not_close_is_held(road: Road, spark: Any) -> None:
+    road.publish({"id": "a", "seq": 1})
+    road.sync()
+    path = road.lake.account().address
+    spark.sql(f"ALTER TABLE delta.`{path}` SET TBLPROPERTIES ('delta.appendOnly' = 'false')")
+    spark.sql(f"UPDATE delta.`{path}` SET inserted = 2 WHERE dataset = '{road.dataset.id}'")
+    road.publish({"id": "b", "seq": 1})
+    (release,) = road.sync().releases
+    assert release.status == "held"
+    (failed,) = release.verdict.failures
+    assert failed.rule == "account_closes"
+    assert len(failed.samples) == 2, failed.samples
+    assert road.query("SELECT id FROM t") == [{"id": "a"}]

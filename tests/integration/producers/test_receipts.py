@@ -31,7 +31,7 @@ from schemas.row.coercer import RowCoercer
 from schemas.wire.encoder import Encoder
 from schemas.wire.receipt import LARGEST, Receipt
 from tests.integration.conftest import CONTRACT, Road
-from tests.integration.pipelines.test_rebuild import recreate
+from tests.integration.outside_changes import recreate
 from tests.integration.pipelines.test_types import PATH, PLAIN, ROWS
 from tests.unit.schemas.test_receipt import RECEIPT
 
