@@ -135,7 +135,7 @@ def test_backup_of_a_newer_suibus_is_refused(bus: Bus, tmp_path: Path, monkeypat
         restore(bus, tmp_path / "backup")
 
 
-def test_nothing_is_ever_written_over(bus: Bus, tmp_path: Path) -> None:
+def test_backup_and_restore_never_overwrite_a_file(bus: Bus, tmp_path: Path) -> None:
     back_up(bus, tmp_path / "backup")
     before = contents(bus.home)
     with pytest.raises(InputError, match="not empty"):

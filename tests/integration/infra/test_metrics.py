@@ -90,7 +90,7 @@ def logged_json(work: Callable[[], object]) -> list[dict[str, Any]]:
     return [json.loads(line) for line in out.getvalue().splitlines()]
 
 
-def test_metrics_are_served_and_a_taken_port_is_told_in_a_sentence(road: Road) -> None:
+def test_metrics_are_served_and_a_taken_port_is_refused_in_a_sentence(road: Road) -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]

@@ -96,7 +96,7 @@ def test_whatever_changed_a_pass_is_run(road: Road, fresh: Bus, change: Callable
         fresh.sync()
 
 
-def test_what_a_pass_left_undone_is_done_by_the_next_whatever_that_is_asked_for(road: Road) -> None:
+def test_what_a_pass_left_undone_is_done_by_the_next_pass_of_any_dataset(road: Road) -> None:
     road.publish({"id": "a", "seq": 1})
     road.sync()
     road.publish({"id": "b", "seq": 1})

@@ -46,7 +46,7 @@ def test_a_table_marks_null_and_counts_rows(spark: Any, capsys: pytest.CaptureFi
 
 @pytest.mark.parametrize("format_", ["table", "csv", "json"])
 @pytest.mark.parametrize("sql", ["SELECT 1 / 0", "SELECT cast('x' AS int)"])
-def test_a_row_that_cannot_be_computed_is_told_in_a_sentence(
+def test_a_query_with_a_row_that_cannot_be_computed_is_refused_in_a_sentence(
     road: Road, capsys: pytest.CaptureFixture[str], sql: str, format_: str
 ) -> None:
     with pytest.raises(InputError, match="cannot be computed"):
@@ -54,7 +54,9 @@ def test_a_row_that_cannot_be_computed_is_told_in_a_sentence(
     assert capsys.readouterr().out == ""
 
 
-def test_what_no_format_can_show_is_told_and_never_dropped(road: Road, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_column_that_a_format_cannot_show_is_refused_and_never_dropped(
+    road: Road, capsys: pytest.CaptureFixture[str]
+) -> None:
     def shown(sql: str, format_: str) -> str:
         write_rows(query(sql, road.lake, road.bus.store), format_)
         return capsys.readouterr().out

@@ -16,7 +16,7 @@ from tests.integration.outside_changes import admin
 DISTRICT = "440106"
 
 
-def test_what_waits_too_near_the_end_of_its_retention_is_an_alarm_in_the_status(
+def test_the_status_warns_of_records_near_the_end_of_their_retention(
     road: Road, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("infra.kafka.topics.FETCH_SECONDS", 60.0)
@@ -25,18 +25,18 @@ def test_what_waits_too_near_the_end_of_its_retention_is_an_alarm_in_the_status(
     client.alter_configs([ConfigResource("TOPIC", topic, {"retention.ms": str(10 * 86_400_000)})])
     client.close()
 
-    def danger() -> dict[str, float]:
+    def near_retention() -> dict[str, float]:
         (found,) = (d for d in look(road.bus).to_json()["datasets"] if d["dataset"] == road.name)
         return dict(found["near_retention"])
 
     producer, encoder = KafkaProducer(bootstrap_servers=road.bus.access.servers, acks="all"), Encoder(road.dataset)
     row = {"id": "a", "district_code": DISTRICT, "seq": 1, "amount": 1}
     producer.send(topic, encoder.value(row), encoder.key(row), timestamp_ms=now - 4 * 86_400_000).get()
-    assert danger() == {}
+    assert near_retention() == {}
     producer.send(topic, encoder.value(row), encoder.key(row), timestamp_ms=now - 6 * 86_400_000).get()
     road.sync()
     producer.send(topic, encoder.value(row), encoder.key(row), timestamp_ms=now - 6 * 86_400_000).get()
     producer.close()
-    assert danger() == {topic: 10}
+    assert near_retention() == {topic: 10}
     road.sync()
-    assert danger() == {}, "it was taken"
+    assert near_retention() == {}, "it was taken"

@@ -79,7 +79,7 @@ def test_a_contract_changed_while_a_pass_waits_is_put_in_force_before_its_record
     assert road.query("SELECT note FROM t") == [{"note": "新"}]
 
 
-def test_a_contract_that_changed_is_judged_again_by_whatever_pass_comes_next(road: Road) -> None:
+def test_a_dataset_whose_contract_changed_is_judged_again_by_the_next_pass_of_any_dataset(road: Road) -> None:
     road.publish({"id": "a", "seq": 1})
     road.sync()
     road.contract(version="1.1.0", least=5)

@@ -164,7 +164,7 @@ def test_any_order_and_any_duplication_of_the_same_events_gives_the_same_silver(
 
 
 @pytest.mark.parametrize("key", ["copies", "order", "fate", "s"])
-def test_a_key_may_be_called_as_anything_inside(road: Road, key: str) -> None:
+def test_a_key_may_have_any_name_that_the_product_uses_itself(road: Road, key: str) -> None:
     from infra.kafka.topics import Kafka
     from producers.publish.publisher import Publisher
 

@@ -22,7 +22,7 @@ from tests.integration.outside_changes import write_as_another_program
 DISTRICT = "440106"
 
 
-def test_what_a_pass_ends_with_is_merged_also_where_its_last_batch_is_a_transactions_mark(
+def test_a_pass_merges_what_it_took_when_its_last_batch_is_only_the_end_of_a_transaction(
     road: Road, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(offsets, "SHARE", 3)
@@ -34,7 +34,7 @@ def test_what_a_pass_ends_with_is_merged_also_where_its_last_batch_is_a_transact
     assert len(road.silver()) == 3
 
 
-def test_what_a_pass_ends_with_is_merged_also_where_more_came_than_it_takes(
+def test_a_pass_merges_what_it_took_when_more_rows_arrive_than_it_takes(
     road: Road, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(offsets, "SHARE", 5)
@@ -47,7 +47,7 @@ def test_what_a_pass_ends_with_is_merged_also_where_more_came_than_it_takes(
     assert len(road.silver()) == info.ingested[road.dataset.id]
 
 
-def test_a_dataset_that_failed_is_tried_again_by_whatever_pass_comes_and_others_are_left_alone(
+def test_a_failed_dataset_is_tried_again_by_every_next_pass_and_others_are_left_alone(
     road: Road, names: Callable[[], str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     other = Road(road.bus, names())

@@ -19,7 +19,7 @@ from tests.integration.conftest import Road
 DISTRICT = "440106"
 
 
-def test_one_record_that_a_rule_cannot_be_held_against_costs_no_other(road: Road) -> None:
+def test_a_record_that_a_rule_cannot_judge_is_quarantined_and_costs_no_other(road: Road) -> None:
     """Java's regular expressions end with a stack overflow on long text, and with it the whole read."""
     rule = "{name: letters, metric: invalidValues, arguments: {pattern: '^(a|b)*$'}, mustBe: 0}"
     column = f"      - name: x\n        logicalType: string\n        quality:\n          - {rule}\n"
@@ -49,7 +49,7 @@ def test_a_rule_that_fails_while_it_runs_stops_its_own_dataset_only(road: Road, 
     assert road.lake.bronze(other.dataset).read().where("NOT _quarantined").count() == 1
 
 
-def test_what_no_reader_reads_is_quarantined_with_its_bytes(road: Road) -> None:
+def test_a_value_that_no_reader_can_read_is_quarantined_with_its_bytes(road: Road) -> None:
     columns = "".join(
         f"      - {{name: {name}, logicalType: {kind}}}\n"
         for name, kind in {"day": "date", "moment": "timestamp", "text": "string"}.items()
@@ -91,7 +91,7 @@ def test_what_no_reader_reads_is_quarantined_with_its_bytes(road: Road) -> None:
     assert [row["id"] for row in road.query("SELECT * FROM t")] == ["good"]
 
 
-def test_a_lake_that_cannot_be_written_quarantines_nothing_and_the_records_stay_to_be_done(
+def test_a_lake_that_cannot_be_written_quarantines_nothing_and_the_next_pass_takes_the_records(
     road: Road,
 ) -> None:
     road.publish({"id": "a", "seq": 1})

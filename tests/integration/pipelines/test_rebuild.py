@@ -14,7 +14,7 @@ DISTRICT = "440106"
 
 
 @pytest.mark.parametrize("broken", ["data", "log"])
-def test_a_damaged_silver_is_told_and_made_again_from_bronze(road: Road, broken: str) -> None:
+def test_a_damaged_silver_is_named_and_made_again_from_bronze(road: Road, broken: str) -> None:
     road.publish({"id": "a", "seq": 1, "amount": 1}, {"id": "b", "seq": 2, "amount": 2})
     road.publish(delete=[{"id": "b", "seq": 3}])
     road.publish({"id": "refused", "seq": 1, "amount": -1})
@@ -66,7 +66,7 @@ def test_a_rebuild_that_was_cut_off_is_done_again_by_the_next_pass(road: Road) -
     assert (sums["received"], sums["inserted"], sums["updated"]) == (3, 2, 1)
 
 
-def test_a_rebuild_that_fails_sets_no_table_aside_at_each_try(road: Road, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_rebuild_that_fails_twice_sets_one_table_aside(road: Road, monkeypatch: pytest.MonkeyPatch) -> None:
     road.publish({"id": "a", "seq": 1})
     road.sync()
     with monkeypatch.context() as patch:

@@ -42,7 +42,7 @@ def test_a_topic_that_changed_stops_its_own_dataset_and_resume_goes_on(road: Roa
         (delete_topic, "was deleted", ["taken", "later"]),
     ],
 )
-def test_however_a_topic_changed_nothing_is_skipped_in_silence(
+def test_a_topic_that_was_cut_widened_or_deleted_stops_its_dataset_until_resume(
     road: Road, change: Callable[[Road, str], None], named: str, kept: list[str]
 ) -> None:
     topic = road.dataset.topic(DISTRICT)

@@ -229,7 +229,7 @@ def test_answers_header_of_any_bytes_is_kept_short_and_breaks_nothing(node: Node
     assert not any(r["_quarantined"] for r in rows)
 
 
-def test_what_is_no_receipt_of_this_district_is_passed_over_and_told(node: Node) -> None:
+def test_what_is_not_a_receipt_of_this_district_is_passed_over_and_reported(node: Node) -> None:
     node.fetch()
     node.road.publish({"id": "a", "seq": 1, "amount": -1})
     values = [b"", b"\xff\xff", b"[]", b"{}", b"[" * 200_000, b"9" * 3_000_000]

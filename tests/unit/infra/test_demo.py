@@ -11,7 +11,7 @@ from infra.settings import Settings
 from schemas.errors import StateError
 
 
-def test_the_demo_never_deletes_a_state_that_is_not_a_demos(tmp_path: Path) -> None:
+def test_the_demo_deletes_no_state_that_it_did_not_make(tmp_path: Path) -> None:
     settings = Settings(home=tmp_path)
     kept = tmp_path / "lake" / "silver"
     kept.mkdir(parents=True)

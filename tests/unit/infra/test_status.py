@@ -43,7 +43,9 @@ def test_a_dataset_that_was_never_judged_is_not_late() -> None:
     assert not is_late(DATASET, None, 5)
 
 
-def test_a_state_folder_that_is_none_is_told_in_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_in_place_of_the_state_folder_is_refused_with_the_setting_to_change(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "home").touch()
     monkeypatch.setenv("SUIBUS_HOME", str(tmp_path / "home"))
     result = CliRunner().invoke(main, ["status"])
