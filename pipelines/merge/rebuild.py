@@ -9,7 +9,7 @@ from pipelines.lake.java import SPARK_ERRORS
 from pipelines.lake.lake import Lake
 from pipelines.lake.progress import accounted_version, merge_application, merged_version
 from pipelines.lake.tables import silver_schema
-from pipelines.merge.merge import latest
+from pipelines.merge.winner import latest
 from schemas.dataset import Dataset
 from schemas.errors import StateError
 

@@ -17,7 +17,7 @@ from tests.integration.conftest import Road
 
 @pytest.fixture(autouse=True)
 def _tables_count_as_large(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipelines.merge.merge._READ_WHOLE", 0)
+    monkeypatch.setattr("pipelines.merge.winner.READ_WHOLE", 0)
 
 
 def cost(spark: Any, call: Callable[[], object]) -> tuple[int, int]:
