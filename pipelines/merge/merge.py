@@ -14,13 +14,13 @@ from pyspark.sql import functions as F
 
 from pipelines.fates import COUNTED
 from pipelines.lake.bronze import is_quarantined, portions
+from pipelines.lake.commit_notes import GateChange, MergeNote, dump_note
 from pipelines.lake.delta import FILE_AND_ROW
 from pipelines.lake.lake import Lake
-from pipelines.lake.log import AddedFile, count_rows
-from pipelines.lake.notes import GateChange, MergeNote, dump_note
 from pipelines.lake.progress import merge_application, merged_version
 from pipelines.lake.table import Table
-from pipelines.lake.tables import EVENT
+from pipelines.lake.table_log import AddedFile, count_rows
+from pipelines.lake.table_schemas import EVENT
 from pipelines.merge.gate_counts import count_changes
 from pipelines.merge.winner import HELD, SEEN, decide, with_counts
 from quality.rules import rules_hash

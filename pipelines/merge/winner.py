@@ -13,7 +13,7 @@ from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
 from pipelines.lake.delta import FILE_AND_ROW, Change
-from pipelines.lake.tables import EVENT, NOT_ANSI, ORDER, spark_schema
+from pipelines.lake.table_schemas import EVENT, NOT_ANSI, ORDER, spark_schema
 from pipelines.merge.gate_counts import counting_rules
 from quality.rules import rules_hash
 from schemas.dataset import Dataset

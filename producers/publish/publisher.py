@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from producers.outbox import CHUNK, Entry, Outbox
-from producers.send.ahead import Ahead
+from producers.send.background_sender import Ahead
 from producers.send.connect import choose_transport
 from producers.send.sender import FlushInfo, flush
 from producers.send.transport import Connect, TransportName

@@ -13,7 +13,7 @@ from kafka import KafkaProducer
 from infra.bus.bus import Bus
 from infra.kafka.broker import Broker
 from infra.kafka.topics import Kafka
-from infra.operate.records import account_records
+from infra.operate.listings import account_records
 from infra.settings import Settings
 from schemas.dataset import receipts_topic
 from schemas.districts import districts

@@ -10,8 +10,8 @@ import pytest
 
 from pipelines.merge.account import account_pending
 from pipelines.merge.merge import merge_pending
-from pipelines.release.records import last_records
 from pipelines.release.release import release_version
+from pipelines.release.release_table import last_records
 from tests.integration.conftest import Road
 
 

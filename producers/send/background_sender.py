@@ -37,7 +37,7 @@ class Ahead:
         self.sent = 0
         self._problem: SuibusError | None = None
         # It finds this package where this process found it, installed or not.
-        code = f"import sys; sys.path = {sys.path!r}; from producers.send.ahead import main; main()"
+        code = f"import sys; sys.path = {sys.path!r}; from producers.send.background_sender import main; main()"
         process = self._process = subprocess.Popen(
             [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
             start_new_session=True,  # Ctrl-C is for the parent
