@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import SecretStr
 
-from infra.kafka import passwords, quotas
+from infra.kafka import acls, passwords, quotas
 from infra.node_file import NodeFile, node_text, read_node_file
 from schemas.districts import check_district, districts
 from schemas.errors import InputError
