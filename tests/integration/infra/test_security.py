@@ -55,7 +55,7 @@ from infra.kafka.topics import Kafka
 from infra.node_file import node_text, read_node_file
 from infra.operate.nodes import Node, Nodes
 from infra.settings import Settings
-from producers.outbox import Entry, Outbox
+from producers.outbox import CHUNK, Entry, Outbox
 from producers.publish.publisher import Publisher
 from producers.send.sender import flush
 from producers.send.transport import TransportName
@@ -172,6 +172,19 @@ def test_node_publishes_its_own_rows_and_reads_its_own_receipts(
     with closing(KafkaProducer(**client_of_city(city))) as producer:
         producer.send(receipts_topic(district), b"receipt").get(10)
     assert read(client_of(files[district]), receipts_topic(district))[-1] == b"receipt"
+
+
+@pytest.mark.parametrize("district", [OWN, OTHER])
+def test_sender_beside_has_the_credentials_and_shows_them_to_nobody(
+    city: Bus, files: dict[str, Path], tmp_path: Path, district: str
+) -> None:
+    access = read_node_file(files[district]).access
+    with Publisher(DATASET, district, tmp_path / "o", access, timeout=30) as publisher:
+        for n in range(CHUNK):
+            publisher.publish({"code": f"{n}", "at": 1})
+        shown = [Path(f"/proc/{publisher.sender_pid}/{name}").read_bytes() for name in ("cmdline", "environ")]
+        assert publisher.send().sent == CHUNK
+    assert not [secret for secret in hidden(city, files) if any(secret in text for text in shown)]
 
 
 def test_bus_made_secure_keeps_its_records(city: Bus) -> None:
