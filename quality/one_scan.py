@@ -1,7 +1,7 @@
 """An engine for Great Expectations that takes all aggregates in about one scan.
 
 With `quality.expectations` the only module that uses what is not public in Great Expectations;
-`tests/unit/test_great_expectations.py` has a check for each such use.
+`tests/unit/quality/test_internals.py` has a check for each such use.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """What Suibus uses of kafka-python beyond its public interface: all of it is here, and a unit test holds each name.
 
-`tests/unit/test_kafka_internals.py` says in a second what an upgrade of kafka-python breaks.
+`tests/unit/producers/test_internals.py` says in a second what an upgrade of kafka-python breaks.
 """
 
 from __future__ import annotations

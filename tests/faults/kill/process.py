@@ -63,7 +63,8 @@ class Process:
             self._ready = True
         shown = f"`suibus {' '.join(words)}`"
         point = death if isinstance(death, AtPoint) else None
-        self._orders.send(Order(words, point))
+        with suppress(BrokenPipeError):  # it has ended: told below
+            self._orders.send(Order(words, point))
         if isinstance(death, AtMoment) and not self._orders.poll(seconds):
             self.kill(death.group)
             return None

@@ -1,0 +1,157 @@
+"""A pass with nothing to do is known to be one by a look at files; whatever changed since the last pass, it is run."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from infra.bus.bus import Bus
+from infra.bus.status import look
+from pipelines.ingest.ingest import ingest_batch
+from pipelines.lake.table import Table
+from pipelines.sync import Inputs, sync
+from pipelines.sync_info import SyncInfo
+from schemas.errors import StateError
+from tests.benchmarks.rows import jobs
+from tests.integration.conftest import Road
+from tests.integration.pipelines.test_topics import recreate
+
+
+@pytest.fixture
+def fresh(road: Road) -> Bus:
+    """A bus of the same state in which no Spark runs: it would say so if a pass asked for it."""
+    road.publish({"id": "a", "seq": 1, "amount": 1})
+    road.sync()
+    bus = Bus(road.bus.settings)
+    bus.lake = lambda: pytest.fail("Spark was asked for")  # type: ignore[method-assign]
+    return bus
+
+
+def test_nothing_new_needs_no_spark_and_keeps_what_is_known(road: Road, fresh: Bus) -> None:
+    before = look(fresh).to_json()["datasets"]
+    info = fresh.sync()
+    assert (info.ingested, info.merges, info.releases, info.failures) == ({}, (), (), {})
+    assert fresh.sync({road.dataset.id}).releases == ()
+    assert look(fresh).to_json()["datasets"] == before
+
+
+def test_command_with_nothing_to_do_loads_no_spark(road: Road, fresh: Bus) -> None:
+    code = (
+        "import sys; from infra.bus.bus import Bus; from infra.settings import Settings; from pathlib import Path\n"
+        f"Bus(Settings(home=Path({str(fresh.home)!r}), bootstrap_servers={fresh.access.servers!r})).sync()\n"
+        "print({'pyspark', 'delta', 'py4j', 'pyarrow'} & set(sys.modules))"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout == "set()\n"
+
+
+def _publishes(road: Road) -> None:
+    road.publish({"id": "b", "seq": 1})
+
+
+def _ingested_by_a_pass_that_was_killed(road: Road) -> None:
+    road.publish({"id": "b", "seq": 1})
+    ingest_batch(road.dataset, road.lake, road.bus.store, road.bus.kafka, road.bus.kafka.states(road.dataset.topics))
+
+
+def _another_program_writes(layer: str) -> Callable[[Road], None]:
+    def write(road: Road) -> None:
+        path = f"{road.lake.root}/{layer}/{road.dataset.id}"
+        Table(road.lake.spark, path).read().limit(1).write.format("delta").mode("append").save(path)
+
+    return write
+
+
+def _table_is_set_aside(road: Road) -> None:
+    road.lake.set_aside(f"silver/{road.dataset.id}")
+
+
+def _contract_changes(road: Road) -> None:
+    road.contract(version="1.1.0", least=5)
+
+
+def _topic_is_made_again(road: Road) -> None:
+    recreate(road, road.dataset.topic("440106"))
+
+
+def _dataset_comes(road: Road) -> None:
+    Road(road.bus, f"{road.name}other")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        _publishes, _ingested_by_a_pass_that_was_killed, _another_program_writes("bronze"), _another_program_writes("silver"),
+        _table_is_set_aside, _contract_changes, _topic_is_made_again, _dataset_comes,
+    ],
+)  # fmt: skip
+def test_whatever_changed_a_pass_is_run(road: Road, fresh: Bus, change: Callable[[Road], None]) -> None:
+    change(road)
+    with pytest.raises(pytest.fail.Exception, match="Spark was asked for"):
+        fresh.sync()
+
+
+def test_what_a_pass_left_undone_is_done_by_the_next_whatever_that_is_asked_for(road: Road) -> None:
+    road.publish({"id": "a", "seq": 1})
+    road.sync()
+    road.publish({"id": "b", "seq": 1})
+    road.ingest()  # by a pass that was killed before it merged
+    assert [r.status for r in road.bus.sync(set()).releases] == ["released"]
+    assert len(road.query("SELECT id FROM t")) == 2
+
+
+def test_failed_dataset_is_tried_again(road: Road) -> None:
+    road.publish({"id": "a", "seq": 1})
+    road.sync()
+    _another_program_writes("bronze")(road)
+    for _ in range(2):
+        assert road.dataset.id in road.bus.sync().failures
+
+
+def _damage(road: Road, table: str) -> None:
+    """Overwrite a table's log."""
+    for file in filter(Path.is_file, (Path(road.lake.root) / table / "_delta_log").iterdir()):
+        file.write_bytes(b"{")
+    road.forget()
+
+
+@pytest.mark.parametrize("layer", ["bronze", "silver"])
+def test_dataset_with_a_damaged_log_stops_alone_until_it_is_rebuilt(road: Road, layer: str) -> None:
+    other = Road(road.bus, f"{road.name}other")
+    road.publish({"id": "a", "seq": 1})
+    road.sync()
+    _damage(road, f"{layer}/{road.dataset.id}")
+    for turn in range(2):
+        other.publish({"id": f"b{turn}", "seq": 1})
+        info = road.bus.sync()
+        assert list(info.failures) == [road.dataset.id]
+        assert "suibus rebuild" in info.failures[road.dataset.id]
+        assert info.ingested[other.dataset.id] == 1
+    assert not road.bus.rebuild(road.dataset, layer == "bronze").failures
+
+
+@pytest.mark.parametrize("table", ["account", "releases"])
+def test_damaged_log_that_all_share_is_named(road: Road, table: str) -> None:
+    road.publish({"id": "a", "seq": 1})
+    road.sync()
+    _damage(road, table)
+    with pytest.raises(StateError, match=rf"The log of .*/{table} cannot be read: .* from a backup"):
+        road.bus.sync({road.dataset.id})
+
+
+def test_datasets_without_news_cost_no_spark_job(road: Road, spark: Any) -> None:
+    others = [Road(road.bus, f"{road.name}{n}") for n in range(2)]
+    for each in (road, *others):
+        each.publish({"id": "a", "seq": 1})
+    road.sync()
+
+    def idle() -> SyncInfo:
+        return sync(Inputs(road.lake, road.bus.store, road.bus.kafka), only=())
+
+    idle()
+    assert jobs(spark, idle) == 0

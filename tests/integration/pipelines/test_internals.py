@@ -1,0 +1,54 @@
+"""What is used of Spark's and Delta's own classes is there, with as many arguments: this tells in a second what an upgrade breaks."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import infra.jvm.spark
+import pipelines.lake.delta
+from pipelines.lake.delta import INTERNALS
+from pipelines.lake.java import java
+
+SOURCE = Path(pipelines.lake.delta.__file__).read_text("utf-8")
+
+
+@pytest.mark.parametrize("name", INTERNALS)
+def test_a_class_of_sparks_or_deltas_own_has_the_methods_that_are_used(spark: Any, name: str) -> None:
+    found = java(spark, "java.lang.Thread").currentThread().getContextClassLoader().loadClass(name)
+    arities: dict[str, set[int]] = {"new": {len(c.getParameterTypes()) for c in found.getConstructors()}}
+    for method in found.getMethods():
+        arities.setdefault(method.getName(), set()).add(len(method.getParameterTypes()))
+    missing = {m: wanted - arities.get(m, set()) for m, wanted in INTERNALS[name].items()}
+    assert not {m: n for m, n in missing.items() if n}, f"{name} has other methods now"
+
+
+def test_every_class_that_is_named_in_the_module_is_among_those_that_are_looked_at() -> None:
+    named = set(re.findall(r'_delta\("([\w.$]+)"\)', SOURCE)) | set(
+        re.findall(r"\{_NAMESPACE\}\.([\w.$]+)\"\)", SOURCE)
+    )
+    known = {name.removeprefix("org.apache.spark.sql.delta.") for name in INTERNALS}
+    assert named
+    assert named <= known
+    assert set(re.findall(r'java\([\w.]+, "(org\.apache\.spark\.[\w.$]+)"\)', SOURCE)) <= set(INTERNALS)
+
+
+def test_every_class_that_a_setting_of_spark_names_is_there(spark: Any) -> None:
+    named = re.findall(r'"((?:org|io|com)\.[\w.]+\.[A-Z][\w$]+)"', Path(infra.jvm.spark.__file__).read_text("utf-8"))
+    assert len(named) >= 4
+    loader = java(spark, "java.lang.Thread").currentThread().getContextClassLoader()
+    for name in named:
+        loader.loadClass(name)
+
+
+def test_no_other_module_of_the_product_names_a_class_of_sparks_or_deltas_own() -> None:
+    root = Path(__file__).parents[3]
+    allowed = {"pipelines/lake/delta.py", "infra/jvm/spark.py"}
+    for folder in ("schemas", "producers", "quality", "pipelines", "infra"):
+        for path in (root / folder).rglob("*.py"):
+            name = path.relative_to(root).as_posix()
+            if name not in allowed:
+                assert not re.search(r"_jsparkSession|_jvm\b|org\.apache\.spark\.sql", path.read_text("utf-8")), name

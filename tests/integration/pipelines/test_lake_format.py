@@ -1,0 +1,36 @@
+"""A lake of another format is refused and left as it is; one command makes it again from the topics and keeps the old one beside it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from infra.bus.bus import Bus
+from schemas.errors import StateError
+from schemas.ports.state_format import FORMAT_FILE, format_text
+from tests.integration.conftest import Road
+
+
+def test_a_new_lake_says_which_format_it_is_of(road: Road) -> None:
+    assert (Path(road.lake.root) / FORMAT_FILE).read_text("utf-8") == format_text()
+
+
+@pytest.mark.parametrize("text", [None, '{"format": 99, "suibus": "9.0.0"}', "not JSON"])
+def test_a_lake_of_another_format_is_refused_and_rebuilt_from_the_topics(road: Road, text: str | None) -> None:
+    road.publish({"id": "a", "seq": 1, "amount": 1}, {"id": "b", "seq": 1, "amount": -1})
+    road.sync()
+    root = Path(road.lake.root)
+    (root / FORMAT_FILE).unlink() if text is None else (root / FORMAT_FILE).write_text(text)
+    before = {path: path.stat().st_mtime_ns for path in root.rglob("*")}
+    bus = Bus(road.bus.settings)
+    with pytest.raises(StateError, match="suibus rebuild --lake") as refusal:
+        bus.lake()
+    assert "suibus rebuild --lake" in refusal.value.zh
+    assert {path: path.stat().st_mtime_ns for path in root.rglob("*")} == before
+    assert not bus.rebuild_lake().failures
+    road.bus = bus
+    assert road.query("SELECT id, amount FROM t") == [{"id": "a", "amount": 1}]
+    assert road.account()["440106"]["quarantined"] == 1
+    (aside,) = root.parent.glob(f"{root.name}.set-aside-*")
+    assert {path.relative_to(aside) for path in aside.rglob("*")} == {path.relative_to(root) for path in before}

@@ -1,0 +1,91 @@
+"""What was accepted is kept, in order and once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from producers.outbox import Entry, Outbox
+from schemas.errors import StateError
+from tests.unit.producers.publishing import TOPIC
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "nodes" / "440106" / "outbox.sqlite"
+
+
+def at(milliseconds: int) -> int:
+    """A clock's time in nanoseconds."""
+    return milliseconds * 1_000_000
+
+
+def test_seq_is_never_used_twice(path: Path) -> None:
+    with Outbox(path) as outbox:
+        outbox.accept(TOPIC, [Entry(b"a", b"1"), Entry(b"b", b"2")])
+        outbox.sent(3)
+        assert outbox.waiting() == 0
+        outbox.accept(TOPIC, [Entry(b"c", b"3")])
+        assert [r.seq for r in outbox.next_rows(10, 100)] == [3]
+        assert outbox.waiting() == 1
+
+
+def test_clock_never_runs_back(path: Path) -> None:
+    times = iter([at(5_000), at(3_000), at(7_000)])
+    with Outbox(path, clock=times.__next__) as outbox:
+        for _ in range(3):
+            outbox.accept(TOPIC, [Entry(b"a", b"1")])
+        assert [r.timestamp_ms for r in outbox.next_rows(10, 100)] == [5_000, 5_001, 7_000]
+
+
+def test_two_rows_of_a_key_are_never_of_one_millisecond(path: Path) -> None:
+    """Where the Kafka timestamp orders, a correction takes its refused record's: nothing else may be there."""
+    with Outbox(path, clock=lambda: at(5_000)) as outbox:
+        outbox.accept(TOPIC, [Entry(k, b"") for k in (b"a", b"b", b"a", b"b", b"a")])
+        outbox.accept(TOPIC, [Entry(b"c", b"")])
+        assert [r.timestamp_ms for r in outbox.next_rows(10, 100)] == [5_000, 5_000, 5_001, 5_001, 5_002, 5_003]
+
+
+def test_timestamp_is_never_more_than_a_minute_ahead(path: Path) -> None:
+    """A broker refuses what is far ahead of its own clock."""
+    with Outbox(path, clock=lambda: at(5_000)) as outbox:
+        outbox.accept(TOPIC, [Entry(b"a", b"")] * 70_000)
+        assert max(r.timestamp_ms for r in outbox.next_rows(10**6, 1 << 30)) == 65_000
+
+
+def test_correction_goes_under_its_own_time_but_never_ahead(path: Path) -> None:
+    with Outbox(path, clock=lambda: at(5_000)) as outbox:
+        stamps = (3_000, -1, 9_000)
+        outbox.accept(TOPIC, [Entry(b"%d" % i, b"", answers=f"{TOPIC}:0:{i}", timestamp_ms=i) for i in stamps])
+        assert [(r.timestamp_ms, r.answers) for r in outbox.next_rows(10, 100)] == [
+            (3_000, f"{TOPIC}:0:3000"), (0, f"{TOPIC}:0:-1"), (5_000, f"{TOPIC}:0:9000"),
+        ]  # fmt: skip
+
+
+def test_answered_receipts_are_remembered_until_the_inbox_has_noted_them(path: Path) -> None:
+    with Outbox(path) as outbox:
+        outbox.accept(TOPIC, [Entry(b"a", b"", answers="r1"), Entry(b"b", b""), Entry(b"c", b"", answers="r1")])
+        outbox.sent(4)
+    with Outbox(path) as outbox:
+        assert outbox.answered() == ["r1"]
+        outbox.forget_answered(["r1"])
+        assert outbox.answered() == []
+
+
+def test_next_rows_are_bounded_in_number_and_bytes(path: Path) -> None:
+    with Outbox(path) as outbox:
+        outbox.accept(TOPIC, [Entry(b"k", b"x" * 999)] * 50)
+        assert len(outbox.next_rows(10, 1 << 20)) == 10
+        assert len(outbox.next_rows(50, 5_000)) == 5
+
+
+def test_two_processes_cannot_accept_the_same_source_twice(path: Path) -> None:
+    with Outbox(path) as one, Outbox(path) as two:
+        here = one.begin(TOPIC, "t.v1", "440106", "f", "append")
+        there = two.begin(TOPIC, "t.v1", "440106", "f", "append")
+        assert here == there
+        one.advance(here, [Entry(b"a", b"1")], read=1)
+        with pytest.raises(StateError, match="another process"):
+            two.advance(there, [Entry(b"a", b"1")], read=1)
+        assert one.waiting() == 1
