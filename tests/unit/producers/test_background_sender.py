@@ -11,7 +11,7 @@ from producers.outbox import Entry, Outbox
 from producers.send.background_sender import Ahead, Order
 from schemas.errors import UnavailableError
 from schemas.ports.kafka_access import KafkaAccess
-from tests.unit.publishing import TOPIC
+from tests.unit.producers.publishing import TOPIC
 
 PASSWORD = SecretStr('geheim "穗"\n')
 NODE_FILE = Path("/etc/suibus/穗.toml")
