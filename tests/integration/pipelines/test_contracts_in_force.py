@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from infra.bus.bus import Bus
-from infra.operate.records import quarantined_records
+from infra.operate.listings import quarantined_records
 from pipelines.sync import Inputs, sync
 from schemas.contract import parse_contract
 from tests.integration.conftest import CONTRACT, Road

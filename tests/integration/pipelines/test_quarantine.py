@@ -10,7 +10,7 @@ import pytest
 from fastavro import parse_schema, schemaless_writer
 from kafka import KafkaProducer
 
-from infra.operate.records import quarantined_records
+from infra.operate.listings import quarantined_records
 from schemas.errors import UnavailableError
 from schemas.wire.avro import MAGIC, avro_schema, schema_fingerprint
 from schemas.wire.encoder import Encoder

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from infra.operate.records import release_records
+from infra.operate.listings import release_records
 from pipelines.share.query import query
 from schemas.errors import InputError
 from tests.integration.conftest import Road

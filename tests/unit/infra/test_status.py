@@ -10,7 +10,7 @@ from click.testing import CliRunner
 
 from infra.bus.status import is_late
 from infra.cli import main
-from pipelines.release.record import ReleaseRecord, Status
+from pipelines.release.release_record import ReleaseRecord, Status
 from schemas.contract import load_contract
 from schemas.contract_folders import SHIPPED
 
