@@ -13,7 +13,7 @@ from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from infra.node_file import read_node_file
-from pipelines.lake.store import as_address
+from pipelines.lake.storage import as_address
 from schemas.errors import InputError
 from schemas.ports.kafka_access import KafkaAccess
 

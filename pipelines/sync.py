@@ -11,17 +11,17 @@ from functools import partial
 from pipelines.back.receipts import send_receipts
 from pipelines.ingest.ingest import Batch, ingest_batch
 from pipelines.ingest.offsets import Topics, TopicState
-from pipelines.lake.java import cause
 from pipelines.lake.lake import Lake
 from pipelines.lake.position import Position
 from pipelines.lake.progress import accounted_version, merged_version
 from pipelines.lake.side_by_side import side_by_side
+from pipelines.lake.spark_jvm import cause
 from pipelines.merge.account import account_pending
 from pipelines.merge.merge import MergeInfo, merge_pending
 from pipelines.merge.rebuild import rebuild_silver
-from pipelines.release.record import ReleaseRecord
-from pipelines.release.records import last_records
 from pipelines.release.release import ReleaseInfo, release_version
+from pipelines.release.release_record import ReleaseRecord
+from pipelines.release.release_table import last_records
 from pipelines.sync_info import HopTime, SyncInfo
 from schemas.dataset import Dataset
 from schemas.errors import SuibusError, first_line

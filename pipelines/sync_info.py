@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
 from pipelines.lake.position import Position
-from pipelines.release.record import Records
+from pipelines.release.release_record import Records
 
 if TYPE_CHECKING:  # a pass that has nothing to do loads no Spark
     from pipelines.merge.merge import MergeInfo

@@ -20,7 +20,7 @@ from kafka import KafkaAdminClient, KafkaConsumer, TopicPartition
 from kafka.errors import KafkaError
 
 from producers.outbox import Outbox
-from producers.send.why_refused import why_refused
+from producers.send.access_refused import why_refused
 from producers.statefile import StateFile
 from schemas.dataset import UP_PREFIX, receipts_topic
 from schemas.districts import check_district

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from infra.bus.in_force import ContractsInForce
+from infra.bus.contracts_in_force import ContractsInForce
 from infra.bus.state import PassState, RunState, now
 from infra.bus.totals import count_pass
 from infra.kafka.broker import Broker
@@ -17,7 +17,7 @@ from infra.kafka.topics import Kafka
 from infra.node_file import read_node_file
 from infra.settings import Settings
 from pipelines.ingest.offsets import TopicState, all_taken
-from pipelines.lake.unchanged import is_as_left, table_names
+from pipelines.lake.unchanged_tables import is_as_left, table_names
 from pipelines.sync_info import SyncInfo
 from producers.publish.publisher import Publisher
 from producers.send.sender import flush

@@ -21,8 +21,8 @@ from typing import Any, Self
 
 from infra.bus.totals import Totals
 from pipelines.lake.position import Position, dump_position, parse_position
-from pipelines.lake.unchanged import Marks, TableMark
-from pipelines.release.record import Records, ReleaseRecord
+from pipelines.lake.unchanged_tables import Marks, TableMark
+from pipelines.release.release_record import Records, ReleaseRecord
 from schemas.ports.files import write_whole
 from schemas.ports.lease import Lease
 from schemas.ports.state_format import make_state_folder

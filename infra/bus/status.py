@@ -11,7 +11,7 @@ from typing import Any
 from infra.bus.bus import Bus
 from infra.bus.state import Refusal
 from pipelines.lake.position import Position
-from pipelines.release.record import ReleaseRecord
+from pipelines.release.release_record import ReleaseRecord
 from schemas.dataset import Dataset, parse_topic
 from schemas.errors import SuibusError
 

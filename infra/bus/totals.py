@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from pipelines.fates import FATES
-from pipelines.lake.notes import AccountNote
+from pipelines.lake.commit_notes import AccountNote
 
 if TYPE_CHECKING:
     from pipelines.lake.lake import Lake

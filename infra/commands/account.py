@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from infra.bus.bus import Bus
-from infra.operate.records import account_records
+from infra.operate.listings import account_records
 from infra.settings import read_settings
 from infra.terminal.console import as_json, print_json, print_table
 

@@ -73,7 +73,7 @@ def contract_show(dataset: str, form: str | None) -> None:
     if form == "avro":
         print_json(avro_schema(found))
     elif form == "ddl":
-        from pipelines.lake.tables import ddl  # the light install has no Spark
+        from pipelines.lake.table_schemas import ddl  # the light install has no Spark
 
         click.echo(ddl(found))
     elif form == "suite":

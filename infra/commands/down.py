@@ -7,7 +7,7 @@ import click
 from infra.bus.bus import Bus
 from infra.settings import read_settings
 from infra.terminal.console import tell
-from infra.up import stop
+from infra.up.process import stop
 
 
 @click.command()

@@ -7,7 +7,7 @@ from itertools import islice
 import click
 
 from infra.bus.bus import Bus
-from infra.operate.records import each_quarantined
+from infra.operate.listings import each_quarantined
 from infra.settings import read_settings
 from infra.terminal.console import SHOWN, as_json, both, print_json_array, print_table
 

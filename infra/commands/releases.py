@@ -7,7 +7,7 @@ import json
 import click
 
 from infra.bus.bus import Bus
-from infra.operate.records import release_records
+from infra.operate.listings import release_records
 from infra.settings import read_settings
 from infra.terminal.console import as_json, both, print_json, print_table
 

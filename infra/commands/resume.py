@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from infra.bus.bus import Bus
-from infra.operate.records import dataset_in_force
+from infra.operate.listings import dataset_in_force
 from infra.settings import read_settings
 from infra.terminal.console import need_city, say, tell
 

@@ -7,7 +7,7 @@ import click
 from infra.bus.bus import Bus
 from infra.settings import read_settings
 from infra.terminal.console import need_city, tell
-from infra.up import run, start_detached
+from infra.up.process import run, start_detached
 
 
 @click.command()

@@ -15,11 +15,11 @@ from pathlib import Path
 import click
 
 from infra.bus.bus import Bus
-from infra.operate.records import account_records, quarantined_records, release_records
+from infra.operate.listings import account_records, quarantined_records, release_records
 from infra.settings import Settings, read_settings
 from infra.terminal.console import both
 from infra.terminal.output import write_rows
-from infra.up import stop
+from infra.up.process import stop
 from pipelines.fates import FATES
 from producers.publish.delivery import PublishInfo, publish_source
 from producers.sources.files import open_source

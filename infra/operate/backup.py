@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from infra.bus.bus import Bus
-from pipelines.lake.store import local_folder
+from pipelines.lake.storage import local_folder
 from schemas.errors import InputError, StateError, UnavailableError, first_line
 from schemas.ports.lease import Lease
 from schemas.tell import Tell, quiet

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import SecretStr
 
-from infra.kafka import passwords, quotas, rights
+from infra.kafka import acls, passwords, quotas
 from infra.node_file import NodeFile, node_text, read_node_file
 from schemas.districts import check_district, districts
 from schemas.errors import InputError
@@ -62,7 +62,7 @@ class Nodes:
         """Every set of credentials, by district; names that are no district's are not listed."""
         found: dict[str, Node] = {}
         with self._kafka.admin() as admin:
-            for user, publishes in rights.publishers(admin).items():
+            for user, publishes in acls.publishers(admin).items():
                 if node := _known(found, user):
                     found[user] = replace(node, in_force=publishes)
             for user, rate in quotas.limits(admin).items():
@@ -136,7 +136,7 @@ class Nodes:
             if password := draft.access.password:
                 passwords.set_password(admin, draft.user, password)
             quotas.limit(admin, draft.user, rate)
-            rights.grant(admin, code, draft.user)
+            acls.grant(admin, code, draft.user)
         self._end([node for node in before if node.user != draft.user])
         hand_out(output)
         return next(node for node in self._of(code) if node.user == draft.user)
@@ -165,7 +165,7 @@ class Nodes:
         """The rights first, which is what cuts off; then whatever else bears the name."""
         with self._kafka.admin() as admin:
             for node in nodes:
-                rights.revoke(admin, node.user)
+                acls.revoke(admin, node.user)
                 if not node.mutual_tls:
                     passwords.drop_password(admin, node.user)
                 quotas.lift_limit(admin, node.user)

@@ -14,7 +14,7 @@ from pyspark.sql import functions as F
 
 from pipelines.lake.bronze import appended_files
 from pipelines.lake.lake import Lake
-from pipelines.lake.tables import REASON
+from pipelines.lake.table_schemas import REASON
 from schemas.dataset import Dataset, Field, receipts_topic
 from schemas.errors import UnavailableError, first_line
 from schemas.ports.kafka_access import KafkaAccess

@@ -13,7 +13,7 @@ from pyspark.sql import functions as F
 
 from pipelines.ingest.columns import canonical_key, raw_column, sequence_column
 from pipelines.ingest.offsets import Range
-from pipelines.ingest.reasons import DECODED, any_holds, as_struct, reasons_to_quarantine
+from pipelines.ingest.quarantine_reasons import DECODED, any_holds, as_struct, reasons_to_quarantine
 from pipelines.ingest.strict_avro import (
     END,
     MARK,
@@ -24,14 +24,14 @@ from pipelines.ingest.strict_avro import (
     text,
     tree,
 )
-from pipelines.lake.java import cause
-from pipelines.lake.tables import ENVELOPE, NOT_ANSI, bronze_schema, sequence_type
+from pipelines.lake.spark_jvm import cause
+from pipelines.lake.table_schemas import ENVELOPE, NOT_ANSI, bronze_schema, sequence_type
 from schemas.dataset import UP_PREFIX, Dataset
 from schemas.errors import InputError
 from schemas.store import ContractStore
-from schemas.wire.agreement import agreed_schema
 from schemas.wire.avro import FRAME, LARGEST, MAGIC, avro_schema
 from schemas.wire.registry import Registry
+from schemas.wire.registry_agreement import agreed_schema
 
 log = logging.getLogger(__name__)
 ANSWERS = 300  # characters kept of the header that names a receipt: more than the longest id

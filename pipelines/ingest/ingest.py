@@ -14,17 +14,17 @@ from functools import reduce
 from pyspark.sql import DataFrame
 
 from pipelines.ingest.decode import change_log, refused, unread
-from pipelines.ingest.isolate import computes, isolate, without
+from pipelines.ingest.find_bad_records import computes, isolate, without
 from pipelines.ingest.offsets import Plan, Range, Topics, TopicState, accept, plan
 from pipelines.ingest.read import read_ranges
+from pipelines.lake.commit_notes import IngestNote
 from pipelines.lake.delta import written_by_another
-from pipelines.lake.java import SPARK_ERRORS, cause
 from pipelines.lake.lake import Lake
-from pipelines.lake.log import count_rows
-from pipelines.lake.notes import IngestNote
 from pipelines.lake.position import Position
 from pipelines.lake.progress import INGEST, ingested_position
+from pipelines.lake.spark_jvm import SPARK_ERRORS, cause
 from pipelines.lake.table import Table
+from pipelines.lake.table_log import count_rows
 from schemas.dataset import Dataset
 from schemas.errors import UnavailableError
 from schemas.store import ContractStore

@@ -15,7 +15,7 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from pipelines.lake.tables import spark_type
+from pipelines.lake.table_schemas import spark_type
 from schemas.dataset import Field
 
 MARK = 16  # bytes of the mark

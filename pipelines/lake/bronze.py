@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from pipelines.lake.log import AddedFile, count_rows
 from pipelines.lake.table import Table
+from pipelines.lake.table_log import AddedFile, count_rows
 
 EVENTS = 2_000_000  # records in hand at a time; more only if one batch alone has more
 

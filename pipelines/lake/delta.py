@@ -20,8 +20,8 @@ from pyarrow import parquet
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from pipelines.lake.java import java
-from pipelines.lake.log import AddedFile
+from pipelines.lake.spark_jvm import java
+from pipelines.lake.table_log import AddedFile
 from schemas.errors import StateError
 
 _NAMESPACE = "org.apache.spark.sql.delta"

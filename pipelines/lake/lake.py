@@ -22,11 +22,11 @@ from pyspark.sql import SparkSession
 from pyspark.sql import types as T
 
 from pipelines.lake.delta import forget_tables
-from pipelines.lake.java import SPARK_ERRORS
-from pipelines.lake.store import Storage
+from pipelines.lake.spark_jvm import SPARK_ERRORS
+from pipelines.lake.storage import Storage
 from pipelines.lake.table import Known, Table, explained
-from pipelines.lake.tables import ACCOUNT, RELEASE, bronze_schema, silver_schema
-from pipelines.lake.unchanged import NO_TABLE, TableMark, is_absent
+from pipelines.lake.table_schemas import ACCOUNT, RELEASE, bronze_schema, silver_schema
+from pipelines.lake.unchanged_tables import NO_TABLE, TableMark, is_absent
 from schemas.dataset import Dataset
 from schemas.errors import StateError, UnavailableError
 from schemas.ports.state_format import FORMAT, FORMAT_FILE, format_text, other_format

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from pipelines.lake.commit_notes import IngestNote
 from pipelines.lake.lake import Lake
-from pipelines.lake.log import Newest
-from pipelines.lake.notes import IngestNote
 from pipelines.lake.position import Position
 from pipelines.lake.table import Table
+from pipelines.lake.table_log import Newest
 from schemas.dataset import Dataset
 
 INGEST = "ingest"  # the application under which batches are committed to bronze, by their number

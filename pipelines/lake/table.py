@@ -14,12 +14,12 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql.pandas.types import to_arrow_schema
 from pyspark.sql.types import StructType
 
+from pipelines.lake.commit_notes import Note, dump_note
 from pipelines.lake.delta import Change, Delta, Files, Snapshot
-from pipelines.lake.java import SPARK_ERRORS, cause
-from pipelines.lake.log import AddedFile, Commit, Newest, parse_commit
-from pipelines.lake.notes import Note, dump_note
-from pipelines.lake.store import Storage, local_folder
-from pipelines.lake.unchanged import TableMark, commit_mark
+from pipelines.lake.spark_jvm import SPARK_ERRORS, cause
+from pipelines.lake.storage import Storage, local_folder
+from pipelines.lake.table_log import AddedFile, Commit, Newest, parse_commit
+from pipelines.lake.unchanged_tables import TableMark, commit_mark
 from schemas.errors import StateError
 
 _Kept = TypeVar("_Kept")

@@ -14,8 +14,8 @@ from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
 from pipelines.fates import COUNTED, FATES
+from pipelines.lake.commit_notes import AccountNote, MergeNote
 from pipelines.lake.lake import Lake
-from pipelines.lake.notes import AccountNote, MergeNote
 from pipelines.lake.progress import account_application, accounted_version, merged_version
 from schemas.dataset import Dataset
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from pyspark.sql import functions as F
 
 from pipelines.lake.bronze import appended_files
-from pipelines.lake.java import SPARK_ERRORS
 from pipelines.lake.lake import Lake
 from pipelines.lake.progress import accounted_version, merge_application, merged_version
-from pipelines.lake.tables import silver_schema
-from pipelines.merge.merge import latest
+from pipelines.lake.spark_jvm import SPARK_ERRORS
+from pipelines.lake.table_schemas import silver_schema
+from pipelines.merge.winner import latest
 from schemas.dataset import Dataset
 from schemas.errors import StateError
 

@@ -12,9 +12,9 @@ from datetime import UTC, datetime, timedelta
 from pyspark.sql import functions as F
 
 from pipelines.fates import closes
+from pipelines.lake.commit_notes import MergeNote
 from pipelines.lake.lake import Lake
-from pipelines.lake.notes import MergeNote
-from pipelines.release.record import ReleaseRecord
+from pipelines.release.release_record import ReleaseRecord
 from quality.rules import composing_rules, gate_rules, key_rule, rules_hash
 from quality.verdict import Verdict
 from schemas.dataset import Dataset

@@ -10,11 +10,11 @@ from pyspark.sql import functions as F
 
 from pipelines.lake.lake import Lake
 from pipelines.lake.progress import merged_version
-from pipelines.lake.tables import NOT_ANSI
+from pipelines.lake.table_schemas import NOT_ANSI
 from pipelines.merge.account import open_sums
 from pipelines.release.carried_counts import carry_counts
-from pipelines.release.record import ReleaseRecord, Status
-from pipelines.release.records import append_record
+from pipelines.release.release_record import ReleaseRecord, Status
+from pipelines.release.release_table import append_record
 from quality.gate import judge
 from quality.verdict import Result, Verdict
 from schemas.dataset import Dataset

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Container, Mapping
+from collections.abc import Mapping
 
 from pyspark.errors import AnalysisException, ParseException
 from pyspark.sql import DataFrame, SparkSession
 
 from pipelines.lake.lake import Lake
-from pipelines.release.records import released_records
 from pipelines.release.release import shared_rows
+from pipelines.release.release_table import released_records
+from pipelines.share.visible_datasets import visible_datasets
 from schemas.dataset import Dataset
 from schemas.errors import InputError, UnavailableError, first_line
 from schemas.store import ContractStore
@@ -39,18 +40,6 @@ def query(sql: str, lake: Lake, store: ContractStore, department: str | None = N
         return session.sql(sql)
     except (AnalysisException, ParseException) as error:
         raise _explain(error, session, visible, newest) from error
-
-
-def visible_datasets(store: ContractStore, department: str | None, released: Container[str]) -> dict[str, Dataset]:
-    """The datasets a reader may name, each by its plain name: the newest major that has a release stands for it.
-
-    This is the seam for grants. Today a department sees every dataset whose sharing class is not `none`.
-    """
-    found: dict[str, Dataset] = {}
-    for dataset in sorted(store.datasets().values(), key=lambda d: (d.id in released, d.major)):
-        if department is None or dataset.sharing != "none":
-            found[dataset.name] = dataset
-    return found
 
 
 def _explain(

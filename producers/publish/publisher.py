@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from producers.outbox import CHUNK, Entry, Outbox
-from producers.send.ahead import Ahead
+from producers.send.background_sender import Ahead, Order
 from producers.send.connect import choose_transport
 from producers.send.sender import FlushInfo, flush
 from producers.send.transport import Connect, TransportName
@@ -89,7 +89,7 @@ class Publisher:
         None is started for a transport that is not one of ours by name: it may not be able to share what it connects to.
         """
         if self._ahead is None and isinstance(self._transport, str):
-            self._ahead = Ahead(self.outbox.path, self._access, self._timeout, self._transport)
+            self._ahead = Ahead(Order(self.outbox.path, self._access, self._timeout, self._transport))
 
     @property
     def sender_pid(self) -> int | None:

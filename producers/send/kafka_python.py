@@ -12,6 +12,7 @@ from kafka import KafkaAdminClient, KafkaProducer
 from kafka.structs import OffsetAndMetadata, TopicPartition
 
 from producers.outbox import Waiting
+from producers.send.access_refused import why_refused
 from producers.send.kafka_internals import end_at_once
 from producers.send.transport import (
     ForbiddenError,
@@ -22,7 +23,6 @@ from producers.send.transport import (
     TransportError,
     headers,
 )
-from producers.send.why_refused import why_refused
 from schemas.ports.kafka_access import KafkaAccess
 
 BATCH = 1 << 18  # bytes of a batch, before it is compressed

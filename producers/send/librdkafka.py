@@ -7,6 +7,7 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 from producers.outbox import Waiting
+from producers.send.access_refused import why_refused
 from producers.send.transport import (
     ForbiddenError,
     Identity,
@@ -16,7 +17,6 @@ from producers.send.transport import (
     TransportError,
     headers,
 )
-from producers.send.why_refused import why_refused
 from schemas.errors import InputError
 from schemas.ports.kafka_access import KafkaAccess
 

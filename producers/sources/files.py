@@ -10,8 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from producers.sources.columnar import open_avro, open_parquet
+from producers.sources.csv_and_jsonl import open_csv, open_jsonl
 from producers.sources.source import Columns, Source
-from producers.sources.text import open_csv, open_jsonl
 from schemas.dataset import Dataset
 from schemas.errors import InputError
 from schemas.row.shown import show

@@ -7,10 +7,10 @@ from typing import Any, cast
 
 from pyspark.sql import DataFrame
 
+from pipelines.lake.commit_notes import Note, dump_note
 from pipelines.lake.lake import Lake
-from pipelines.lake.notes import Note, dump_note
 from pipelines.lake.table import Table
-from pipelines.lake.tables import bronze_schema
+from pipelines.lake.table_schemas import bronze_schema
 from pipelines.merge.account import account_pending
 from pipelines.merge.merge import merge_pending
 from schemas.dataset import Dataset

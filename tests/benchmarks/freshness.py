@@ -22,7 +22,7 @@ from pyspark.sql import functions as F
 from infra.bus.bus import Bus
 from infra.bus.status import look
 from infra.settings import Settings
-from infra.up import start_detached, stop
+from infra.up.process import start_detached, stop
 from pipelines.release.release import shared_rows
 from pipelines.share.query import query
 from producers.publish.publisher import Publisher

@@ -15,7 +15,7 @@ from pyspark.sql import functions as F
 
 from infra.jvm.spark import spark_session
 from infra.settings import Settings
-from pipelines.lake.tables import NOT_ANSI
+from pipelines.lake.table_schemas import NOT_ANSI
 from quality.gate import judge
 from quality.rules import composing_rules, gate_rules, key_rule
 from schemas.contract import parse_contract

@@ -14,7 +14,7 @@ from typing import Any
 
 from infra.bus.bus import Bus
 from infra.settings import Settings
-from pipelines.release.records import released_records
+from pipelines.release.release_table import released_records
 from pipelines.share.query import query
 from schemas.dataset import receipts_topic
 from schemas.districts import districts

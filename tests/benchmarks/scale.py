@@ -27,10 +27,10 @@ from pyarrow import parquet
 from infra.bus.bus import Bus
 from infra.settings import Settings
 from pipelines.ingest.ingest import ingest_batch
-from pipelines.lake.notes import IngestNote
+from pipelines.lake.commit_notes import IngestNote
 from pipelines.lake.progress import ingested_position
-from pipelines.release.records import last_records
 from pipelines.release.release import release_version, shared_rows
+from pipelines.release.release_table import last_records
 from pipelines.share.query import query
 from producers.publish.delivery import publish_source
 from producers.publish.publisher import Publisher

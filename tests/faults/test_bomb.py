@@ -13,7 +13,7 @@ from kafka import KafkaProducer
 from infra.bus.bus import Bus
 from infra.kafka.broker import Broker
 from infra.kafka.topics import Kafka
-from infra.operate.records import account_records
+from infra.operate.listings import account_records
 from infra.settings import Settings
 from schemas.dataset import receipts_topic
 from schemas.districts import districts
@@ -31,22 +31,21 @@ def test_a_decompression_bomb_is_quarantined_and_every_record_before_behind_and_
     beside = Node(tmp_path / "home", tmp_path, f"{name}_beside", **settings)
     topics = [t for code in districts() for n in (node, beside) for t in (n.dataset.topic(code), receipts_topic(code))]
     Kafka(broker.access).ensure(topics)
-    # Few: each that is near the bomb is read with it until they are told apart, by failing.
-    node.publish(node.rows(2, 2))
+    # Few: whatever is near the bomb is read with it until they are told apart, which takes a failure each time.
+    node.publish(node.rows(1, 1))
     offset = _throw(broker.access.servers, node.topic)
-    node.publish(node.rows(2, 4, start=2))
+    node.publish(node.rows(2, 3, start=1))
     beside.publish(beside.rows(8, 8))
 
     said = node.run("sync")
     assert "stopped" not in said, said
     failed = [line for line in said.splitlines() if "failed beside others, tried again alone" in line]
-    assert any(
-        f"dataset={node.dataset.id}]" in line for line in failed
-    )  # the other may have failed too, for its memory
+    # The other may have failed too, for its memory.
+    assert any(f"dataset={node.dataset.id}]" in line for line in failed)
     bus = Bus(Settings(home=tmp_path / "home", bootstrap_servers=broker.access.servers))
     (sums,) = [row for row in account_records(bus, name) if row["district"] == DISTRICT]
     assert sums["closes"]
-    assert sums["inserted"] == 4
+    assert sums["inserted"] == 3
     receipts = json.loads(node.run("receipts", "--district", DISTRICT, "--json"))
     # The end of the transaction before it has an offset too, and whoever reads that one is handed the bomb.
     assert {receipt["offset"] for receipt in receipts} == {offset - 1, offset}

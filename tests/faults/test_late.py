@@ -19,7 +19,7 @@ from infra.bus.bus import Bus
 from infra.kafka.broker import Broker
 from infra.kafka.topics import Kafka
 from infra.settings import Settings
-from pipelines.release.records import last_records
+from pipelines.release.release_table import last_records
 from producers.publish.delivery import publish_source
 from producers.publish.publisher import Publisher
 from producers.sources.files import open_source

@@ -131,7 +131,7 @@ class Road:
 
     def account(self) -> dict[str, dict[str, Any]]:
         """The conservation sum by district; each must close."""
-        from infra.operate.records import account_records
+        from infra.operate.listings import account_records
 
         found = account_records(self.bus, self.name)
         assert all(row["closes"] for row in found), found

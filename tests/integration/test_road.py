@@ -11,7 +11,7 @@ from infra.bus.bus import Bus
 from infra.demo.rounds import REGISTER
 from infra.demo.sources import check_digit, write_enterprises, write_flights
 from infra.kafka.broker import Broker
-from infra.operate.records import account_records, quarantined_records
+from infra.operate.listings import account_records, quarantined_records
 from infra.settings import Settings
 from pipelines.share.query import query
 from producers.publish.delivery import PublishInfo, publish_source

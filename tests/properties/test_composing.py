@@ -16,7 +16,7 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
-from pipelines.lake import tables
+from pipelines.lake import table_schemas as tables
 from quality.gate import judge
 from quality.rules import composing_rules, gate_rules, key_rule
 from quality.verdict import Verdict

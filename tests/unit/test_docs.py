@@ -11,7 +11,7 @@ import pytest
 
 from infra.cli import main
 from infra.settings import Settings
-from pipelines.lake.tables import ACCOUNT, ENVELOPE, REASON, RELEASE, silver_schema
+from pipelines.lake.table_schemas import ACCOUNT, ENVELOPE, REASON, RELEASE, silver_schema
 from schemas.contract import OWN_PROPERTIES, load_contract
 from schemas.contract_folders import SHIPPED
 from schemas.odcs.columns import LOGICAL, PHYSICAL

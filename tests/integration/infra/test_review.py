@@ -15,7 +15,7 @@ from kafka import KafkaProducer
 from infra.bus.bus import Bus
 from infra.cli import main
 from infra.demo.rounds import make_anew
-from infra.operate.records import quarantined_records
+from infra.operate.listings import quarantined_records
 from infra.settings import Settings
 from infra.terminal.output import write_rows
 from pipelines.share.query import query

@@ -46,16 +46,16 @@ from kafka.structs import OffsetAndMetadata
 from pydantic import SecretStr
 
 from infra.bus.bus import Bus
+from infra.kafka.acls import every_right, rights_of
 from infra.kafka.broker import Broker
 from infra.kafka.certificates import Authority
 from infra.kafka.passwords import users_with_password
 from infra.kafka.quotas import ask, lift_limit, limits
-from infra.kafka.rights import every_right, rights_of
 from infra.kafka.topics import Kafka
 from infra.node_file import node_text, read_node_file
 from infra.operate.nodes import Node, Nodes
 from infra.settings import Settings
-from producers.outbox import Entry, Outbox
+from producers.outbox import CHUNK, Entry, Outbox
 from producers.publish.publisher import Publisher
 from producers.send.sender import flush
 from producers.send.transport import TransportName
@@ -172,6 +172,19 @@ def test_node_publishes_its_own_rows_and_reads_its_own_receipts(
     with closing(KafkaProducer(**client_of_city(city))) as producer:
         producer.send(receipts_topic(district), b"receipt").get(10)
     assert read(client_of(files[district]), receipts_topic(district))[-1] == b"receipt"
+
+
+@pytest.mark.parametrize("district", [OWN, OTHER])
+def test_sender_beside_has_the_credentials_and_shows_them_to_nobody(
+    city: Bus, files: dict[str, Path], tmp_path: Path, district: str
+) -> None:
+    access = read_node_file(files[district]).access
+    with Publisher(DATASET, district, tmp_path / "o", access, timeout=30) as publisher:
+        for n in range(CHUNK):
+            publisher.publish({"code": f"{n}", "at": 1})
+        shown = [Path(f"/proc/{publisher.sender_pid}/{name}").read_bytes() for name in ("cmdline", "environ")]
+        assert publisher.send().sent == CHUNK
+    assert not [secret for secret in hidden(city, files) if any(secret in text for text in shown)]
 
 
 def test_bus_made_secure_keeps_its_records(city: Bus) -> None:
@@ -356,7 +369,7 @@ def test_node_sends_its_own_and_nothing_of_others_by_either_transport(
 def test_wrong_or_absent_credentials_are_refused_with_the_cause_and_its_remedy(
     city: Bus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("producers.send.why_refused.WAIT_MS", 30_000)
+    monkeypatch.setattr("producers.send.access_refused.WAIT_MS", 30_000)
     for name, (access, message) in refused(city, tmp_path).items():
         with Outbox(tmp_path / f"{name}.sqlite") as outbox:
             outbox.accept(DATASET.topic(OWN), [Entry(b"k", b"forged")])
@@ -481,11 +494,11 @@ def killed_at(step: str) -> Iterator[None]:
 ADDING = [
     "infra.kafka.passwords.set_password",
     "infra.kafka.quotas.limit",
-    "infra.kafka.rights.grant",
-    "infra.kafka.rights.wait_until_applied",
+    "infra.kafka.acls.grant",
+    "infra.kafka.acls.wait_until_applied",
     "infra.operate.nodes.hand_out",
 ]
-ENDING = ["infra.kafka.rights.revoke", "infra.kafka.passwords.drop_password", "infra.kafka.quotas.lift_limit"]
+ENDING = ["infra.kafka.acls.revoke", "infra.kafka.passwords.drop_password", "infra.kafka.quotas.lift_limit"]
 
 
 @pytest.mark.parametrize(

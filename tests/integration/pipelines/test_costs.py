@@ -10,14 +10,14 @@ import pytest
 
 from pipelines.merge.account import account_pending
 from pipelines.merge.merge import merge_pending
-from pipelines.release.records import last_records
 from pipelines.release.release import release_version
+from pipelines.release.release_table import last_records
 from tests.integration.conftest import Road
 
 
 @pytest.fixture(autouse=True)
 def _tables_count_as_large(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipelines.merge.merge._READ_WHOLE", 0)
+    monkeypatch.setattr("pipelines.merge.winner.READ_WHOLE", 0)
 
 
 def cost(spark: Any, call: Callable[[], object]) -> tuple[int, int]:

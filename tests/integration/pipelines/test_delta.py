@@ -15,9 +15,9 @@ import pytest
 from delta.tables import DeltaTable
 from pyspark.sql import functions as F
 
+from pipelines.lake.commit_notes import ReleaseNote, dump_note
 from pipelines.lake.delta import Change, Delta, Files
 from pipelines.lake.lake import Lake
-from pipelines.lake.notes import ReleaseNote, dump_note
 from pipelines.lake.side_by_side import side_by_side
 from pipelines.lake.table import Table
 from schemas.errors import StateError

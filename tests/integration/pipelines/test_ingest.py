@@ -13,7 +13,7 @@ from kafka import KafkaProducer
 
 from infra.bus.bus import Bus
 from infra.kafka.broker import Broker
-from infra.operate.records import quarantined_records
+from infra.operate.listings import quarantined_records
 from infra.settings import Settings
 from pipelines.ingest.decode import change_log
 from schemas.contract import parse_contract

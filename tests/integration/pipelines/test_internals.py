@@ -11,7 +11,7 @@ import pytest
 import infra.jvm.spark
 import pipelines.lake.delta
 from pipelines.lake.delta import INTERNALS
-from pipelines.lake.java import java
+from pipelines.lake.spark_jvm import java
 
 SOURCE = Path(pipelines.lake.delta.__file__).read_text("utf-8")
 

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from infra.operate.records import release_records
+from infra.operate.listings import release_records
 from pipelines.share.query import query
 from schemas.errors import InputError
 from tests.integration.conftest import Road

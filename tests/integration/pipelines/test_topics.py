@@ -14,7 +14,7 @@ from kafka import KafkaAdminClient, KafkaProducer, TopicPartition
 from kafka.admin import ConfigResource, NewPartitions
 
 from infra.bus.status import look
-from infra.operate.records import quarantined_records
+from infra.operate.listings import quarantined_records
 from pipelines.ingest import offsets
 from pipelines.ingest.ingest import ingest_batch
 from pipelines.ingest.offsets import BATCH, SHARE, Range, TopicState, plan

@@ -26,7 +26,7 @@ from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 from infra.bus.bus import Bus
 from infra.commands.publish import publish_rows
 from infra.kafka.broker import Broker
-from infra.operate.records import quarantined_records
+from infra.operate.listings import quarantined_records
 from infra.settings import Settings
 from schemas.errors import InputError, UnavailableError
 from schemas.wire.avro import MAGIC, avro_schema

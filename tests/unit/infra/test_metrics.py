@@ -22,7 +22,7 @@ from infra.operate.metrics import metrics_text
 from infra.settings import Settings
 from infra.terminal.logs import JsonLines, TextLines, logged, set_up_logging
 from pipelines.fates import FATES
-from pipelines.release.record import ReleaseRecord
+from pipelines.release.release_record import ReleaseRecord
 from producers.outbox import Entry, Outbox
 from schemas.contract import load_contract
 from schemas.contract_folders import SHIPPED

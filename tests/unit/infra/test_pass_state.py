@@ -13,8 +13,8 @@ from infra.bus.state import PassState, Refusal, Running, RunState
 from infra.bus.totals import Counted, Spent, Totals
 from infra.settings import Settings
 from pipelines.lake.position import Taken
-from pipelines.lake.unchanged import NO_TABLE, TableMark
-from pipelines.release.record import ReleaseRecord
+from pipelines.lake.unchanged_tables import NO_TABLE, TableMark
+from pipelines.release.release_record import ReleaseRecord
 from schemas.errors import StateError
 from schemas.ports.state_format import FORMAT_FILE
 

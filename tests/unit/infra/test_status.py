@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from infra.bus.status import is_late
-from pipelines.release.record import ReleaseRecord, Status
+from pipelines.release.release_record import ReleaseRecord, Status
 from schemas.contract import load_contract
 from schemas.contract_folders import SHIPPED
 

@@ -7,7 +7,7 @@ from collections import Counter, defaultdict
 import pytest
 
 from pipelines.fates import COUNTED
-from pipelines.lake.notes import (
+from pipelines.lake.commit_notes import (
     AccountNote,
     GateChange,
     IngestNote,

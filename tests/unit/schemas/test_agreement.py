@@ -11,8 +11,8 @@ from fastavro import parse_schema, schemaless_reader, schemaless_writer
 
 from schemas.dataset import Dataset, Field
 from schemas.errors import InputError
-from schemas.wire.agreement import agreed_schema
 from schemas.wire.avro import avro_schema
+from schemas.wire.registry_agreement import agreed_schema
 
 FIELDS = (
     Field("id", "string", True),

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pyspark.sql import DataFrame
 
 from pipelines.ingest.offsets import Range
-from pipelines.lake.java import SPARK_ERRORS
+from pipelines.lake.spark_jvm import SPARK_ERRORS
 
 PROBES = 60  # reads spent on it; ranges that still fail then are taken as bad, whole
 

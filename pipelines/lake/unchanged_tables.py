@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
-from pipelines.lake.store import local_folder
+from pipelines.lake.storage import local_folder
 
 
 class TableMark(NamedTuple):

@@ -1,8 +1,7 @@
-"""`suibus up`: the process that runs a bus, from the start of the broker to a pass whenever something is new."""
+"""The process that runs a bus: start it here or detached, and stop it."""
 
 from __future__ import annotations
 
-import logging
 import os
 import signal
 import subprocess
@@ -16,17 +15,13 @@ from typing import TYPE_CHECKING
 from infra.bus.bus import Bus
 from infra.bus.state import Running, now
 from infra.operate.metrics import serve_metrics
-from pipelines.ingest.offsets import TopicState
-from schemas.errors import InputError, SuibusError, UnavailableError, first_line
+from infra.up.loop import send_outboxes, watch
+from schemas.errors import InputError, UnavailableError
 from schemas.ports.state_format import make_state_folder
 from schemas.tell import Tell
 
 if TYPE_CHECKING:
     from pipelines.lake.lake import Lake
-
-log = logging.getLogger(__name__)
-RETRY_AFTER = 10.0  # seconds before a pass or dataset that failed is tried again
-LOOK_EVERY = 1.0  # seconds between two looks at the topics, the contract folders and the outboxes
 
 
 def run(bus: Bus, tell: Tell, *, services_only: bool = False, secure: bool = False) -> None:
@@ -66,8 +61,8 @@ def run(bus: Bus, tell: Tell, *, services_only: bool = False, secure: bool = Fal
             bus.state.note_running(Running(os.getpid(), not services_only, now()))
             tell("ready", "就绪")
             # It is cut off when the process ends, which an outbox survives.
-            threading.Thread(target=_send_outboxes, args=(bus, stop), name="suibus-outboxes", daemon=True).start()
-            _watch(bus, stop, services_only, fresh, tell)
+            threading.Thread(target=send_outboxes, args=(bus, stop), name="suibus-outboxes", daemon=True).start()
+            watch(bus, stop, services_only, fresh, tell)
         finally:
             bus.state.note_running(None)
             if not settings.access:
@@ -125,42 +120,3 @@ def stop(bus: Bus, timeout: float = 120) -> bool:
     orphaned = bus.broker.running()
     bus.broker.stop()
     return bool(pid) or orphaned
-
-
-def _send_outboxes(bus: Bus, stop: threading.Event) -> None:
-    """Send what nodes on this machine accept, beside the passes: a long outbox holds up no pass, nor a pass an outbox."""
-    while not stop.wait(LOOK_EVERY):
-        bus.flush_outboxes()
-
-
-def _watch(bus: Bus, stop: threading.Event, services_only: bool, fresh: set[str], tell: Tell) -> None:
-    """Look once a second; run a pass when something was published, a contract is new, or a retry is due."""
-    told: tuple[str, str] | None = None  # the error that a person was told last: once, not every second
-    seen: dict[str, TopicState] | None = None
-    due: set[str] | None = None  # the datasets that the next pass takes beside those with news; None is all
-    retry_at = time.monotonic()
-    while not stop.is_set():
-        try:
-            if not bus.settings.access and not bus.broker.running():
-                tell(f"Kafka had stopped; it answers again at {bus.broker.start(tell)}", "Kafka 曾停止，现已恢复")
-            if bus.contracts.changed():
-                fresh |= {d.id for d in bus.adopt_contracts(tell)}
-            if not services_only:
-                latest = bus.kafka.states(bus.contracts.topics())
-                if latest != seen or fresh or (due != set() and time.monotonic() >= retry_at):
-                    info = bus.sync(None if due is None else due | fresh, tell)
-                    seen, fresh, due = latest, set(), set(info.failures)
-                    retry_at = time.monotonic() + RETRY_AFTER
-                    if any(info.ingested.values()) and not info.failures:
-                        told = None
-                        continue  # more came while it ran, as long as somebody publishes steadily
-            told = None
-        except Exception as error:  # a look or pass that failed is tried again; nothing is lost by waiting
-            if not isinstance(error, SuibusError):
-                log.exception("the pass failed and will be tried again")
-            reason = (error.en, error.zh) if isinstance(error, SuibusError) else (first_line(error), first_line(error))
-            if reason != told:
-                tell(*reason)
-            told = reason
-            stop.wait(RETRY_AFTER if seen is not None else LOOK_EVERY)
-        stop.wait(LOOK_EVERY)

@@ -69,6 +69,6 @@ class Storage:
         return path.getFileSystem(self._spark._jsc.hadoopConfiguration())
 
     def _java(self, name: str) -> Any:
-        from pipelines.lake.java import java  # a node's settings need this module, and have no Spark
+        from pipelines.lake.spark_jvm import java  # a node's settings need this module, and have no Spark
 
         return java(self._spark, name)

@@ -15,7 +15,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import fields
+from dataclasses import asdict, dataclass
 from io import FileIO
 from pathlib import Path
 from typing import IO, Any, cast
@@ -30,23 +30,44 @@ from schemas.ports.kafka_access import KafkaAccess
 END = b"all is accepted\n"
 
 
+@dataclass(frozen=True)
+class Order:
+    """What the process is to do: one line on its input, where no other user of the machine sees the password in it."""
+
+    outbox_path: Path
+    kafka: KafkaAccess
+    timeout: float
+    transport: TransportName
+
+    def to_json(self) -> bytes:
+        """The order as one line, the password in plain text."""
+        return json.dumps(asdict(self), default=_plain).encode()
+
+    @staticmethod
+    def from_json(line: bytes) -> Order:
+        """The order of a line."""
+        return TypeAdapter(Order).validate_json(line)
+
+
+def _plain(value: object) -> str:
+    return value.get_secret_value() if isinstance(value, SecretStr) else str(value)
+
+
 class Ahead:
     """Such a process; whatever becomes of it, what it did not send still waits in the outbox."""
 
-    def __init__(self, outbox_path: Path, access: KafkaAccess, timeout: float, transport: TransportName) -> None:
+    def __init__(self, order: Order) -> None:
         self.sent = 0
         self._problem: SuibusError | None = None
         # It finds this package where this process found it, installed or not.
-        code = f"import sys; sys.path = {sys.path!r}; from producers.send.ahead import main; main()"
+        code = f"import sys; sys.path = {sys.path!r}; from producers.send.background_sender import main; main()"
         process = self._process = subprocess.Popen(
             [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
             start_new_session=True,  # Ctrl-C is for the parent
         )  # fmt: skip
-        order = {"outbox_path": str(outbox_path.absolute()), "timeout": timeout, "transport": transport}
         self._input, self._output = cast(IO[bytes], process.stdin), cast(IO[bytes], process.stdout)
         with suppress(BrokenPipeError):  # it has ended: whoever flushes next sends all
-            # On its input no other user of the machine sees the password.
-            self._input.write(json.dumps(order | {"kafka": _revealed(access)}).encode() + b"\n")
+            self._input.write(order.to_json() + b"\n")
             self._input.flush()
 
     @property
@@ -84,22 +105,13 @@ class Ahead:
         self._process.wait()
 
 
-def _revealed(access: KafkaAccess) -> dict[str, str | None]:
-    """The access as JSON takes it, its password too."""
-    values = {field.name: getattr(access, field.name) for field in fields(access)}
-    return {
-        name: value.get_secret_value() if isinstance(value, SecretStr) else value if value is None else str(value)
-        for name, value in values.items()
-    }
-
-
 def main() -> None:
     """Send until all is accepted and nothing waits; a line for each transaction, and one for what keeps rows waiting."""
     orders = FileIO(0, closefd=False)  # sys.stdin has a lock, which the thread below would hold at the end
-    order = json.loads(orders.readline() or "{}")
-    if not order:
+    line = orders.readline()
+    if not line:
         return
-    order["kafka"] = TypeAdapter(KafkaAccess).validate_python(order["kafka"])
+    order = Order.from_json(line)
     ended, before, sent = threading.Event(), 0, 0
 
     def wait_for_end() -> None:
@@ -117,7 +129,10 @@ def main() -> None:
     while True:
         last = ended.is_set()
         try:
-            flush(**order, progress=say_sent, more=lambda: not ended.is_set())
+            flush(
+                order.outbox_path, order.kafka, order.timeout, transport=order.transport,
+                progress=say_sent, more=lambda: not ended.is_set(),
+            )  # fmt: skip
         except SuibusError as error:
             if last:
                 say(en=error.en, zh=error.zh)

@@ -8,10 +8,10 @@ from typing import Any
 
 from pyspark.sql import functions as F
 
+from pipelines.lake.commit_notes import ReleaseNote
 from pipelines.lake.lake import Lake
-from pipelines.lake.notes import ReleaseNote
 from pipelines.lake.table import Table
-from pipelines.release.record import Records, ReleaseRecord
+from pipelines.release.release_record import Records, ReleaseRecord
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from pipelines.lake.notes import Note, parse_note
-from pipelines.lake.unchanged import TableMark
+from pipelines.lake.commit_notes import Note, parse_note
+from pipelines.lake.unchanged_tables import TableMark
 
 OWN = ("ingest", "merge", "account", "release", "rebuild")  # the applications under which Suibus commits
 

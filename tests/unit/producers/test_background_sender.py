@@ -1,0 +1,42 @@
+"""The process beside gets all that it needs on its input, and what it does not send waits."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from pydantic import SecretStr
+
+from producers.outbox import Entry, Outbox
+from producers.send.background_sender import Ahead, Order
+from schemas.errors import UnavailableError
+from schemas.ports.kafka_access import KafkaAccess
+from tests.unit.producers.publishing import TOPIC
+
+PASSWORD = SecretStr('geheim "穗"\n')
+NODE_FILE = Path("/etc/suibus/穗.toml")
+
+
+@pytest.mark.parametrize(
+    "access",
+    [
+        KafkaAccess("a:1,b:2"),
+        KafkaAccess("a:1", "440106.00c0ffee", PASSWORD, NODE_FILE),
+        KafkaAccess("a:1", authority=NODE_FILE, certificate=NODE_FILE, key=NODE_FILE),
+    ],
+)
+def test_order_comes_back_as_it_was_on_one_line(access: KafkaAccess) -> None:
+    order = Order(Path("/o.sqlite"), access, 1.5, "librdkafka")
+    line = order.to_json()
+    assert Order.from_json(line) == order
+    assert b"\n" not in line
+
+
+def test_bus_that_is_away_is_said_and_rows_are_kept(tmp_path: Path) -> None:
+    with Outbox(tmp_path / "o") as outbox:
+        outbox.accept(TOPIC, [Entry(b"k", b"v")])
+        ahead = Ahead(Order(tmp_path / "o", KafkaAccess("127.0.0.1:1"), 0.1, "kafka-python"))
+        assert ahead.pid
+        with pytest.raises(UnavailableError, match="1 rows wait"):
+            ahead.finish()
+        assert (ahead.sent, outbox.waiting()) == (0, 1)
