@@ -31,7 +31,7 @@ from schemas.tell import Tell, quiet
 from schemas.wire.registry import Registry
 
 log = logging.getLogger(__name__)
-FEW = 100_000  # records; a dataset that has more waiting has the machine to itself
+SMALL_BACKLOG = 100_000  # records; a dataset that has more waiting has the machine to itself
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ def sync(
     can be newer than the contracts it is read with. `states`: the topics as they were a moment before, contracts put in force
     since; `taken`: how far they were read before, as far as that is known, by which datasets are ordered.
     """
-    passing = _Pass(records=dict(last_records(inputs.lake)), taken=dict(taken or {}))
+    work = _PassWork(records=dict(last_records(inputs.lake)), taken=dict(taken or {}))
     goal: dict[str, TopicState] | None = None
     large: set[str] = set()  # each of them alone, to the end of the pass
     while True:
@@ -74,20 +74,22 @@ def sync(
             )
             refresh()
         first, goal = goal is None, goal or states
-        one = _Round(inputs, states, goal, only, tell, passing, first)
-        datasets = [d for d in inputs.store.datasets().values() if d.id not in passing.failures]
-        backlogs = {dataset.id: _backlog(dataset, states, passing.taken) for dataset in datasets}
+        current = _Round(inputs, states, goal, only, tell, work, first)
+        datasets = [d for d in inputs.store.datasets().values() if d.id not in work.failures]
+        backlogs = {dataset.id: _backlog(dataset, states, work.taken) for dataset in datasets}
         ordered = sorted(datasets, key=lambda dataset: backlogs[dataset.id])
-        large |= {name for name, backlog in backlogs.items() if backlog > FEW}
+        large |= {name for name, backlog in backlogs.items() if backlog > SMALL_BACKLOG}
         small = [dataset for dataset in ordered if dataset.id not in large]
-        batches = side_by_side(inputs.lake, partial(one.take, alone=len(small) < 2), small)
-        batches += [one.take(dataset, inputs.lake) for dataset in ordered if dataset.id in large | one.again]
+        batches = side_by_side(inputs.lake, partial(current.take, alone=len(small) < 2), small)
+        batches += [
+            current.take(dataset, inputs.lake) for dataset in ordered if dataset.id in large | current.retry_alone
+        ]
         if not any(_behind(batch.after, goal) for batch in batches if batch):
-            return passing.info()
+            return work.info()
 
 
 @dataclass
-class _Pass:
+class _PassWork:
     """What a pass has done so far; datasets side by side write to it, each under its own id."""
 
     records: dict[str, ReleaseRecord]
@@ -99,7 +101,7 @@ class _Pass:
     seconds: list[HopTime] = field(default_factory=list)
     unmerged: set[str] = field(default_factory=set)  # ingested in this pass and not merged since
 
-    def done(self, hop: str, dataset: Dataset, began: float, batch: str, event: str, *values: object) -> None:
+    def log_hop(self, hop: str, dataset: Dataset, began: float, batch: str, event: str, *values: object) -> None:
         """A hop has done something: how long it took since `began`, and a line in the log."""
         seconds = time.monotonic() - began
         self.seconds.append(HopTime(hop, dataset.id, seconds))
@@ -123,16 +125,16 @@ class _Round:
     goal: dict[str, TopicState]
     only: Collection[str] | None
     tell: Tell
-    passing: _Pass
-    first: bool
-    again: set[str] = field(default_factory=set)  # failed beside others, to be tried alone
+    work: _PassWork
+    is_first: bool
+    retry_alone: set[str] = field(default_factory=set)  # failed beside others, to be tried alone
 
     def take(self, dataset: Dataset, lake: Lake, alone: bool = True) -> Batch | None:
         """Take a batch of the dataset, up to its release if that is due; None if it failed, and `failures` has the reason.
 
         Where it failed and was not `alone`, it is to be tried `again`.
         """
-        passing, batch = self.passing, None
+        work, batch = self.work, None
         with log_context(dataset=dataset.id):
             try:
                 began = time.monotonic()
@@ -141,48 +143,48 @@ class _Round:
                 )
                 if batch.records:
                     version = f"bronze {lake.bronze(dataset).version}"
-                    passing.done("ingest", dataset, began, version, "ingested %d records", batch.records)
-                    passing.unmerged.add(dataset.id)
+                    work.log_hop("ingest", dataset, began, version, "ingested %d records", batch.records)
+                    work.unmerged.add(dataset.id)
                     self.tell(*_taken(dataset, batch))
-                passing.taken.update(batch.after)
-                passing.ingested[dataset.id] = passing.ingested.get(dataset.id, 0) + batch.records
+                work.taken.update(batch.after)
+                work.ingested[dataset.id] = work.ingested.get(dataset.id, 0) + batch.records
                 if self._is_due(dataset, batch):
-                    self._bring_up(dataset, lake, alone)
-                    passing.unmerged.discard(dataset.id)
+                    self._merge_and_release(dataset, lake, alone)
+                    work.unmerged.discard(dataset.id)
                 return batch
             except Exception as error:  # one dataset must not stop another
                 en, zh = _reason(error)
                 explained = isinstance(error, SuibusError)
                 if not alone and not explained:
                     log.warning("failed beside others, tried again alone: %s", cause(error))
-                    self.again.add(dataset.id)
+                    self.retry_alone.add(dataset.id)
                     return batch
                 log.error("stopped: %s", first_line(error) if explained else en, exc_info=not explained)
-                passing.failures[dataset.id] = en
+                work.failures[dataset.id] = en
                 self.tell(f"{dataset.id}: stopped: {en}", f"{dataset.id}：已停止：{zh}")
                 return None
 
     def _is_due(self, dataset: Dataset, batch: Batch) -> bool:
         """Whether the dataset is merged and judged now: when a district's records are all in, or when it was asked for."""
-        if dataset.id in self.again:
+        if dataset.id in self.retry_alone:
             return True
-        if dataset.id in self.passing.unmerged:
+        if dataset.id in self.work.unmerged:
             return batch.drained or not _behind(batch.after, self.goal)
-        record = self.passing.records.get(dataset.id)
+        record = self.work.records.get(dataset.id)
         changed = record is not None and record.contract_sha256 != dataset.hash
-        return self.first and (self.only is None or dataset.id in self.only or changed)
+        return self.is_first and (self.only is None or dataset.id in self.only or changed)
 
-    def _bring_up(self, dataset: Dataset, lake: Lake, alone: bool) -> None:
+    def _merge_and_release(self, dataset: Dataset, lake: Lake, alone: bool) -> None:
         """Merge, account and judge what is in bronze."""
-        passing = self.passing
+        work = self.work
         if merged_version(dataset, lake) < accounted_version(dataset, lake):  # a rebuild was cut off, or silver is gone
             rebuild_silver(dataset, lake)
         changed = self._account(dataset, lake)  # of a merge whose account a crash cut off
         began = time.monotonic()
         if merged := merge_pending(dataset, lake):
-            passing.merges.append(merged)
+            work.merges.append(merged)
             version = f"bronze {merged.bronze_from} to {merged.bronze_to}"
-            passing.done("merge", dataset, began, version, "merged into silver version %d", merged.silver_version)
+            work.log_hop("merge", dataset, began, version, "merged into silver version %d", merged.silver_version)
             changed += self._account(dataset, lake)
             self.tell(
                 f"{dataset.name}: merged, {changed:,} rows changed (silver version {merged.silver_version})",
@@ -190,12 +192,12 @@ class _Round:
             )
         began = time.monotonic()
         # What failed may have written a record before it did.
-        last = (last_records(lake) if dataset.id in self.again else passing.records).get(dataset.id)
+        last = (last_records(lake) if dataset.id in self.retry_alone else work.records).get(dataset.id)
         if released := release_version(dataset, lake, last, changed > 0, alone):
-            passing.releases.append(released)
-            passing.records[dataset.id] = record = released.record
+            work.releases.append(released)
+            work.records[dataset.id] = record = released.record
             version = f"silver {record.silver_version}"
-            passing.done("release", dataset, began, version, "release %d: %s", record.release, record.status)
+            work.log_hop("release", dataset, began, version, "release %d: %s", record.release, record.status)
             self.tell(*_decision(dataset, released))
 
     def _account(self, dataset: Dataset, lake: Lake) -> int:
@@ -206,16 +208,16 @@ class _Round:
         first = max(done + 1, 1)
         batch, began = f"bronze {first} to {merged}", time.monotonic()
         if sent := send_receipts(dataset, lake, first, merged, self.inputs.kafka.access):
-            self.passing.done("receipts", dataset, began, batch, "sent %d receipts", sent)
+            self.work.log_hop("receipts", dataset, began, batch, "sent %d receipts", sent)
         began = time.monotonic()
         changed = account_pending(dataset, lake)
-        self.passing.done("account", dataset, began, batch, "accounted, %d rows of silver changed", changed)
+        self.work.log_hop("account", dataset, began, batch, "accounted, %d rows of silver changed", changed)
         return changed
 
 
 def _backlog(dataset: Dataset, states: Mapping[str, TopicState], taken: Position) -> int:
     return sum(
-        end - (taken[topic].next.get(p, first) if topic in taken else first)
+        end - (taken[topic].next_offsets.get(p, first) if topic in taken else first)
         for topic in dataset.topics
         if topic in states
         for p, (first, end) in states[topic].partitions.items()
@@ -227,7 +229,7 @@ def _behind(taken: Position, goal: Mapping[str, TopicState]) -> bool:
         at < goal[topic].partitions.get(p, (0, 0))[1]
         for topic, t in taken.items()
         if topic in goal
-        for p, at in t.next.items()
+        for p, at in t.next_offsets.items()
     )
 
 

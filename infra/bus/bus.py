@@ -17,7 +17,7 @@ from infra.kafka.topics import Kafka
 from infra.node_file import read_node_file
 from infra.settings import Settings
 from pipelines.ingest.offsets import TopicState, all_taken
-from pipelines.lake.unchanged_tables import is_as_left, table_names
+from pipelines.lake.unchanged_tables import is_unchanged, table_names
 from pipelines.sync_info import SyncInfo
 from producers.publish.publisher import Publisher
 from producers.send.sender import flush
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from pipelines.lake.lake import Lake
 
 log = logging.getLogger(__name__)
-_LOOKED_AT = 1.0  # seconds: a command that asks who runs the bus may hold its lease for a moment
+_LEASE_WAIT = 1.0  # seconds: a command that asks who runs the bus may hold its lease for a moment
 
 
 class Bus:
@@ -77,7 +77,7 @@ class Bus:
     def only_one(self) -> Iterator[None]:
         """Keep any other process from running this bus; StateError if one does."""
         make_state_folder(self.home)
-        with self.state.up_lease.hold_if_free(_LOOKED_AT) as held:
+        with self.state.up_lease.hold_if_free(_LEASE_WAIT) as held:
             if not held:
                 raise self.running_already()
             yield
@@ -164,7 +164,7 @@ class Bus:
             if self.contracts.changed():
                 self.adopt_contracts(tell)
 
-        with self.state.pass_lease.hold(lambda: _told_to_wait(tell)):
+        with self.state.pass_lease.hold(lambda: _tell_of_waiting(tell)):
             last = self.state.last_pass()
             states = self.kafka.states(self.contracts.topics())
             refresh()
@@ -178,21 +178,21 @@ class Bus:
             lake = self.lake()
             # Taken before the pass: a contract put in force while it runs is known by its hash to need another.
             hashes = self.contracts.hashes()
-            if not is_as_left(lake.root, last.tables):
+            if not is_unchanged(lake.root, last.tables):
                 only = None
             elif only is not None:
                 only = only | last.failures.keys()
             info = sync(Inputs(lake, self.store, self.kafka, self.registry), only, tell, refresh, states, last.taken)
             self.state.note_totals(count_pass(self.state.totals(), info, lake))
-            marks = lake.marks(table_names(self.store.datasets().keys() - info.failures.keys()))
-            self.state.note_pass(PassState(info.records, info.failures, info.taken, hashes, marks, now()))
+            commit_stats = lake.commit_stats(table_names(self.store.datasets().keys() - info.failures.keys()))
+            self.state.note_pass(PassState(info.records, info.failures, info.taken, hashes, commit_stats, now()))
         return info
 
     def rebuild(self, dataset: Dataset, from_topics: bool, tell: Tell = quiet) -> SyncInfo:
         """Make silver again from bronze, or bronze from the topics, bring it up to date and judge it."""
         from pipelines.merge.rebuild import rebuild_bronze, rebuild_silver  # Spark
 
-        with self.state.pass_lease.hold(lambda: _told_to_wait(tell)):
+        with self.state.pass_lease.hold(lambda: _tell_of_waiting(tell)):
             (rebuild_bronze if from_topics else rebuild_silver)(dataset, self.lake())
             if from_topics:
                 last = self.state.last_pass()
@@ -206,7 +206,7 @@ class Bus:
         from infra.jvm.spark import spark_session  # Spark
         from pipelines.lake.lake import set_lake_aside
 
-        with self.state.pass_lease.hold(lambda: _told_to_wait(tell)):
+        with self.state.pass_lease.hold(lambda: _tell_of_waiting(tell)):
             self.kafka.states(self.contracts.topics())  # UnavailableError before anything is moved
             aside = set_lake_aside(spark_session(self.settings), self.settings.lake_path)
             self._lake = None
@@ -222,12 +222,12 @@ class Bus:
     def resume(self, dataset: Dataset, yes: bool, tell: Tell = quiet) -> list[tuple[str, str]]:
         """What became of the dataset's topics; with `yes` the dataset goes on, from the first offsets they still have."""
         from pipelines.ingest.ingest import resume  # Spark
-        from pipelines.ingest.offsets import changes
+        from pipelines.ingest.offsets import topic_changes
         from pipelines.lake.progress import ingested_position
 
-        with self.state.pass_lease.hold(lambda: _told_to_wait(tell)):
+        with self.state.pass_lease.hold(lambda: _tell_of_waiting(tell)):
             states = self.kafka.states(dataset.topics)
-            found = list(changes(dataset, ingested_position(self.lake().bronze(dataset)), states))
+            found = list(topic_changes(dataset, ingested_position(self.lake().bronze(dataset)), states))
             if found and yes:
                 resume(dataset, self.lake(), states)
         return found
@@ -236,7 +236,7 @@ class Bus:
         """Whether a pass would certainly change nothing, by what the last one left; False where only the pass can tell."""
         if not last.tables or last.failures or self.contracts.hashes() != last.contracts:
             return False
-        if not is_as_left(self.settings.lake_path, last.tables):
+        if not is_unchanged(self.settings.lake_path, last.tables):
             return False
         try:
             return all_taken(self.store.datasets().values(), last.taken, states)
@@ -244,5 +244,5 @@ class Bus:
             return False
 
 
-def _told_to_wait(tell: Tell) -> None:
+def _tell_of_waiting(tell: Tell) -> None:
     tell("another pass is under way; waiting for it", "另一轮处理正在进行，等待其结束")

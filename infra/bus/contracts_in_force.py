@@ -15,7 +15,7 @@ from schemas.errors import ContractError
 from schemas.store import ContractStore
 from schemas.tell import Tell, quiet
 
-Signature = tuple[tuple[str, int, int], ...]  # path, time of change in ns and size of each contract file
+FolderFiles = tuple[tuple[str, int, int], ...]  # path, time of change in ns and size of each contract file
 
 
 class ContractsInForce:
@@ -25,7 +25,7 @@ class ContractsInForce:
         self.folders = tuple(folders)
         self.store = store
         self._state = state
-        self._adopted: Signature | None = None
+        self._adopted: FolderFiles | None = None
 
     def find(self, name: str) -> Dataset:
         """The dataset of that name in the folders; ContractError if the city could not read what is published by its contract."""
@@ -39,7 +39,7 @@ class ContractsInForce:
         In this order, since another process subscribes to the topics of all that is in force. A contract that cannot be served
         is named in the status; the last good version of it stays in force.
         """
-        self._adopted = self._signature()
+        self._adopted = self._folder_files()
         found, refused = load_contracts(self.folders)
         refused += self.store.broken()
         served = {**self.store.datasets(), **found}
@@ -65,7 +65,7 @@ class ContractsInForce:
 
     def changed(self) -> bool:
         """Whether a file in the folders is another than when they were adopted; no if this process has adopted none."""
-        return self._adopted is not None and self._adopted != self._signature()
+        return self._adopted is not None and self._adopted != self._folder_files()
 
     def topics(self) -> list[str]:
         """The upward topics of all contracts in force."""
@@ -75,7 +75,7 @@ class ContractsInForce:
         """The hash of each contract in force, by dataset id."""
         return {name: dataset.hash for name, dataset in self.store.datasets().items()}
 
-    def _signature(self) -> Signature:
+    def _folder_files(self) -> FolderFiles:
         found = []
         for path in contract_files(self.folders):
             with suppress(FileNotFoundError):

@@ -21,7 +21,7 @@ from typing import Any, Self
 
 from infra.bus.totals import Totals
 from pipelines.lake.position import Position, dump_position, parse_position
-from pipelines.lake.unchanged_tables import Marks, TableMark
+from pipelines.lake.unchanged_tables import CommitStat, CommitStats
 from pipelines.release.release_record import Records, ReleaseRecord
 from schemas.ports.files import write_whole
 from schemas.ports.lease import Lease
@@ -36,7 +36,9 @@ class PassState:
     failures: Mapping[str, str] = field(default_factory=dict)  # why a dataset stopped
     taken: Position = field(default_factory=dict)
     contracts: Mapping[str, str] = field(default_factory=dict)  # the hash of each contract in force when the pass began
-    tables: Marks = field(default_factory=dict)  # the newest commit of each table; empty if that could not be told
+    tables: CommitStats = field(
+        default_factory=dict
+    )  # the newest commit of each table; empty if that could not be told
     ended_at: str | None = None  # ISO 8601, UTC; None: no pass was through yet
 
     def to_json(self) -> dict[str, Any]:
@@ -46,7 +48,7 @@ class PassState:
             "failures": dict(self.failures),
             "taken": dump_position(self.taken),
             "contracts": dict(self.contracts),
-            "tables": {name: list(mark) for name, mark in self.tables.items()},
+            "tables": {name: list(stat) for name, stat in self.tables.items()},
             "ended_at": self.ended_at,
         }
 
@@ -58,7 +60,7 @@ class PassState:
             found["failures"],
             parse_position(found["taken"]),
             found["contracts"],
-            {name: TableMark(*mark) for name, mark in found["tables"].items()},
+            {name: CommitStat(*stat) for name, stat in found["tables"].items()},
             found["ended_at"],
         )
 

@@ -22,9 +22,11 @@ RETENTION_ALARM = 0.5  # of its topic's retention: a record that has waited long
 class Backlog:
     """What waits on the topics."""
 
-    behind: Mapping[tuple[str, int], tuple[int, int]]  # by topic and partition: the next offset to take, and the end
-    since: Mapping[tuple[str, int], float]  # when its first waiting record was accepted, in seconds since 1970
-    endangered: Mapping[str, float]  # the retention, in days, of the topics whose records are in danger of it
+    offsets: Mapping[tuple[str, int], tuple[int, int]]  # by topic and partition: the next offset to take, and the end
+    oldest_accepted: Mapping[
+        tuple[str, int], float
+    ]  # when its first waiting record was accepted, in seconds since 1970
+    near_retention: Mapping[str, float]  # the retention, in days, of the topics whose records are in danger of it
 
 
 @dataclass(frozen=True)
@@ -67,15 +69,15 @@ class Status:
         return found
 
 
-def look(bus: Bus) -> Status:
+def read_status(bus: Bus) -> Status:
     """The bus as it is now. A Kafka that is away is told, not raised."""
     state, datasets = bus.state.last_pass(), bus.store.datasets()
     backlog = _backlog(bus, datasets.values(), state.taken)
     waiting: dict[str, int] = {}
-    for (topic, _), (at, end) in backlog.behind.items() if backlog else ():
+    for (topic, _), (at, end) in backlog.offsets.items() if backlog else ():
         dataset_id = parse_topic(topic)[1]
         waiting[dataset_id] = waiting.get(dataset_id, 0) + end - at
-    endangered = backlog.endangered if backlog else {}
+    near_retention = backlog.near_retention if backlog else {}
     listed = []
     for dataset in datasets.values():
         record, mine = state.records.get(dataset.id), waiting.get(dataset.id, 0) if backlog else None
@@ -89,7 +91,7 @@ def look(bus: Bus) -> Status:
                 mine,
                 record,
                 is_late(dataset, record, mine),
-                {topic: days for topic, days in endangered.items() if parse_topic(topic)[1] == dataset.id},
+                {topic: days for topic, days in near_retention.items() if parse_topic(topic)[1] == dataset.id},
                 state.failures.get(dataset.id),
             )
         )
@@ -128,15 +130,15 @@ def _backlog(bus: Bus, datasets: Iterable[Dataset], taken: Position) -> Backlog 
     try:
         kafka = bus.kafka
         states = kafka.states(t for d in datasets for t in d.topics)
-        behind: dict[tuple[str, int], tuple[int, int]] = {}
+        offsets: dict[tuple[str, int], tuple[int, int]] = {}
         for topic, state in states.items():
-            known = taken[topic].next if topic in taken else {}
+            known = taken[topic].next_offsets if topic in taken else {}
             for partition, (first, end) in state.partitions.items():
                 if (at := known.get(partition, first)) < end:
-                    behind[topic, partition] = (at, end)
-        since, kept = kafka.since(behind), kafka.retention(topic for topic, _ in behind)
+                    offsets[topic, partition] = (at, end)
+        since, kept = kafka.since(offsets), kafka.retention(topic for topic, _ in offsets)
     except SuibusError:
         return None
     now = time.time()
-    endangered = {t: kept[t] / 86_400 for (t, _), at in since.items() if now - at > kept[t] * RETENTION_ALARM}
-    return Backlog(behind, since, endangered)
+    near_retention = {t: kept[t] / 86_400 for (t, _), at in since.items() if now - at > kept[t] * RETENTION_ALARM}
+    return Backlog(offsets, since, near_retention)

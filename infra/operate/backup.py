@@ -32,8 +32,8 @@ from schemas.tell import Tell, quiet
 
 FORMAT = 1
 BLOCK = 1 << 20
-MARK = "suibus.part"  # in a draft: it is ours to clear
-_NO_STATE = re.compile(r".*\.(lock|part|draft)|up\.(json|log)|.*\.sqlite-(wal|shm)")
+DRAFT_LEASE = "suibus.part"  # in a draft: it is ours to clear
+_NOT_BACKED_UP = re.compile(r".*\.(lock|part|draft)|up\.(json|log)|.*\.sqlite-(wal|shm)")
 
 
 @dataclass(frozen=True)
@@ -119,7 +119,7 @@ def restore(bus: Bus, source: Path, lake_only: bool = False, tell: Tell = quiet)
             f"数据湖位于 {bus.settings.lake_path}，须由其存储系统恢复。",
         )
     inside = lake is not None and lake.is_relative_to(home) and not lake_only
-    apart = None if lake is None or inside or _is_placed(manifest, lake) else lake
+    apart = None if lake is None or inside or _is_restored(manifest, lake) else lake
     for target in [path for path in (apart, None if lake_only else home) if path and path.exists()]:
         if not target.is_dir() or any(target.iterdir()):
             raise InputError(
@@ -187,7 +187,11 @@ def _state(home: Path, roots: dict[str, Path], without_broker: bool) -> Iterator
     without = {home / "spark", roots.get("lake", home / "lake"), *([kafka] if without_broker else [])}
 
     def leave(path: Path) -> bool:
-        return path in without or (path.parent == kafka and path.name != "data") or bool(_NO_STATE.fullmatch(path.name))
+        return (
+            path in without
+            or (path.parent == kafka and path.name != "data")
+            or bool(_NOT_BACKED_UP.fullmatch(path.name))
+        )
 
     return _tree(home, leave)
 
@@ -220,9 +224,9 @@ def _draft(target: Path) -> Iterator[Path]:
     )
     try:
         draft.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if not ((draft / MARK).exists() or not any(draft.iterdir())):
+        if not ((draft / DRAFT_LEASE).exists() or not any(draft.iterdir())):
             raise in_use
-        with Lease(draft / MARK).hold_if_free() as held:
+        with Lease(draft / DRAFT_LEASE).hold_if_free() as held:
             if not held:
                 raise in_use
             try:
@@ -233,7 +237,7 @@ def _draft(target: Path) -> Iterator[Path]:
             except BaseException:
                 shutil.rmtree(draft, ignore_errors=True)
                 raise
-            (target / MARK).unlink()
+            (target / DRAFT_LEASE).unlink()
     except OSError as error:
         raise UnavailableError(
             f"{target} was not made: {first_line(error)}. Look at the disk and the rights, and run the same command again.",
@@ -245,7 +249,7 @@ def _empty(draft: Path) -> None:
     """Clear what a killed run left."""
     draft.chmod(0o700)
     for path in draft.iterdir():
-        if path.name != MARK:
+        if path.name != DRAFT_LEASE:
             shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
@@ -287,9 +291,11 @@ def _is_whole(path: Path, file: dict[str, Any]) -> bool:
     return path.is_file() and path.stat().st_size == file["size"] and _digest(path) == file["sha256"]
 
 
-def _is_placed(manifest: dict[str, Any], lake: Path) -> bool:
+def _is_restored(manifest: dict[str, Any], lake: Path) -> bool:
     """Whether a lake outside the state folder was put back already, by a run that was killed right after."""
-    here = {path.relative_to(lake).as_posix() for path in lake.rglob("*") if path.is_file() and path.name != MARK}
+    here = {
+        path.relative_to(lake).as_posix() for path in lake.rglob("*") if path.is_file() and path.name != DRAFT_LEASE
+    }
     files = {name.removeprefix("lake/"): file for name, file in manifest["files"].items() if name.startswith("lake/")}
     return bool(here) and here == files.keys() and all(_is_whole(lake / name, file) for name, file in files.items())
 

@@ -14,7 +14,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from infra.bus.bus import Bus
-from infra.bus.status import Status, look
+from infra.bus.status import Status, read_status
 from infra.bus.totals import Totals
 from pipelines.fates import FATES
 from producers.outbox import Outbox
@@ -34,7 +34,7 @@ class Metrics(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """Every metric with its samples."""
-        status = look(self._bus)
+        status = read_status(self._bus)
         yield from _of_the_bus(status)
         yield from _of_datasets(status, self._bus)
         yield from _of_topics(status)
@@ -131,12 +131,12 @@ def _of_topics(status: Status) -> Iterator[Metric]:
         return
     waiting = {(found.id, code): 0 for found in status.datasets for code in districts()}
     oldest: dict[tuple[str, str], float] = {}
-    for topic_and_partition, (at, end) in backlog.behind.items():
+    for topic_and_partition, (at, end) in backlog.offsets.items():
         code, dataset = parse_topic(topic_and_partition[0])
         waiting[dataset, code] += end - at
-        if since := backlog.since.get(topic_and_partition):
+        if since := backlog.oldest_accepted.get(topic_and_partition):
             oldest[dataset, code] = min(since, oldest.get((dataset, code), since))
-    near = {parse_topic(topic)[::-1] for topic in backlog.endangered}
+    near = {parse_topic(topic)[::-1] for topic in backlog.near_retention}
     lag = _gauge("offsets_waiting", "Offsets on the topic that no pass took yet. 主题中待处理的偏移量。", DISTRICT)
     danger = _gauge(
         "near_retention", "Whether waiting records are half way to removal. 待处理记录是否临近保留期。", DISTRICT

@@ -63,13 +63,13 @@ class Nodes:
         found: dict[str, Node] = {}
         with self._kafka.admin() as admin:
             for user, publishes in acls.publishers(admin).items():
-                if node := _known(found, user):
+                if node := _node_of_user(found, user):
                     found[user] = replace(node, in_force=publishes)
             for user, rate in quotas.limits(admin).items():
-                if node := _known(found, user):
+                if node := _node_of_user(found, user):
                     found[user] = replace(node, bytes_per_second=rate)
             for user in passwords.users_with_password(admin):
-                if node := _known(found, user):
+                if node := _node_of_user(found, user):
                     found[user] = replace(node, mutual_tls=False)
         for node in list(found.values()):
             if (certificate := self._certificate(node.user)).is_file():
@@ -85,7 +85,7 @@ class Nodes:
         `rate` is in MiB a second. The file is there only once all else is. A district has one set of credentials:
         InputError where it has another, or where the file exists and is not this very one.
         """
-        mine = self._of(code)
+        mine = self._nodes_of(code)
         with suppress(InputError):
             if output.exists() and (here := _in_force(mine, read_node_file(output).user)):
                 return here  # made before
@@ -101,9 +101,9 @@ class Nodes:
 
     def rotate(self, code: str, output: Path) -> Node:
         """Make new credentials of the same kind and limits, write their file, and end all others at once."""
-        mine = self._of(code)
+        mine = self._nodes_of(code)
         if not mine:
-            raise _none(code)
+            raise _no_credentials(code)
         _check_absent(output)
         old = mine[0]
         rate = old.bytes_per_second or RATE * 2**20
@@ -111,13 +111,13 @@ class Nodes:
 
     def remove(self, code: str) -> list[Node]:
         """End a district's credentials at once and forget them; returns what was ended. Its topics and records stay."""
-        mine = self._of(code)
+        mine = self._nodes_of(code)
         if not mine:
-            raise _none(code)
-        self._end(mine)
+            raise _no_credentials(code)
+        self._revoke(mine)
         return mine
 
-    def _of(self, code: str) -> list[Node]:
+    def _nodes_of(self, code: str) -> list[Node]:
         check_district(code)
         return [node for node in self.all() if node.district == code]
 
@@ -129,7 +129,7 @@ class Nodes:
     ) -> Node:
         """Written down first, made in Kafka next, in force by the rights, and only then handed out."""
         if draft is None:
-            text = self._text(code, f"{code}.{secrets.token_hex(4)}", mutual_tls)
+            text = self._node_file_text(code, f"{code}.{secrets.token_hex(4)}", mutual_tls)
             write_whole(_part(output), text, secret=True)
             draft = read_node_file(_part(output))
         with self._kafka.admin() as admin:
@@ -137,11 +137,11 @@ class Nodes:
                 passwords.set_password(admin, draft.user, password)
             quotas.limit(admin, draft.user, rate)
             acls.grant(admin, code, draft.user)
-        self._end([node for node in before if node.user != draft.user])
+        self._revoke([node for node in before if node.user != draft.user])
         hand_out(output)
-        return next(node for node in self._of(code) if node.user == draft.user)
+        return next(node for node in self._nodes_of(code) if node.user == draft.user)
 
-    def _text(self, code: str, user: str, mutual_tls: bool) -> str:
+    def _node_file_text(self, code: str, user: str, mutual_tls: bool) -> str:
         settings, broker = self._bus.settings, self._bus.broker
         if settings.node:
             if mutual_tls:
@@ -161,7 +161,7 @@ class Nodes:
         write_whole(self._certificate(user), certificate)
         return node_text(servers, user, authority.certificate, code, certificate=certificate, key=key)
 
-    def _end(self, nodes: Sequence[Node]) -> None:
+    def _revoke(self, nodes: Sequence[Node]) -> None:
         """The rights first, which is what cuts off; then whatever else bears the name."""
         with self._kafka.admin() as admin:
             for node in nodes:
@@ -203,7 +203,7 @@ def _check_absent(output: Path) -> None:
         )
 
 
-def _known(found: Mapping[str, Node], user: str) -> Node | None:
+def _node_of_user(found: Mapping[str, Node], user: str) -> Node | None:
     """What is known of a name so far; None of one that is no district's."""
     match = _NAME.fullmatch(user)
     return found.get(user, Node(match[1], user)) if match and match[1] in districts() else None
@@ -213,7 +213,7 @@ def _in_force(nodes: Sequence[Node], user: str) -> Node | None:
     return next((node for node in nodes if node.user == user and node.in_force), None)
 
 
-def _none(code: str) -> InputError:
+def _no_credentials(code: str) -> InputError:
     return InputError(
         f"District {code} has no credentials on this bus. `suibus node add {code}` makes them.",
         f"{code} 在本总线上没有凭据。可执行 suibus node add {code} 签发。",

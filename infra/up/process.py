@@ -41,12 +41,12 @@ def run(bus: Bus, tell: Tell, *, services_only: bool = False, secure: bool = Fal
     with bus.only_one():
         if settings.metrics_port:
             serve_metrics(bus, settings.metrics_port)
-        beside = ThreadPoolExecutor(1, "suibus-spark")
+        executor = ThreadPoolExecutor(1, "suibus-spark")
         spark: list[Future[Lake]] = []
 
         def start_spark() -> None:
             if not services_only:
-                spark.append(beside.submit(bus.lake))
+                spark.append(executor.submit(bus.lake))
 
         try:
             if settings.access:
@@ -77,10 +77,10 @@ def start_detached(
     if bus.state.up_lease.holder():
         raise bus.running_already()
     make_state_folder(bus.home)
-    said = bus.state.up_log
-    said.parent.mkdir(parents=True, exist_ok=True)
+    log_file = bus.state.up_log
+    log_file.parent.mkdir(parents=True, exist_ok=True)
     flags = [*(["--services-only"] if services_only else []), *(["--secure"] if secure else [])]
-    with said.open("wb") as out:
+    with log_file.open("wb") as out:
         process = subprocess.Popen(
             [sys.executable, "-m", "infra.cli", "up", *flags],
             stdin=subprocess.DEVNULL,
@@ -93,14 +93,14 @@ def start_detached(
     while process.poll() is None and time.monotonic() < deadline:
         running = bus.state.running()
         if running and running.pid == process.pid:
-            tell(f"ready; log in {said}", f"就绪，日志：{said}")
+            tell(f"ready; log in {log_file}", f"就绪，日志：{log_file}")
             return
         time.sleep(0.1)
     process.terminate()
-    lines = "\n".join(said.read_text("utf-8", "replace").splitlines()[-15:])
+    lines = "\n".join(log_file.read_text("utf-8", "replace").splitlines()[-15:])
     raise UnavailableError(
-        f"The bus did not become ready. The end of {said}:\n{lines}\nRun `suibus doctor`.",
-        f"总线未能就绪，日志 {said} 的末尾：\n{lines}\n请运行 suibus doctor。",
+        f"The bus did not become ready. The end of {log_file}:\n{lines}\nRun `suibus doctor`.",
+        f"总线未能就绪，日志 {log_file} 的末尾：\n{lines}\n请运行 suibus doctor。",
     )
 
 

@@ -13,10 +13,10 @@ from pyspark.sql import functions as F
 
 from pipelines.ingest.columns import canonical_key, raw_column, sequence_column
 from pipelines.ingest.offsets import Range
-from pipelines.ingest.quarantine_reasons import DECODED, any_holds, as_struct, reasons_to_quarantine
+from pipelines.ingest.quarantine_reasons import DECODED, any_applies, reason_struct, reasons_to_quarantine
 from pipelines.ingest.strict_avro import (
     END,
-    MARK,
+    END_MARK_BYTES,
     can_be_unreadable,
     narrowed,
     outside_of_years,
@@ -38,12 +38,12 @@ ANSWERS = 300  # characters kept of the header that names a receipt: more than t
 REGISTRY_IDS = 1_000  # looked up a dataset and batch: made-up ids must not become a flood of calls
 
 
-def change_log(
+def bronze_rows(
     records: DataFrame, dataset: Dataset, store: ContractStore, registry: Registry | None = None
 ) -> DataFrame:
     """Kafka records of one dataset as bronze rows: decoded once, held against every row rule in one pass."""
-    conf, mark = records.sparkSession.conf, token_bytes(MARK)
-    read = _decoded(records, dataset, store, registry, mark)
+    conf, end_mark = records.sparkSession.conf, token_bytes(END_MARK_BYTES)
+    read = _decoded(records, dataset, store, registry, end_mark)
     reason = ""
     # How a plan counts is settled as it is made. Under ANSI a rule that overflows, or casts what cannot be cast, fails
     # and says so. One that compares unlike types can only be run without, where what fails is null.
@@ -55,10 +55,10 @@ def change_log(
             reason = cause(error)
         finally:
             conf.set(*NOT_ANSI)
-    return refused(records, dataset, reason)
+    return quarantine_all(records, dataset, reason)
 
 
-def refused(records: DataFrame, dataset: Dataset, reason: str) -> DataFrame:
+def quarantine_all(records: DataFrame, dataset: Dataset, reason: str) -> DataFrame:
     """Bronze rows of a dataset whose rules Spark cannot run: all quarantined."""
     log.error("dataset=%s: its rules cannot be run: %s", dataset.id, reason)
     en = f"The contract's rules cannot be run: {reason}"
@@ -66,7 +66,7 @@ def refused(records: DataFrame, dataset: Dataset, reason: str) -> DataFrame:
     return _bronze(_all_quarantined(records, "contract", en, zh), dataset)
 
 
-def unread(spark: SparkSession, place: Range, dataset: Dataset, reason: str) -> DataFrame:
+def quarantine_unreadable(spark: SparkSession, place: Range, dataset: Dataset, reason: str) -> DataFrame:
     """Bronze rows for offsets that cannot be read from Kafka at all: quarantined, without their bytes."""
     log.error("dataset=%s: %s cannot be read: %s", dataset.id, place, reason)
     offsets = spark.range(place.start, place.end, numPartitions=1).select(
@@ -99,7 +99,7 @@ def _bronze(rows: DataFrame, dataset: Dataset) -> DataFrame:
 
 
 def _decoded(
-    records: DataFrame, dataset: Dataset, store: ContractStore, registry: Registry | None, mark: bytes
+    records: DataFrame, dataset: Dataset, store: ContractStore, registry: Registry | None, end_mark: bytes
 ) -> DataFrame:
     """Envelope, key, `_read`: the record as `strict_avro` gives it, null of an unknown writer, and whether it is `_whole`.
 
@@ -117,12 +117,12 @@ def _decoded(
     reads, body = [], f"substring(value, {FRAME + 1})"
     for known, schema in store.writer_schemas(dataset.id).items():
         frame = f"substring(value, 1, {FRAME}) = X'{(MAGIC + known).hex()}'"
-        reads.append(f"WHEN {fits} AND {frame} THEN {strict_avro(body, schema, reader, mark)}")
+        reads.append(f"WHEN {fits} AND {frame} THEN {strict_avro(body, schema, reader, end_mark)}")
     refusals = []
     if registry:
         agreed, refused = _registry_schemas(records, F.expr(number), dataset, registry)
         for schema_text, ids in agreed.items():
-            decoded = strict_avro("substring(value, 6)", json.loads(schema_text), reader, mark)
+            decoded = strict_avro("substring(value, 6)", json.loads(schema_text), reader, end_mark)
             reads.append(f"WHEN {number} IN ({', '.join(map(str, ids))}) THEN {decoded}")
         for told, ids in refused.items():
             refusals.append(f"WHEN {number} IN ({', '.join(map(str, ids))}) THEN {_texts(told)}")
@@ -145,7 +145,7 @@ def _decoded(
         f"CASE WHEN {deleted} AND {fits} THEN from_json(CAST(key AS string), {text(key_ddl)}) END AS _keys",
         f"CASE {' '.join(reads)} END AS _read",
         f"CASE {' '.join(refusals)} END AS _refusal",
-        f"X'{mark.hex()}' AS _mark",
+        f"X'{end_mark.hex()}' AS _mark",
     )
 
 
@@ -220,9 +220,9 @@ def _checked(rows: DataFrame, dataset: Dataset) -> DataFrame:
     kind = sequence_type(dataset).simpleString()
     reasons = reasons_to_quarantine(dataset)
     judged = flat.selectExpr("*", f"CAST({sequence_column(dataset)} AS {kind}) AS _sequence").selectExpr(
-        "*", f"{any_holds(reasons)} AS _quarantined"
+        "*", f"{any_applies(reasons)} AS _quarantined"
     )
-    whens = ", ".join(f"CASE WHEN {r.holds} THEN {r.told} END" for r in reasons)
+    whens = ", ".join(f"CASE WHEN {r.applies} THEN {r.struct} END" for r in reasons)
     told = f"CASE WHEN _quarantined THEN filter(array({whens}), r -> r IS NOT NULL) END"
     value = "CASE WHEN _quarantined THEN _value END"
     return judged.selectExpr(
@@ -231,7 +231,7 @@ def _checked(rows: DataFrame, dataset: Dataset) -> DataFrame:
 
 
 def _all_quarantined(records: DataFrame, rule: str, en: str, zh: str) -> DataFrame:
-    told = as_struct(rule, None, "NULL", text(en), text(zh))
+    told = reason_struct(rule, None, "NULL", text(en), text(zh))
     columns = {"_quarantined": "true", "_writer": "NULL", "_reasons": f"array({told})", "_value": "value"}
     return records.selectExpr(*_ENVELOPE, *(f"{c} AS {n}" for n, c in columns.items())).selectExpr(
         *(f"CAST({f.name} AS {f.dataType.simpleString()}) AS {f.name}" for f in ENVELOPE)

@@ -9,10 +9,10 @@ from pyspark.sql import DataFrame
 from pipelines.ingest.offsets import Range
 from pipelines.lake.spark_jvm import SPARK_ERRORS
 
-PROBES = 60  # reads spent on it; ranges that still fail then are taken as bad, whole
+MOST_READS = 60  # reads spent on it; ranges that still fail then are taken as bad, whole
 
 
-def computes(rows: DataFrame) -> bool:
+def can_be_computed(rows: DataFrame) -> bool:
     """Whether every row can be computed; none is written."""
     try:
         rows.write.format("noop").mode("overwrite").save()
@@ -21,23 +21,23 @@ def computes(rows: DataFrame) -> bool:
     return True
 
 
-def isolate(ranges: tuple[Range, ...], can_take: Callable[[Range], bool]) -> tuple[Range, ...]:
+def find_bad_ranges(ranges: tuple[Range, ...], can_take: Callable[[Range], bool]) -> tuple[Range, ...]:
     """The smallest ranges that cannot be taken, in order."""
-    todo, bad, probes = list(ranges), [], 0
+    todo, bad, reads = list(ranges), [], 0
     while todo:
-        probed = todo.pop()
-        probes += 1
-        if can_take(probed):
+        tried = todo.pop()
+        reads += 1
+        if can_take(tried):
             continue
-        if probed.end - probed.start == 1 or probes >= PROBES:
-            bad.append(probed)
+        if tried.end - tried.start == 1 or reads >= MOST_READS:
+            bad.append(tried)
         else:
-            middle = (probed.start + probed.end) // 2
-            todo += [probed._replace(end=middle), probed._replace(start=middle)]
+            middle = (tried.start + tried.end) // 2
+            todo += [tried._replace(end=middle), tried._replace(start=middle)]
     return tuple(sorted(bad))
 
 
-def without(ranges: tuple[Range, ...], bad: tuple[Range, ...]) -> tuple[Range, ...]:
+def subtract_ranges(ranges: tuple[Range, ...], bad: tuple[Range, ...]) -> tuple[Range, ...]:
     """What is left of ranges, in order, once the bad ones are cut out."""
     good: list[Range] = []
     for whole in ranges:

@@ -13,9 +13,9 @@ from functools import reduce
 
 from pyspark.sql import DataFrame
 
-from pipelines.ingest.decode import change_log, refused, unread
-from pipelines.ingest.find_bad_records import computes, isolate, without
-from pipelines.ingest.offsets import Plan, Range, Topics, TopicState, accept, plan
+from pipelines.ingest.decode import bronze_rows, quarantine_all, quarantine_unreadable
+from pipelines.ingest.find_bad_records import can_be_computed, find_bad_ranges, subtract_ranges
+from pipelines.ingest.offsets import Plan, Range, Topics, TopicState, plan, position_after_change
 from pipelines.ingest.read import read_ranges
 from pipelines.lake.commit_notes import IngestNote
 from pipelines.lake.delta import written_by_another
@@ -65,7 +65,7 @@ def ingest_batch(
         return Batch(0, position)
 
     def rows(records: DataFrame) -> DataFrame:
-        return change_log(records, dataset, store, registry)
+        return bronze_rows(records, dataset, store, registry)
 
     records = read_ranges(lake.spark, kafka.access, planned.ranges)
     if registry:
@@ -78,21 +78,21 @@ def ingest_batch(
             plan(dataset, position, states)
             if not alone:
                 raise
-            if computes(rows(records)):
+            if can_be_computed(rows(records)):
                 raise UnavailableError(
                     f"Bronze of {dataset.name} cannot be written, and nothing was skipped: {cause(error)}. Look at the lake "
                     "and its disk; the next pass takes the same records again.",
                     f"无法写入 {dataset.name} 的变更日志，未跳过任何记录：{cause(error)}。请检查数据湖及其磁盘；"
                     "下一轮将重新处理同一批记录。",
                 ) from error
-            found = _quarantining(dataset, lake, store, kafka, registry, planned, error)
+            found = _with_bad_quarantined(dataset, lake, store, kafka, registry, planned, error)
             taken = _append(bronze, found, planned.after, number)
     finally:
         records.unpersist()
     return Batch(taken, planned.after, sum(planned.waiting.values()), planned.drained)
 
 
-def _quarantining(
+def _with_bad_quarantined(
     dataset: Dataset,
     lake: Lake,
     store: ContractStore,
@@ -107,15 +107,17 @@ def _quarantining(
         return read_ranges(lake.spark, kafka.access, (one,), alone=True)
 
     def rows(one: Range) -> DataFrame:
-        return change_log(read(one), dataset, store, registry)
+        return bronze_rows(read(one), dataset, store, registry)
 
-    bad = isolate(planned.ranges, lambda one: computes(rows(one)))
-    parts = [rows(good) for good in without(planned.ranges, bad)]
+    bad = find_bad_ranges(planned.ranges, lambda one: can_be_computed(rows(one)))
+    parts = [rows(good) for good in subtract_ranges(planned.ranges, bad)]
     for one in bad:
         records = read(one)
-        readable = computes(records)
+        readable = can_be_computed(records)
         parts.append(
-            refused(records, dataset, cause(error)) if readable else unread(lake.spark, one, dataset, cause(error))
+            quarantine_all(records, dataset, cause(error))
+            if readable
+            else quarantine_unreadable(lake.spark, one, dataset, cause(error))
         )
     return reduce(DataFrame.unionByName, parts).coalesce(lake.spark.sparkContext.defaultParallelism)
 
@@ -124,7 +126,7 @@ def resume(dataset: Dataset, lake: Lake, states: Mapping[str, TopicState]) -> No
     """Go on after the dataset's topics changed, each from the first offset it still has; bronze's log keeps that it was so."""
     bronze = lake.bronze(dataset)
     number = bronze.transaction(INGEST) + 1
-    position = accept(dataset, ingested_position(bronze), states)
+    position = position_after_change(dataset, ingested_position(bronze), states)
     _append(bronze, bronze.read().limit(0), position, number)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
-from pipelines.lake.position import Position, Taken
+from pipelines.lake.position import Position, TopicPosition
 from schemas.dataset import Dataset
 from schemas.errors import StateError
 from schemas.ports.kafka_access import KafkaAccess
@@ -68,7 +68,7 @@ def plan(dataset: Dataset, position: Position, states: Mapping[str, TopicState])
 
     StateError names every topic that is not as it was left; then nothing is taken, so nothing can be skipped.
     """
-    if problems := list(changes(dataset, position, states)):
+    if problems := list(topic_changes(dataset, position, states)):
         listed = "\n  ".join(en for en, _ in problems)
         listed_zh = "\n  ".join(zh for _, zh in problems)
         raise StateError(
@@ -79,7 +79,11 @@ def plan(dataset: Dataset, position: Position, states: Mapping[str, TopicState])
         )
     waiting: dict[str, dict[int, tuple[int, int]]] = {}
     for topic, state in _present(dataset, states).items():
-        at = position[topic].next if topic in position else {p: first for p, (first, _) in state.partitions.items()}
+        at = (
+            position[topic].next_offsets
+            if topic in position
+            else {p: first for p, (first, _) in state.partitions.items()}
+        )
         waiting[topic] = {p: (at[p], end) for p, (_, end) in state.partitions.items() if at[p] < end}
     backlog = {topic: sum(end - start for start, end in parts.values()) for topic, parts in waiting.items() if parts}
     level = _fair_level(backlog.values(), SHARE, BATCH)
@@ -89,8 +93,12 @@ def plan(dataset: Dataset, position: Position, states: Mapping[str, TopicState])
         parts, state = waiting[topic], states[topic]
         most = _fair_level((end - start for start, end in parts.values()), level, level)
         here = [Range(topic, p, start, min(end, start + most)) for p, (start, end) in sorted(parts.items())]
-        before = position[topic].next if topic in position else {p: first for p, (first, _) in state.partitions.items()}
-        after[topic] = Taken(state.id, {**before, **{r.partition: r.end for r in here}})
+        before = (
+            position[topic].next_offsets
+            if topic in position
+            else {p: first for p, (first, _) in state.partitions.items()}
+        )
+        after[topic] = TopicPosition(state.id, {**before, **{r.partition: r.end for r in here}})
         backlog[topic] -= sum(r.end - r.start for r in here)
         ranges += here
     return Plan(tuple(ranges), after, backlog)
@@ -110,7 +118,7 @@ def _present(dataset: Dataset, states: Mapping[str, TopicState]) -> dict[str, To
     return {name: states[name] for name in dataset.topics if name in states}
 
 
-def changes(dataset: Dataset, position: Position, states: Mapping[str, TopicState]) -> Iterable[tuple[str, str]]:
+def topic_changes(dataset: Dataset, position: Position, states: Mapping[str, TopicState]) -> Iterable[tuple[str, str]]:
     """What became of the dataset's topics that would skip or mix records, in English and Chinese."""
     for topic in position:
         if topic not in states:
@@ -126,7 +134,7 @@ def changes(dataset: Dataset, position: Position, states: Mapping[str, TopicStat
             continue
         for partition, (first, end) in sorted(state.partitions.items()):
             here, here_zh = f"{topic} partition {partition}", f"{topic} 分区 {partition}"
-            at = before.next.get(partition) if before else 0
+            at = before.next_offsets.get(partition) if before else 0
             if at is None:
                 yield (
                     f"{here} was added: a key may now be on another partition than its earlier versions",
@@ -145,14 +153,14 @@ def changes(dataset: Dataset, position: Position, states: Mapping[str, TopicStat
                 )
 
 
-def accept(dataset: Dataset, position: Position, states: Mapping[str, TopicState]) -> Position:
+def position_after_change(dataset: Dataset, position: Position, states: Mapping[str, TopicState]) -> Position:
     """The position from which a dataset goes on after its topics changed: each from the first offset it still has."""
     found: Position = {}
     for topic, state in _present(dataset, states).items():
         before = position.get(topic)
         same = before is not None and before.id == state.id
-        kept = before.next if before and same else {}
-        found[topic] = Taken(
+        kept = before.next_offsets if before and same else {}
+        found[topic] = TopicPosition(
             state.id, {p: max(min(kept.get(p, first), end), first) for p, (first, end) in state.partitions.items()}
         )
     return found

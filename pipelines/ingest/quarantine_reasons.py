@@ -17,34 +17,37 @@ UNREGISTERED = (
     "The schema that wrote the record is not registered for this dataset.",
     "写入该记录的模式未在此数据集登记。",
 )
-_HOLDS_NOT, _FAILS = "X'30'", "X'3F'"  # what a tried condition gives for a row it is false for, and one it fails for
+_IS_FALSE, _CANNOT_BE_EVALUATED = (
+    "X'30'",
+    "X'3F'",
+)  # what a tried condition gives for a row it is false for, and one it fails for
 
 
 class Reason(NamedTuple):
     """When it holds (null: it does not), and the struct that says so."""
 
-    holds: str
-    told: str
-    risky: str | None = None  # the condition alone, if it is a contract's SQL, which can fail
-    among: str | None = None  # a shorter condition that is true whenever this reason, or another like it, holds
+    applies: str
+    struct: str
+    contract_sql: str | None = None  # the condition alone, if it is a contract's SQL, which can fail
+    wider: str | None = None  # a shorter condition that is true whenever this reason, or another like it, holds
 
 
-def any_holds(reasons: list[Reason]) -> str:
+def any_applies(reasons: list[Reason]) -> str:
     """Whether any of them holds, or cannot be evaluated."""
-    conditions = [*dict.fromkeys(f"coalesce({r.among or r.holds}, false)" for r in reasons if r.risky is None)]
-    if risky := [f"coalesce(({r.risky}), false)" for r in reasons if r.risky is not None]:
-        conditions.append(f"coalesce({_tried(either(risky))} <> {_HOLDS_NOT}, false)")
+    conditions = [*dict.fromkeys(f"coalesce({r.wider or r.applies}, false)" for r in reasons if r.contract_sql is None)]
+    if risky := [f"coalesce(({r.contract_sql}), false)" for r in reasons if r.contract_sql is not None]:
+        conditions.append(f"coalesce({_evaluated(either(risky))} <> {_IS_FALSE}, false)")
     return either(conditions)
 
 
-def _tried(broken: str) -> str:
+def _evaluated(broken: str) -> str:
     """A contract's condition for a row that was decoded, so that it cannot fail; null for a row that was not.
 
     A `try_` function is null where anything inside of it fails. It is in a CASE, so that Spark computes nothing of it ahead
     and outside of it.
     """
     tried = f"try_to_binary(CASE WHEN ({broken}) THEN '1' ELSE '0' END, 'utf-8')"
-    return f"(CASE WHEN {DECODED} THEN coalesce({tried}, {_FAILS}) END)"
+    return f"(CASE WHEN {DECODED} THEN coalesce({tried}, {_CANNOT_BE_EVALUATED}) END)"
 
 
 def reasons_to_quarantine(dataset: Dataset) -> list[Reason]:
@@ -64,7 +67,7 @@ def reasons_to_quarantine(dataset: Dataset) -> list[Reason]:
             "记录值既不是 Avro 单对象编码，也不是注册中心格式。",
         ),
         Reason(
-            f"{upsert} AND _writer IS NOT NULL AND NOT _known", as_struct("schema", None, "_writer", en, zh)
+            f"{upsert} AND _writer IS NOT NULL AND NOT _known", reason_struct("schema", None, "_writer", en, zh)
         ),
         _reason(
             f"{upsert} AND _known AND NOT ({DECODED})", "malformed", None, "length(_value)",
@@ -119,7 +122,7 @@ def reasons_to_quarantine(dataset: Dataset) -> list[Reason]:
             f"{field.name} 含有不属于 {field.type_name} 的内容：非 UTF-8 文本、年份不在 1 至 9999 之间的日期、"
             "超出范围的数值，或既非 0 也非 1 的布尔值。",
         )  # fmt: skip
-        reasons.append(reason._replace(among="_unreadable"))
+        reasons.append(reason._replace(wider="_unreadable"))
     can_fail = {rule.name for rule in dataset.rules if rule.type == "sql"}
     for rule in row_rules(dataset):
         found = f"`{rule.column}`" if rule.column else "NULL"
@@ -127,29 +130,29 @@ def reasons_to_quarantine(dataset: Dataset) -> list[Reason]:
             holds = f"{DECODED} AND ({rule.broken})"
             reasons.append(_reason(holds, rule.name, rule.column, found, rule.en, rule.zh))
             continue
-        tried = _tried(rule.broken)
-        en = f"The rule {rule.name} cannot be evaluated for this row: {_FAILED[0]}"
-        zh = f"规则 {rule.name} 无法对该行求值：{_FAILED[1]}"
+        tried = _evaluated(rule.broken)
+        en = f"The rule {rule.name} cannot be evaluated for this row: {_WHY_NOT_EVALUATED[0]}"
+        zh = f"规则 {rule.name} 无法对该行求值：{_WHY_NOT_EVALUATED[1]}"
         en, zh = (
-            f"CASE WHEN {tried} = {_FAILS} THEN {text(failed)} ELSE {text(told)} END"
+            f"CASE WHEN {tried} = {_CANNOT_BE_EVALUATED} THEN {text(failed)} ELSE {text(told)} END"
             for failed, told in ((en, rule.en), (zh, rule.zh))
         )
-        told = as_struct(rule.name, rule.column, found, en, zh)
-        reasons.append(Reason(f"{tried} <> {_HOLDS_NOT}", told, risky=rule.broken))
+        told = reason_struct(rule.name, rule.column, found, en, zh)
+        reasons.append(Reason(f"{tried} <> {_IS_FALSE}", told, contract_sql=rule.broken))
     return reasons
 
 
-_FAILED = (
+_WHY_NOT_EVALUATED = (
     "a value that is cast is not of the type, a number overflows, or is divided by zero.",
     "被转换的值不符合目标类型、数值溢出或除数为零。",
 )
 
 
-def _reason(holds: str, rule: str, column: str | None, found: str, en: str, zh: str) -> Reason:
-    return Reason(holds, as_struct(rule, column, found, text(en), text(zh)))
+def _reason(applies: str, rule: str, column: str | None, found: str, en: str, zh: str) -> Reason:
+    return Reason(applies, reason_struct(rule, column, found, text(en), text(zh)))
 
 
-def as_struct(rule: str, column: str | None, found: str, en: str, zh: str) -> str:
+def reason_struct(rule: str, column: str | None, found: str, en: str, zh: str) -> str:
     """One reason as bronze keeps it; `found`, `en` and `zh` are SQL text."""
     shown = f"left(make_valid_utf8(CAST({found} AS string)), {SHOWN})"
     parts = [text(rule), text(column) if column else "CAST(NULL AS string)", shown, en, zh]

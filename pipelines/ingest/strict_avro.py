@@ -18,7 +18,7 @@ from typing import Any
 from pipelines.lake.table_schemas import spark_type
 from schemas.dataset import Field
 
-MARK = 16  # bytes of the mark
+END_MARK_BYTES = 16  # bytes of the mark
 END = "_end"  # its field; columns of a contract do not begin with _
 _FLAG = "suibus.flag"  # a boolean's byte, as it is
 _DIGITS = 4_096  # bytes of a decimal that is read; the longest needs 16, and Java takes seconds over a megabyte
@@ -26,10 +26,10 @@ _FIRST_DAY, _LAST_DAY = -719_162, 2_932_896  # 0001-01-01 and 9999-12-31 as days
 _UNREADABLE = ("string", "boolean", "int", "decimal", "date", "timestamp")
 
 
-def strict_avro(body: str, writer: Mapping[str, Any], reader: Mapping[str, Any], mark: bytes) -> str:
-    """The record as a struct, with `mark` behind its fields as END exactly if nothing else follows; END null if it is none.
+def strict_avro(body: str, writer: Mapping[str, Any], reader: Mapping[str, Any], end_mark: bytes) -> str:
+    """The record as a struct, with `end_mark` behind its fields as END exactly if nothing else follows; END null if it is none.
 
-    `mark` must be random: bytes behind the record that happen to be equal to it would pass. A record that is cut off
+    `end_mark` must be random: bytes behind the record that happen to be equal to it would pass. A record that is cut off
     and goes on into the mark finds no whole mark behind itself, so it is none.
     """
 
@@ -37,7 +37,7 @@ def strict_avro(body: str, writer: Mapping[str, Any], reader: Mapping[str, Any],
         schema, expected = (text(json.dumps(_marked(s, decimals))) for s in (writer, reader))
         return f"from_avro({marked}, {schema}, map('avroSchema', {expected}, 'mode', 'PERMISSIVE'))"
 
-    marked = f"concat({body}, X'{mark.hex()}')"
+    marked = f"concat({body}, X'{end_mark.hex()}')"
     if long := _has_long_decimal(reader, "r0", 1):
         rough = f"array({read(marked, decimals=False)})"  # one of one: decoded once, whatever is asked of it
         fit = f"length({body}) <= {_DIGITS} OR NOT exists({rough}, r0 -> {long})"
@@ -82,7 +82,7 @@ def _marked(schema: Mapping[str, Any], decimals: bool) -> dict[str, Any]:
     """The schema with a field more. Not a record around it: Spark makes each inner one anew, at three times the cost of all."""
     flag: Iterator[Any] = iter([{"type": "fixed", "name": _FLAG, "size": 1}])
     wide = _wide(schema, flag, decimals)
-    end = {"name": END, "type": {"type": "fixed", "name": "suibus.mark", "size": MARK}}
+    end = {"name": END, "type": {"type": "fixed", "name": "suibus.mark", "size": END_MARK_BYTES}}
     return {**wide, "fields": [*wide["fields"], end]}
 
 

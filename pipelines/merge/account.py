@@ -52,7 +52,7 @@ def account_pending(dataset: Dataset, lake: Lake) -> int:
     return sum(row["inserted"] + row["updated"] + row["deleted"] for row in rows)
 
 
-def open_sums(dataset: Dataset, lake: Lake, rows: int) -> list[str]:
+def unclosed_sums(dataset: Dataset, lake: Lake, rows: int) -> list[str]:
     """Each sum of the dataset's account that does not close, none if all do; `rows` is the number of rows of the candidate.
 
     Checked: received is the sum of the fates, for every batch and district; what was received is what bronze holds; the rows of

@@ -31,9 +31,9 @@ def counting_rules(events: DataFrame, dataset: Dataset) -> Column:
 
 def _conditions(events: DataFrame, dataset: Dataset) -> Iterator[tuple[str, Column]]:
     """Each composing rule with the condition under which it counts a row."""
-    risky = {rule.name for rule in dataset.rules if rule.type == "sql"}
+    contract_sql = {rule.name for rule in dataset.rules if rule.type == "sql"}
     for name, condition in composing_rules(dataset):
-        if name not in risky:
+        if name not in contract_sql:
             yield name, F.coalesce(F.expr(condition), F.lit(False))
             continue
         tried = f"coalesce(try_to_binary(CASE WHEN ({condition}) THEN '1' ELSE '0' END, 'utf-8'), X'3F')"
@@ -47,11 +47,9 @@ def _conditions(events: DataFrame, dataset: Dataset) -> Iterator[tuple[str, Colu
 
 def count_changes(winners: DataFrame) -> dict[str, int]:
     """By how many rows more than before each composing rule counts; rules whose count is the same are left out."""
-    brings = F.transform(
-        F.coalesce("_broken", F.array()), lambda rule: F.struct(rule.alias("rule"), F.lit(1).alias("n"))
-    )
-    takes = F.transform(
+    plus = F.transform(F.coalesce("_broken", F.array()), lambda rule: F.struct(rule.alias("rule"), F.lit(1).alias("n")))
+    minus = F.transform(
         F.coalesce("_was_broken", F.array()), lambda rule: F.struct(rule.alias("rule"), F.lit(-1).alias("n"))
     )
-    each = winners.select(F.inline(F.concat(brings, takes)))
+    each = winners.select(F.inline(F.concat(plus, minus)))
     return {row["rule"]: row["n"] for row in each.groupBy("rule").agg(F.sum("n").alias("n")).collect() if row["n"]}

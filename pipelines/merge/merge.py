@@ -22,7 +22,7 @@ from pipelines.lake.table import Table
 from pipelines.lake.table_log import AddedFile, count_rows
 from pipelines.lake.table_schemas import EVENT
 from pipelines.merge.gate_counts import count_changes
-from pipelines.merge.winner import HELD, SEEN, decide, with_counts
+from pipelines.merge.winner import BROADCAST_KEYS, FLAGS, decide, with_hash_and_rules
 from quality.rules import rules_hash
 from schemas.dataset import Dataset
 from schemas.errors import StateError
@@ -67,7 +67,7 @@ def _merge(dataset: Dataset, bronze: Table, silver: Table, first: int, last: int
     change = silver.change()
     good, bad = ([file for file in files if is_quarantined(file) == kind] for kind in (False, True))
     count = count_rows(good)
-    events = with_counts(bronze.rows(good), dataset)
+    events = with_hash_and_rules(bronze.rows(good), dataset)
     decided = decide(events, count, dataset, change).persist()
     try:
         account, sums = _account(decided, bronze.rows(bad) if bad else None, count, dataset)
@@ -75,10 +75,10 @@ def _merge(dataset: Dataset, bronze: Table, silver: Table, first: int, last: int
         if changed < count:
             taken = winners.select(*EVENT)
             events = events.dropDuplicates(list(EVENT)) if sums["_copy"] else events
-            events = events.join(F.broadcast(taken) if changed <= HELD else taken, list(EVENT), "leftsemi")
+            events = events.join(F.broadcast(taken) if changed <= BROADCAST_KEYS else taken, list(EVENT), "leftsemi")
         gate = GateChange(rules_hash(dataset), count_changes(winners) if sums["_broke"] else {}, sums["_unknown"])
         note = MergeNote(first, last, bronze.id, account, gate)
-        added = _sorted(change.shaped(events), changed, dataset) if changed else None
+        added = _sorted(change.with_table_columns(events), changed, dataset) if changed else None
         removed, gone = winners.where("_replaces").select(*FILE_AND_ROW), sums["_replaces"]
         version = change.commit(added, removed, gone, merge_application(bronze), last, dump_note(note), count)
         silver.keep(change.files)
@@ -91,10 +91,10 @@ def _account(
     decided: DataFrame, quarantined: DataFrame | None, count: int, dataset: Dataset
 ) -> tuple[dict[str, dict[str, int]], Counter[str]]:
     """The account of each district, and the sum over all districts of what was seen of the events."""
-    events = decided.select("_district", "_fate", *SEEN)
+    events = decided.select("_district", "_fate", *FLAGS)
     if quarantined is not None:
-        events = events.unionAll(quarantined.select("_district", F.lit("quarantined"), *[F.lit(False)] * len(SEEN)))
-    counts = (F.count_if(name).alias(name) for name in SEEN)
+        events = events.unionAll(quarantined.select("_district", F.lit("quarantined"), *[F.lit(False)] * len(FLAGS)))
+    counts = (F.count_if(name).alias(name) for name in FLAGS)
     rows = events.groupBy("_district", "_fate").agg(F.count("*").alias("received"), *counts).collect()
     if sum(row["received"] for row in rows if row["_fate"] != "quarantined") != count:
         raise StateError(
@@ -109,7 +109,7 @@ def _account(
         found[row["_fate"]] += row["received"]
         found["lost_to_other_district"] += row["_lost"]
         found["took_from_other_district"] += row["_took"]
-        sums.update({name: row[name] for name in SEEN})
+        sums.update({name: row[name] for name in FLAGS})
     return account, sums
 
 

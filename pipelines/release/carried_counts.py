@@ -29,7 +29,7 @@ class CarriedCounts:
     counts: dict[str, int]  # by the name of the rule
     rows: int
     counted_at: str  # when all of them were last taken from the rows, ISO 8601
-    open_sums: list[str]  # the merges whose account does not close
+    unclosed_sums: list[str]  # the merges whose account does not close
     account_version: int  # the version of the account that closed for the last verdict
 
 
@@ -41,9 +41,9 @@ def carry_counts(dataset: Dataset, lake: Lake, last: ReleaseRecord | None, versi
     known = _last_counts(dataset, lake, last)
     if known is None or datetime.now(UTC) - datetime.fromisoformat(known.counted_at) > COUNT_AGAIN:
         return None
-    if not lake.account().own_since(known.account_version):
+    if not lake.account().is_own_since(known.account_version):
         return None
-    counts, rows, open_sums, rules = dict(known.counts), known.rows, list[str](), rules_hash(dataset)
+    counts, rows, unclosed_sums, rules = dict(known.counts), known.rows, list[str](), rules_hash(dataset)
     for at in range(last.silver_version + 1, version + 1):
         commit = silver.commit(at)
         if not commit.changes_rows:  # compaction
@@ -58,8 +58,8 @@ def carry_counts(dataset: Dataset, lake: Lake, last: ReleaseRecord | None, versi
         for district, sums in note.account.items():
             rows += sums["inserted"] - sums["deleted"]
             if not closes(sums):
-                open_sums.append(f"silver version {at}, district {district}: received is not the sum of the fates")
-    return CarriedCounts(counts, rows, known.counted_at, open_sums, known.account_version)
+                unclosed_sums.append(f"silver version {at}, district {district}: received is not the sum of the fates")
+    return CarriedCounts(counts, rows, known.counted_at, unclosed_sums, known.account_version)
 
 
 def _last_counts(dataset: Dataset, lake: Lake, last: ReleaseRecord) -> CarriedCounts | None:

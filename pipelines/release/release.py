@@ -11,7 +11,7 @@ from pyspark.sql import functions as F
 from pipelines.lake.lake import Lake
 from pipelines.lake.progress import merged_version
 from pipelines.lake.table_schemas import NOT_ANSI
-from pipelines.merge.account import open_sums
+from pipelines.merge.account import unclosed_sums
 from pipelines.release.carried_counts import carry_counts
 from pipelines.release.release_record import ReleaseRecord, Status
 from pipelines.release.release_table import append_record
@@ -89,22 +89,24 @@ def _judged(dataset: Dataset, lake: Lake, last: ReleaseRecord | None, version: i
     candidate, account_version = shared_rows(lake, dataset, version), lake.account().version
     if known := carry_counts(dataset, lake, last, version):
         verdict = judge(candidate, dataset, version, known.counts, known.rows)
-        verdict = _with_account(replace(verdict, counted_at=known.counted_at), known.open_sums)
+        verdict = _with_account(replace(verdict, counted_at=known.counted_at), known.unclosed_sums)
     else:
         verdict = judge(candidate, dataset, version)
-        verdict = _with_account(verdict, open_sums(dataset, lake, verdict.rows))
+        verdict = _with_account(verdict, unclosed_sums(dataset, lake, verdict.rows))
     return replace(verdict, account_version=account_version)
 
 
-def _with_account(verdict: Verdict, open_sums: list[str]) -> Verdict:
+def _with_account(verdict: Verdict, unclosed_sums: list[str]) -> Verdict:
     """The verdict with one rule more: that the account closes."""
     text = (
         "Received is inserted + updated + deleted + unchanged + superseded + duplicate + quarantined, of every batch and "
         "district, and the rows are those inserted and not deleted. 收支平衡：接收数等于各去向之和，行数等于新增减删除。"
     )
-    samples = tuple({"account": found} for found in open_sums)
-    result = Result("account_closes", "critical", not open_sums, "account", {}, len(open_sums), samples, None, text)
-    return replace(verdict, results=(*verdict.results, result), passed=verdict.passed and not open_sums)
+    samples = tuple({"account": found} for found in unclosed_sums)
+    result = Result(
+        "account_closes", "critical", not unclosed_sums, "account", {}, len(unclosed_sums), samples, None, text
+    )
+    return replace(verdict, results=(*verdict.results, result), passed=verdict.passed and not unclosed_sums)
 
 
 def shared_rows(lake: Lake, dataset: Dataset, version: int) -> DataFrame:

@@ -15,7 +15,7 @@ from pipelines.release.release_record import Records, ReleaseRecord
 
 
 @dataclass(frozen=True)
-class _Read:
+class _NewestRecords:
     """What the releases say at one version of their table."""
 
     table_id: str
@@ -23,7 +23,7 @@ class _Read:
     last: Records  # the newest record, released or held
     released: Records  # the newest that was released
 
-    def plus(self, version: int, dataset_id: str, record: ReleaseRecord) -> _Read:
+    def with_record(self, version: int, dataset_id: str, record: ReleaseRecord) -> _NewestRecords:
         """With the record that the next version added."""
         released = {dataset_id: record} if record.status == "released" else {}
         return replace(
@@ -64,13 +64,13 @@ def append_record(
     }
     version = releases.append([row], f"release:{dataset_id}", record.release, ReleaseNote(sha256))
     if version == known.version + 1:  # what was just written need not be read again
-        releases.keep(known.plus(version, dataset_id, record))
+        releases.keep(known.with_record(version, dataset_id, record))
 
 
-def _read(lake: Lake) -> _Read:
+def _read(lake: Lake) -> _NewestRecords:
     """One scan for all datasets; none where no rows came since the last."""
     releases = lake.releases()
-    known, version = releases.kept(_Read), releases.version
+    known, version = releases.kept(_NewestRecords), releases.version
     if (
         known is None
         or known.table_id != releases.id
@@ -83,7 +83,7 @@ def _read(lake: Lake) -> _Read:
     return known
 
 
-def _scan(releases: Table, version: int) -> _Read:
+def _scan(releases: Table, version: int) -> _NewestRecords:
     kept = ("release", "status", "silver_version", "silver_id", "contract_sha256", "rows", "failed", "decided_at")
     released = F.col("status") == "released"
     newest = (
@@ -101,7 +101,7 @@ def _scan(releases: Table, version: int) -> _Read:
         last[row["dataset"]] = _record(row["last"].asDict(), released_at)
         if row["released"]:
             shared[row["dataset"]] = _record(row["released"].asDict(), released_at)
-    return _Read(releases.id, version, last, shared)
+    return _NewestRecords(releases.id, version, last, shared)
 
 
 def _record(found: dict[str, Any], released_at: datetime | None) -> ReleaseRecord:

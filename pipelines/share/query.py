@@ -23,7 +23,7 @@ def query(sql: str, lake: Lake, store: ContractStore, department: str | None = N
     The query runs in a session of its own, whose only tables are the datasets this reader may see.
     """
     session = lake.spark.newSession()
-    mine, newest = lake.within(session), released_records(lake)
+    mine, newest = lake.in_session(session), released_records(lake)
     visible = visible_datasets(store, department, newest)
     for name, dataset in visible.items():
         if re.search(rf"(?<![\w.]){re.escape(name)}(?!\w)", sql, re.IGNORECASE) and dataset.id in newest:

@@ -13,13 +13,13 @@ import pytest
 from kafka import KafkaAdminClient, KafkaProducer, TopicPartition
 from kafka.admin import ConfigResource, NewPartitions
 
-from infra.bus.status import look
+from infra.bus.status import read_status
 from infra.operate.listings import quarantined_records
 from pipelines.ingest import offsets
 from pipelines.ingest.ingest import ingest_batch
 from pipelines.ingest.offsets import BATCH, SHARE, Range, TopicState, plan
 from pipelines.lake.lake import Lake
-from pipelines.lake.position import Position, Taken
+from pipelines.lake.position import Position, TopicPosition
 from pipelines.lake.table import Table
 from pipelines.merge.merge import MergeInfo, merge_pending
 from pipelines.sync import Inputs, sync
@@ -127,7 +127,7 @@ def test_what_waits_too_near_the_end_of_its_retention_is_an_alarm_in_the_status(
     client.close()
 
     def danger() -> dict[str, float]:
-        (found,) = (d for d in look(road.bus).to_json()["datasets"] if d["dataset"] == road.name)
+        (found,) = (d for d in read_status(road.bus).to_json()["datasets"] if d["dataset"] == road.name)
         return dict(found["near_retention"])
 
     producer, encoder = KafkaProducer(bootstrap_servers=road.bus.access.servers, acks="all"), Encoder(road.dataset)
@@ -172,7 +172,7 @@ def test_a_plan_goes_on_exactly_where_the_last_one_ended(road: Road) -> None:
     assert seen[0][0] == 0
     assert all(a[1] == b[0] for a, b in pairwise(seen))
     assert seen[-1][1] == 250_000
-    assert position == {topic: Taken("i", {0: 250_000})}
+    assert position == {topic: TopicPosition("i", {0: 250_000})}
 
 
 def foreign(table: Table) -> None:
