@@ -1,4 +1,4 @@
-"""Which records of a batch make it fail: found by halving its ranges, so that the others are not held up."""
+"""Find the records that make a batch fail, by halving its offset ranges, so that all others can be ingested."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from pyspark.sql import DataFrame
 from pipelines.ingest.offsets import Range
 from pipelines.lake.spark_jvm import SPARK_ERRORS
 
-MOST_READS = 60  # reads spent on it; ranges that still fail then are taken as bad, whole
+MOST_READS = 60  # test reads; after that a range that fails is bad as a whole
 
 
 def can_be_computed(rows: DataFrame) -> bool:
-    """Whether every row can be computed; none is written."""
+    """Whether Spark can compute every row. Nothing is written."""
     try:
         rows.write.format("noop").mode("overwrite").save()
     except SPARK_ERRORS:
@@ -21,13 +21,13 @@ def can_be_computed(rows: DataFrame) -> bool:
     return True
 
 
-def find_bad_ranges(ranges: tuple[Range, ...], can_take: Callable[[Range], bool]) -> tuple[Range, ...]:
-    """The smallest ranges that cannot be taken, in order."""
+def find_bad_ranges(ranges: tuple[Range, ...], is_good: Callable[[Range], bool]) -> tuple[Range, ...]:
+    """The smallest ranges found for which `is_good` is false, sorted. At most MOST_READS ranges are halved."""
     todo, bad, reads = list(ranges), [], 0
     while todo:
         tried = todo.pop()
         reads += 1
-        if can_take(tried):
+        if is_good(tried):
             continue
         if tried.end - tried.start == 1 or reads >= MOST_READS:
             bad.append(tried)
@@ -38,7 +38,7 @@ def find_bad_ranges(ranges: tuple[Range, ...], can_take: Callable[[Range], bool]
 
 
 def subtract_ranges(ranges: tuple[Range, ...], bad: tuple[Range, ...]) -> tuple[Range, ...]:
-    """What is left of ranges, in order, once the bad ones are cut out."""
+    """The ranges without the bad ones, in order."""
     good: list[Range] = []
     for whole in ranges:
         start = whole.start

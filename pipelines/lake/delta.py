@@ -24,34 +24,34 @@ from pipelines.lake.spark_jvm import java
 from pipelines.lake.table_log import AddedFile
 from schemas.errors import StateError
 
-_DELTA = "org.apache.spark.sql.delta"
+_NAMESPACE = "org.apache.spark.sql.delta"
 _USER_METADATA = "spark.databricks.delta.commitInfo.userMetadata"
 # The internal methods in use: by class, each method with its numbers of arguments ("new" is the constructor).
 INTERNALS: dict[str, dict[str, set[int]]] = {
-    f"{_DELTA}.DeltaLog": {
+    f"{_NAMESPACE}.DeltaLog": {
         "forTable": {2}, "forTableWithSnapshot": {2}, "clearCache": {0}, "update": {3}, "createDataFrame": {4},
         "startTransaction": {0}, "dataPath": {0}, "newDeltaHadoopConf": {0},
     },
-    f"{_DELTA}.Snapshot": {
+    f"{_NAMESPACE}.Snapshot": {
         "version": {0}, "metadata": {0}, "allFiles": {0}, "checksumOpt": {0}, "setTransactions": {0},
     },
-    f"{_DELTA}.VersionChecksum": {"setTransactions": {0}},
-    f"{_DELTA}.OptimisticTransaction": {
+    f"{_NAMESPACE}.VersionChecksum": {"setTransactions": {0}},
+    f"{_NAMESPACE}.OptimisticTransaction": {
         "readWholeTable": {0}, "snapshot": {0}, "writeFiles": {1}, "registerPostCommitHook": {1},
         "registerSQLMetrics": {2}, "commit": {2},
     },
-    f"{_DELTA}.DeltaOperations$Write": {"new": {9}},
-    f"{_DELTA}.DeltaOperations$Merge": {"new": {7}},
-    f"{_DELTA}.hooks.AutoCompact$": {},
-    f"{_DELTA}.actions.Action": {"fromJson": {1}},
-    f"{_DELTA}.actions.Metadata": {"id": {0}, "partitionColumns": {0}},
-    f"{_DELTA}.actions.SetTransaction": {"appId": {0}, "version": {0}},
-    f"{_DELTA}.actions.AddFile": {
+    f"{_NAMESPACE}.DeltaOperations$Write": {"new": {9}},
+    f"{_NAMESPACE}.DeltaOperations$Merge": {"new": {7}},
+    f"{_NAMESPACE}.hooks.AutoCompact$": {},
+    f"{_NAMESPACE}.actions.Action": {"fromJson": {1}},
+    f"{_NAMESPACE}.actions.Metadata": {"id": {0}, "partitionColumns": {0}},
+    f"{_NAMESPACE}.actions.SetTransaction": {"appId": {0}, "version": {0}},
+    f"{_NAMESPACE}.actions.AddFile": {
         "toPath": {0}, "deletionVector": {0}, "stats": {0}, "remove": {0}, "removeRows": {3}, "numPhysicalRecords": {0},
     },
-    f"{_DELTA}.actions.DeletionVectorDescriptor": {"serializeToBase64": {0}, "cardinality": {0}},
-    f"{_DELTA}.commands.DeletionVectorBitmapGenerator": {"buildDeletionVectors": {4}},
-    f"{_DELTA}.commands.DeletionVectorResult": {"filePath": {0}, "deletionVector": {0}},
+    f"{_NAMESPACE}.actions.DeletionVectorDescriptor": {"serializeToBase64": {0}, "cardinality": {0}},
+    f"{_NAMESPACE}.commands.DeletionVectorBitmapGenerator": {"buildDeletionVectors": {4}},
+    f"{_NAMESPACE}.commands.DeletionVectorResult": {"filePath": {0}, "deletionVector": {0}},
     "org.apache.spark.sql.classic.SparkSession": {},
     "org.apache.spark.sql.SparkSession": {"setActiveSession": {1}},
     "org.apache.spark.sql.SaveMode": {},
@@ -167,7 +167,7 @@ class Delta:
         return self._delta("actions.Action").fromJson(json.dumps(action))
 
     def _delta(self, name: str) -> Any:
-        return java(self._spark, f"{_DELTA}.{name}")
+        return java(self._spark, f"{_NAMESPACE}.{name}")
 
     def _none(self) -> Any:
         return java(self._spark, "scala.Option").empty()
@@ -314,7 +314,7 @@ class Snapshot:
     """The newest version of a table, read from its log now."""
 
     def __init__(self, spark: SparkSession, address: str) -> None:
-        log = java(spark, f"{_DELTA}.DeltaLog")
+        log = java(spark, f"{_NAMESPACE}.DeltaLog")
         snapshot = log.forTableWithSnapshot(cast(Any, spark)._jsparkSession, address)._2()
         self.version = int(snapshot.version())
         self.table_id = str(snapshot.metadata().id())
@@ -328,7 +328,7 @@ class Snapshot:
 
 def forget_tables(spark: SparkSession) -> None:
     """Clear Delta's cache of logs: after a rename, another table may be at a cached address."""
-    java(spark, f"{_DELTA}.DeltaLog").clearCache()
+    java(spark, f"{_NAMESPACE}.DeltaLog").clearCache()
 
 
 def _set_transactions(snapshot: Any) -> Any:

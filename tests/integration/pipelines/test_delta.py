@@ -42,7 +42,7 @@ def replace(
     change = Delta(spark, path).change(known)
     there = change.rows(change.files.files.values()).where(F.col("id").isin(ids))
     added = there.select("id", F.lit(word).alias("word"))
-    added = change.shaped(added).coalesce(1)
+    added = change.with_table_columns(added).coalesce(1)
     note = dump_note(ReleaseNote(f"{version} 穗"))
     change.commit(added, there.select(*change.file_and_row()), len(ids), "test", version, note, len(ids))
     return change
