@@ -1,4 +1,4 @@
-"""Which of the gate's composing rules count a row, and by how much a merge changes their counts."""
+"""The gate's composing rules that count a row, and by how much a merge changes their counts."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from schemas.dataset import Dataset
 
 
 def counting_rules(events: DataFrame, dataset: Dataset) -> Column:
-    """The names of the composing rules that count a row, null if none does or if the event is a deletion.
+    """The names of the composing rules that count a row; null if none does, or if the event is a delete.
 
-    A contract's own SQL may fail for a row, which then counts for the rule's name followed by "?". SQL that Spark cannot parse
-    is left to the gate, which says so.
+    If a contract's own SQL fails for a row, the row counts under the rule's name followed by "?". A rule whose SQL Spark cannot
+    analyse is left out here; the gate reports it.
     """
     rules = list(_conditions(events, dataset))
     if not rules:
         return F.lit(None).cast("array<string>")
-    any_counts = reduce(or_, (condition for _, condition in rules))  # one condition for the many rows that none counts
+    any_counts = reduce(or_, (condition for _, condition in rules))  # one condition, since no rule counts most rows
     named = F.array_compact(F.array(*(F.when(condition, F.lit(name)) for name, condition in rules)))
     return F.when(~F.col("_deleted") & any_counts, named).cast("array<string>")
 
@@ -37,7 +37,7 @@ def _conditions(events: DataFrame, dataset: Dataset) -> Iterator[tuple[str, Colu
             yield name, F.coalesce(F.expr(condition), F.lit(False))
             continue
         tried = f"coalesce(try_to_binary(CASE WHEN ({condition}) THEN '1' ELSE '0' END, 'utf-8'), X'3F')"
-        # In a branch, so that Spark computes nothing of it ahead and outside of the try.
+        # In a CASE, so that Spark does not evaluate a part of the condition before and outside the try_ function.
         found = F.expr(f"CASE WHEN NOT _deleted THEN {tried} END")
         with suppress(AnalysisException):
             events.select(found)
@@ -46,7 +46,7 @@ def _conditions(events: DataFrame, dataset: Dataset) -> Iterator[tuple[str, Colu
 
 
 def count_changes(winners: DataFrame) -> dict[str, int]:
-    """By how many rows more than before each composing rule counts; rules whose count is the same are left out."""
+    """The change of each composing rule's count, negative where it counts fewer rows; unchanged rules are left out."""
     plus = F.transform(F.coalesce("_broken", F.array()), lambda rule: F.struct(rule.alias("rule"), F.lit(1).alias("n")))
     minus = F.transform(
         F.coalesce("_was_broken", F.array()), lambda rule: F.struct(rule.alias("rule"), F.lit(-1).alias("n"))
