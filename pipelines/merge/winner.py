@@ -68,17 +68,17 @@ def _hashed(rows: DataFrame, dataset: Dataset) -> DataFrame:
 def _silver_rows(events: DataFrame, count: int, dataset: Dataset, change: Change) -> DataFrame:
     """The rows of silver that have the hash of an event's key: its columns that decide (`_DECIDES`), as the struct `_old`."""
     key = list(dataset.key)
-    kept = list(change.files.files.values())
+    files = list(change.files.files.values())
     kind = dataset.field(key[0]).kind
-    rows = sum(file.stats.get("numRecords", READ_WHOLE) for file in kept)
+    rows = sum(file.stats.get("numRecords", READ_WHOLE) for file in files)
     if count and rows > READ_WHOLE and kind in ("string", "int", "long", "date"):
         few = count <= ONE_TASK
         first = events.select(key[0]) if few else events.agg(F.min(key[0]), F.max(key[0]))
         values = {v.isoformat() if isinstance(v, date) else v for row in first.collect() for v in row}
-        kept = change.files_that_may_hold(key[0], sorted(values), between=not few)
-    there = _hashed(change.rows(kept if count else []), dataset)
+        files = change.files_that_may_hold(key[0], sorted(values), between=not few)
+    silver = _hashed(change.rows(files if count else []), dataset)
     keys = events.select("_hashed")
-    found = there.join(F.broadcast(keys) if count <= BROADCAST_KEYS else keys, "_hashed", "leftsemi")
+    found = silver.join(F.broadcast(keys) if count <= BROADCAST_KEYS else keys, "_hashed", "leftsemi")
     found = found.select("_hashed", *key, F.struct(*_DECIDES, *change.file_and_row()).alias("_old"))
     return F.broadcast(found) if count <= ONE_TASK else found
 
@@ -96,29 +96,29 @@ def _ranked(events: DataFrame, dataset: Dataset) -> DataFrame:
 def _decided(ranked: DataFrame, old: DataFrame, dataset: Dataset) -> DataFrame:
     """Each event with its fate, its flags, and the row of silver that it replaces."""
     joined = ranked.join(old, ["_hashed", *dataset.key], "left")
-    order = [F.struct(*(F.col(f"{side}.{name}") for name in ORDER)) for side in ("_top", "_old")]
-    held, event, first = F.col("_old"), F.struct(*EVENT), F.col("_rank") == 1
-    joined = joined.withColumn("_wins", held.isNull() | (order[0] > order[1]))
+    top_order, current_order = (F.struct(*(F.col(f"{side}.{name}") for name in ORDER)) for side in ("_top", "_old"))
+    current, event, first = F.col("_old"), F.struct(*EVENT), F.col("_rank") == 1
+    joined = joined.withColumn("_wins", current.isNull() | (top_order > current_order))
     wins, won, deleted = F.col("_wins"), F.col("_wins") & first, F.col("_deleted")
-    same = event == F.struct(*(held[name] for name in EVENT))
+    same = event == F.struct(*(current[name] for name in EVENT))
     merged = (
-        F.when(held.isNull(), F.when(deleted, "unchanged").otherwise("inserted"))
-        .when(deleted, F.when(held["_deleted"], "unchanged").otherwise("deleted"))
-        .when(held["_deleted"], "inserted")
-        .when(held["_hash"] == F.col("_hash"), "unchanged")
+        F.when(current.isNull(), F.when(deleted, "unchanged").otherwise("inserted"))
+        .when(deleted, F.when(current["_deleted"], "unchanged").otherwise("deleted"))
+        .when(current["_deleted"], "inserted")
+        .when(current["_hash"] == F.col("_hash"), "unchanged")
         .otherwise("updated")
     )
     fate = F.when(F.col("_copy") | (first & ~wins & same), "duplicate").when(won, merged).otherwise("superseded")
-    holder = F.when(wins, F.col("_top._district")).otherwise(held["_district"])
-    replaces = won & held.isNotNull()
+    winning_district = F.when(wins, F.col("_top._district")).otherwise(current["_district"])
+    replaces = won & current.isNotNull()
     flags = (
-        (fate == "superseded") & (holder != F.col("_district")),
-        replaces & (held["_district"] != F.col("_district")),
+        (fate == "superseded") & (winning_district != F.col("_district")),
+        replaces & (current["_district"] != F.col("_district")),
         won,
         replaces,
         F.col("_copy"),
-        won & (F.col("_broken").isNotNull() | held["_broken"].isNotNull()),
-        replaces & ~held["_deleted"] & ~held["_rules"].eqNullSafe(F.col("_rules")),
+        won & (F.col("_broken").isNotNull() | current["_broken"].isNotNull()),
+        replaces & ~current["_deleted"] & ~current["_rules"].eqNullSafe(F.col("_rules")),
     )
     return joined.select(
         *EVENT,
@@ -126,6 +126,6 @@ def _decided(ranked: DataFrame, old: DataFrame, dataset: Dataset) -> DataFrame:
         fate.alias("_fate"),
         *(F.coalesce(column, F.lit(False)).alias(name) for name, column in zip(FLAGS, flags, strict=True)),
         "_broken",
-        held["_broken"].alias("_was_broken"),
-        *(held[name].alias(name) for name in FILE_AND_ROW),
+        current["_broken"].alias("_was_broken"),
+        *(current[name].alias(name) for name in FILE_AND_ROW),
     )
