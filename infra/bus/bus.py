@@ -227,7 +227,9 @@ class Bus:
             f"the old lake is kept at {aside}; a pass rebuilds it from the topics"
             if aside
             else "there was no lake; a pass creates it",
-            f"旧数据湖保留在 {aside}；随后处理一轮，从主题重建" if aside else "原先没有数据湖；随后处理一轮，从主题建立",
+            f"旧数据湖保留在 {aside}；随后处理一轮，从主题重建"
+            if aside
+            else "原先没有数据湖；随后处理一轮，从主题建立",
         )
         return self.sync(None, tell)
 

@@ -36,9 +36,7 @@ class PassState:
     failures: Mapping[str, str] = field(default_factory=dict)  # by dataset id: why it stopped
     taken: Position = field(default_factory=dict)  # how far bronze has taken each topic
     contracts: Mapping[str, str] = field(default_factory=dict)  # the hash of each contract in force when the pass began
-    tables: CommitStats = field(
-        default_factory=dict
-    )  # the newest commit of each table; empty if one was unknown
+    tables: CommitStats = field(default_factory=dict)  # the newest commit of each table; empty if one was unknown
     ended_at: str | None = None  # ISO 8601, UTC; None: no pass has ended yet
 
     def to_json(self) -> dict[str, Any]:

@@ -26,7 +26,9 @@ class Backlog:
     oldest_accepted: Mapping[
         tuple[str, int], float
     ]  # by topic and partition: when its node accepted the first, Unix time in seconds
-    near_retention: Mapping[str, float]  # by topic whose records have waited longer than RETENTION_ALARM: its retention in days
+    near_retention: Mapping[
+        str, float
+    ]  # by topic whose records have waited longer than RETENTION_ALARM: its retention in days
 
 
 @dataclass(frozen=True)
