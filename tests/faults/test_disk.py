@@ -110,7 +110,7 @@ def test_a_lake_on_a_full_disk_stops_the_dataset_by_name_and_the_next_pass_takes
     assert list(failed[0]) == [road.dataset.id], failed
     reasons = [reason for found in failed for reason in found.values()]
     assert all("No space left on device" in reason for reason in reasons), reasons
-    assert all("Make space" in reason or "Look at the lake and its disk" in reason for reason in reasons), reasons
+    assert all("Free some space" in reason or "Check the lake and its disk" in reason for reason in reasons), reasons
     disk.free()
     road.sync()
     assert [(r["id"], r["amount"]) for r in road.query("SELECT * FROM t ORDER BY id")] == [

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from infra.bus.bus import Bus
-from infra.bus.status import look
+from infra.bus.status import read_status
 from pipelines.ingest.ingest import ingest_batch
 from pipelines.lake.table import Table
 from pipelines.sync import Inputs, sync
@@ -33,11 +33,11 @@ def fresh(road: Road) -> Bus:
 
 
 def test_nothing_new_needs_no_spark_and_keeps_what_is_known(road: Road, fresh: Bus) -> None:
-    before = look(fresh).to_json()["datasets"]
+    before = read_status(fresh).to_json()["datasets"]
     info = fresh.sync()
     assert (info.ingested, info.merges, info.releases, info.failures) == ({}, (), (), {})
     assert fresh.sync({road.dataset.id}).releases == ()
-    assert look(fresh).to_json()["datasets"] == before
+    assert read_status(fresh).to_json()["datasets"] == before
 
 
 def test_command_with_nothing_to_do_loads_no_spark(road: Road, fresh: Bus) -> None:

@@ -8,7 +8,7 @@ import pytest
 from kafka import KafkaProducer
 from kafka.admin import ConfigResource
 
-from infra.bus.status import look
+from infra.bus.status import read_status
 from schemas.wire.encoder import Encoder
 from tests.integration.conftest import Road
 from tests.integration.outside_changes import admin
@@ -26,7 +26,7 @@ def test_the_status_warns_of_records_near_the_end_of_their_retention(
     client.close()
 
     def near_retention() -> dict[str, float]:
-        (found,) = (d for d in look(road.bus).to_json()["datasets"] if d["dataset"] == road.name)
+        (found,) = (d for d in read_status(road.bus).to_json()["datasets"] if d["dataset"] == road.name)
         return dict(found["near_retention"])
 
     producer, encoder = KafkaProducer(bootstrap_servers=road.bus.access.servers, acks="all"), Encoder(road.dataset)

@@ -42,7 +42,7 @@ def replace(
     change = Delta(spark, path).change(known)
     there = change.rows(change.files.files.values()).where(F.col("id").isin(ids))
     added = there.select("id", F.lit(word).alias("word"))
-    added = change.shaped(added).coalesce(1)
+    added = change.with_table_columns(added).coalesce(1)
     note = dump_note(ReleaseNote(f"{version} 穗"))
     change.commit(added, there.select(*change.file_and_row()), len(ids), "test", version, note, len(ids))
     return change
@@ -100,14 +100,14 @@ def test_a_file_whose_every_row_is_replaced_is_no_longer_in_the_table(spark: Any
 def test_files_are_left_unread_by_their_statistics(spark: Any, table: str) -> None:
     change = Delta(spark, table).change()
     assert len(change.files.files) == 2
-    assert len(change.holding("id", [10])) == 1
-    assert len(change.holding("id", [10, 60])) == 2
-    assert len(change.holding("id", [-5, 200])) == 0
-    assert len(change.holding("id", [-5, 200], between=True)) == 2
-    assert len(change.holding("id", [70, 200], between=True)) == 1
-    assert len(change.holding("word", ["none"])) == 0
+    assert len(change.files_that_may_hold("id", [10])) == 1
+    assert len(change.files_that_may_hold("id", [10, 60])) == 2
+    assert len(change.files_that_may_hold("id", [-5, 200])) == 0
+    assert len(change.files_that_may_hold("id", [-5, 200], between=True)) == 2
+    assert len(change.files_that_may_hold("id", [70, 200], between=True)) == 1
+    assert len(change.files_that_may_hold("word", ["none"])) == 0
     replace(spark, table, [0], 1)  # with a vector the statistics are still bounds
-    assert len(Delta(spark, table).change().holding("id", [0])) == 2
+    assert len(Delta(spark, table).change().files_that_may_hold("id", [0])) == 2
 
 
 def test_a_commit_in_between_stops_the_change(spark: Any, table: str) -> None:

@@ -15,7 +15,7 @@ from infra.bus.bus import Bus
 from infra.kafka.broker import Broker
 from infra.operate.listings import quarantined_records
 from infra.settings import Settings
-from pipelines.ingest.decode import change_log
+from pipelines.ingest.decode import bronze_rows
 from schemas.contract import parse_contract
 from schemas.store import ContractStore
 from schemas.wire.encoder import Encoder
@@ -120,7 +120,7 @@ def test_all_rules_are_checked_in_one_pass_over_one_decoding(scene: Scene, spark
         .option("includeHeaders", "true")
         .load()
     )
-    rows = change_log(records, road.dataset, road.bus.store)
+    rows = bronze_rows(records, road.dataset, road.bus.store)
     plan = rows._jdf.queryExecution().executedPlan().toString()
     assert plan.count("from_avro(") == 1
     assert plan.count("BatchScan") == 1
@@ -261,7 +261,7 @@ def test_the_plan_of_a_wide_contract_takes_few_calls_into_the_jvm(spark: Any, tm
             return send(command, *rest, **named)
 
         patch.setattr(type(spark._jvm._gateway_client), "send_command", counted)
-        rows = change_log(records, wide, store)
+        rows = bronze_rows(records, wide, store)
     # Python's collector lets go of the JVM's objects whenever it runs: "m".
     assert len([call for call in calls if not call.startswith("m\n")]) < 10 * len(wide.fields)
     assert len(rows.columns) > len(wide.fields)
@@ -298,5 +298,5 @@ def test_a_dataset_of_which_nothing_can_be_unreadable_is_read(spark: Any, tmp_pa
         "key binary, value binary, topic string, partition int, offset long, timestamp timestamp, "
         "headers array<struct<key:string,value:binary>>"
     )
-    (found,) = change_log(spark.createDataFrame([record], kafka), dataset, store).collect()
+    (found,) = bronze_rows(spark.createDataFrame([record], kafka), dataset, store).collect()
     assert (found["_quarantined"], found["id"], found["size"], found["_reasons"]) == (False, 1, 2, None)

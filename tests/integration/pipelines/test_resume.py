@@ -21,11 +21,11 @@ def test_a_topic_that_changed_stops_its_own_dataset_and_resume_goes_on(road: Roa
     other.publish({"id": "a", "seq": 1})
     recreate(road, topic)
     info = road.bus.sync()
-    assert "made again" in info.failures[road.dataset.id]
+    assert "recreated" in info.failures[road.dataset.id]
     assert f"suibus resume {road.name}" in info.failures[road.dataset.id]
     assert [release.dataset for release in info.releases] == [other.dataset.id], "the other dataset went on"
     assert road.query("SELECT id FROM t") == [{"id": "taken"}], "what was released stays"
-    assert ["made again" in en for en, _ in road.bus.resume(road.dataset, yes=False)] == [True]
+    assert ["recreated" in en for en, _ in road.bus.resume(road.dataset, yes=False)] == [True]
     assert road.bus.sync().failures, "looking changes nothing, and it is still told"
     road.bus.resume(road.dataset, yes=True)
     road.publish({"id": "later", "seq": 1})

@@ -17,7 +17,7 @@ from pipelines.lake.commit_notes import (
     dump_note,
     parse_note,
 )
-from pipelines.lake.position import Taken
+from pipelines.lake.position import TopicPosition
 
 COUNTS = dict.fromkeys(COUNTED, 2)
 
@@ -25,7 +25,7 @@ COUNTS = dict.fromkeys(COUNTED, 2)
 @pytest.mark.parametrize(
     "note",
     [
-        IngestNote({"gz.up.440106.t.v1": Taken("id", {0: 7, 10: 1})}),
+        IngestNote({"gz.up.440106.t.v1": TopicPosition("id", {0: 7, 10: 1})}),
         MergeNote(1, 3, "id", {"440106": COUNTS}, GateChange("hash", {"规则": -1}, 0)),
         AccountNote("t.v1", defaultdict(Counter, {"440106": Counter(COUNTS)})),
         ReleaseNote("f" * 64),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import pairwise
 
 from pipelines.ingest.offsets import BATCH, SHARE, Range, TopicState, plan
-from pipelines.lake.position import Position, Taken
+from pipelines.lake.position import Position, TopicPosition
 from schemas.contract import load_contract
 from schemas.contract_folders import SHIPPED
 
@@ -42,4 +42,4 @@ def test_a_plan_goes_on_exactly_where_the_last_one_ended() -> None:
     assert seen[0][0] == 0
     assert all(a[1] == b[0] for a, b in pairwise(seen))
     assert seen[-1][1] == 250_000
-    assert position == {topic: Taken("i", {0: 250_000})}
+    assert position == {topic: TopicPosition("i", {0: 250_000})}
