@@ -12,7 +12,7 @@ import pytest
 from infra.cli import main
 from infra.settings import Settings
 from pipelines.lake.table_schemas import ACCOUNT, ENVELOPE, REASON, RELEASE, silver_schema
-from schemas.contract import OWN_PROPERTIES, load_contract
+from schemas.contract import SUIBUS_PROPERTIES, load_contract
 from schemas.contract_folders import SHIPPED
 from schemas.odcs.columns import LOGICAL, PHYSICAL
 from schemas.odcs.rules import METRICS, OPERATORS, SEVERITIES
@@ -154,7 +154,7 @@ def test_every_column_of_the_lake_is_documented(page: str) -> None:
 
 def test_reference_names_every_type_metric_operator_and_own_property() -> None:
     text = read("docs/contracts.md")
-    words = {*PHYSICAL, *LOGICAL, *METRICS, *OPERATORS, *SEVERITIES, *OWN_PROPERTIES}
+    words = {*PHYSICAL, *LOGICAL, *METRICS, *OPERATORS, *SEVERITIES, *SUIBUS_PROPERTIES}
     missing = {word for word in words if not re.search(rf"\b{re.escape(word)}\b", text)}
     assert not missing, f"docs/contracts.md does not name {', '.join(sorted(missing))}"
 

@@ -267,7 +267,7 @@ def test_deletion_that_answers_a_receipt_needs_its_own_sequence(node: Node, tmp_
     file.write_text("_receipt,code,at\nt.v1:0:7,1,\nt.v1:0:7,1,5\n")
     publisher = node.publisher(ORDERED)
     with publisher.outbox as outbox, Inbox(node.path.with_name("inbox.sqlite")) as inbox:
-        inbox.take([RECEIPT], {0: 8}, "id")
+        inbox.store([RECEIPT], {0: 8}, "id")
         source = open_source(file, ORDERED, delete=True, corrections=True)
         with pytest.raises(InputError, match="cannot be a file of corrections"):
             publish_source(publisher, source, "snapshot", corrections=inbox)

@@ -145,7 +145,7 @@ def test_senders_of_one_outbox_take_turns(path: Path) -> None:
 def test_sender_that_does_not_get_on_is_named(path: Path) -> None:
     with (
         Lease(Path(f"{path}.lock")).hold(),
-        pytest.raises(UnavailableError, match=r"Process \d+ is sending .* without getting on") as caught,
+        pytest.raises(UnavailableError, match=r"Process \d+ is sending .* but makes no progress") as caught,
     ):
         send(path, MemoryBus().connect)
     assert "没有进展" in caught.value.zh
