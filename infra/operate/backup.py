@@ -199,7 +199,8 @@ def _state(home: Path, roots: dict[str, Path], without_broker: bool) -> Iterator
 def _tree(root: Path, leave: Callable[[Path], bool] = lambda path: False) -> Iterator[Path]:
     """A folder and everything in it, parents first; links are followed.
 
-    Sorted by name, so that an inbox is copied before its outbox: the outbox learns of receipts first, so its copy must be the newer.
+    Sorted by name, so that an inbox is copied before its outbox: the inbox copy must not call a receipt answered
+    if the outbox copy lacks the row that answers it.
     """
     seen = set()
     for folder, folders, files in os.walk(root, followlinks=True):
