@@ -17,7 +17,7 @@ from infra.bus.status import read_status
 from infra.operate.listings import quarantined_records
 from pipelines.ingest import offsets
 from pipelines.ingest.ingest import ingest_batch
-from pipelines.ingest.offsets import BATCH, SHARE, Range, TopicState, plan
+from pipelines.ingest.offsets import BATCH_RECORDS, DISTRICT_SHARE, Range, TopicState, plan
 from pipelines.lake.lake import Lake
 from pipelines.lake.position import Position, TopicPosition
 from pipelines.lake.table import Table
@@ -147,15 +147,15 @@ def test_every_district_has_its_share_however_long_anothers_backlog(road: Road) 
     names = road.dataset.topics
     states = {name: TopicState("i", {0: (0, 5_000_000 if n == 0 else 300)}) for n, name in enumerate(names)}
     first = plan(road.dataset, {}, states)
-    assert {r.topic: r.end for r in first.ranges} == {n: SHARE if n == names[0] else 300 for n in names}
+    assert {r.topic: r.end for r in first.ranges} == {n: DISTRICT_SHARE if n == names[0] else 300 for n in names}
     assert first.drained
-    assert first.waiting[names[0]] == 5_000_000 - SHARE
+    assert first.waiting[names[0]] == 5_000_000 - DISTRICT_SHARE
     second = plan(road.dataset, first.after, states)
-    assert second.ranges == (Range(names[0], 0, SHARE, 2 * SHARE),)
+    assert second.ranges == (Range(names[0], 0, DISTRICT_SHARE, 2 * DISTRICT_SHARE),)
     assert not second.drained
     everyone = {name: TopicState("i", {0: (0, 5_000_000), 1: (0, 5)}) for name in names}
     sizes = [r.end - r.start for r in plan(road.dataset, {}, everyone).ranges]
-    assert sum(sizes) <= BATCH
+    assert sum(sizes) <= BATCH_RECORDS
     assert sizes[1::2] == [5] * 11, "a short partition goes whole"
     assert len(set(sizes[::2])) == 1
 
@@ -229,7 +229,7 @@ def test_compaction_by_an_engineer_is_no_foreign_change(road: Road, spark: Any) 
 def test_what_a_pass_ends_with_is_merged_also_where_its_last_batch_is_a_transactions_mark(
     road: Road, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(offsets, "SHARE", 3)
+    monkeypatch.setattr(offsets, "DISTRICT_SHARE", 3)
     road.publish(*({"id": f"{n}", "seq": 1} for n in range(3)))
     states = road.bus.kafka.states([road.dataset.topic(DISTRICT)])
     assert [end for _, end in states[road.dataset.topic(DISTRICT)].partitions.values()] == [4]
@@ -265,7 +265,7 @@ def test_a_dataset_that_failed_is_tried_again_by_whatever_pass_comes_and_others_
 def test_what_a_pass_ends_with_is_merged_also_where_more_came_than_it_takes(
     road: Road, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(offsets, "SHARE", 5)
+    monkeypatch.setattr(offsets, "DISTRICT_SHARE", 5)
     road.publish(*({"id": f"{n}", "seq": 1} for n in range(7)))
     later = iter([*({"id": f"later {n}", "seq": 1} for n in range(20))])
     # Once the pass knows where it ends, there is more than two batches hold.
