@@ -98,7 +98,7 @@ def test_a_topic_that_changed_stops_its_own_dataset_and_resume_goes_on(road: Roa
         (delete, "was deleted", ["taken", "later"]),
     ],
 )
-def test_however_a_topic_changed_nothing_is_skipped_in_silence(
+def test_no_change_of_a_topic_skips_records_silently(
     road: Road, change: Callable[[Road, str], None], named: str, kept: list[str]
 ) -> None:
     topic = road.dataset.topic(DISTRICT)
@@ -117,7 +117,7 @@ def test_however_a_topic_changed_nothing_is_skipped_in_silence(
     assert [row["id"] for row in rows] == kept
 
 
-def test_what_waits_too_near_the_end_of_its_retention_is_an_alarm_in_the_status(
+def test_records_that_have_waited_half_of_the_retention_are_an_alarm_in_the_status(
     road: Road, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("infra.kafka.topics.FETCH_SECONDS", 60.0)
@@ -143,7 +143,7 @@ def test_what_waits_too_near_the_end_of_its_retention_is_an_alarm_in_the_status(
     assert danger() == {}, "it was taken"
 
 
-def test_every_district_has_its_share_however_long_anothers_backlog(road: Road) -> None:
+def test_every_district_gets_its_share_whatever_the_backlog_of_another(road: Road) -> None:
     names = road.dataset.topics
     states = {name: TopicState("i", {0: (0, 5_000_000 if n == 0 else 300)}) for n, name in enumerate(names)}
     first = plan(road.dataset, {}, states)
@@ -160,7 +160,7 @@ def test_every_district_has_its_share_however_long_anothers_backlog(road: Road) 
     assert len(set(sizes[::2])) == 1
 
 
-def test_a_plan_goes_on_exactly_where_the_last_one_ended(road: Road) -> None:
+def test_a_plan_continues_exactly_where_the_last_one_ended(road: Road) -> None:
     topic = road.dataset.topic(DISTRICT)
     position: Position = {}
     seen: list[tuple[int, int]] = []
@@ -180,7 +180,7 @@ def foreign(table: Table) -> None:
     table.read().limit(1).write.format("delta").mode("append").save(table.address)
 
 
-def test_a_table_someone_else_wrote_to_is_neither_merged_nor_shared_until_it_is_made_again(road: Road) -> None:
+def test_a_table_that_another_program_wrote_to_is_neither_merged_nor_shared_until_it_is_rebuilt(road: Road) -> None:
     road.publish({"id": "a", "seq": 1, "amount": 1}, {"id": "b", "seq": 1, "amount": 2})
     road.sync()
     foreign(road.lake.silver(road.dataset))
@@ -202,7 +202,7 @@ def test_a_table_someone_else_wrote_to_is_neither_merged_nor_shared_until_it_is_
     assert (sums["inserted"], sums["duplicate"]) == (4, 3), "what came again is counted as what it is"
 
 
-def test_what_another_program_changed_is_found_behind_a_compaction_too(road: Road, spark: Any) -> None:
+def test_a_change_by_another_program_is_also_found_before_a_compaction(road: Road, spark: Any) -> None:
     for n in range(3):
         road.publish({"id": f"{n}", "seq": 1, "amount": 1})
         road.sync()
@@ -226,7 +226,7 @@ def test_compaction_by_an_engineer_is_no_foreign_change(road: Road, spark: Any) 
     assert len(road.query("SELECT id FROM t")) == 4
 
 
-def test_what_a_pass_ends_with_is_merged_also_where_its_last_batch_is_a_transactions_mark(
+def test_the_last_records_of_a_pass_are_merged_even_if_its_last_batch_is_only_a_transaction_marker(
     road: Road, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(offsets, "DISTRICT_SHARE", 3)
@@ -238,7 +238,7 @@ def test_what_a_pass_ends_with_is_merged_also_where_its_last_batch_is_a_transact
     assert len(road.silver()) == 3
 
 
-def test_a_dataset_that_failed_is_tried_again_by_whatever_pass_comes_and_others_are_left_alone(
+def test_a_failed_dataset_is_retried_by_every_later_pass_and_others_are_left_alone(
     road: Road, names: Callable[[], str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     other = Road(road.bus, names())
@@ -262,7 +262,7 @@ def test_a_dataset_that_failed_is_tried_again_by_whatever_pass_comes_and_others_
     assert len(road.query("SELECT id FROM t")) == 2
 
 
-def test_what_a_pass_ends_with_is_merged_also_where_more_came_than_it_takes(
+def test_the_last_records_of_a_pass_are_merged_even_if_more_arrived_than_it_ingests(
     road: Road, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(offsets, "DISTRICT_SHARE", 5)
@@ -276,7 +276,7 @@ def test_what_a_pass_ends_with_is_merged_also_where_more_came_than_it_takes(
 
 
 @pytest.mark.parametrize("broken", ["data", "log"])
-def test_a_damaged_silver_is_told_and_made_again_from_bronze(road: Road, broken: str) -> None:
+def test_a_damaged_silver_is_reported_and_rebuilt_from_bronze(road: Road, broken: str) -> None:
     road.publish({"id": "a", "seq": 1, "amount": 1}, {"id": "b", "seq": 2, "amount": 2})
     road.publish(delete=[{"id": "b", "seq": 3}])
     road.publish({"id": "refused", "seq": 1, "amount": -1})
@@ -300,7 +300,7 @@ def test_a_damaged_silver_is_told_and_made_again_from_bronze(road: Road, broken:
     road.account()
 
 
-def test_a_rebuild_that_was_cut_off_is_done_again_by_the_next_pass(road: Road) -> None:
+def test_a_rebuild_that_was_killed_is_completed_by_the_next_pass(road: Road) -> None:
     road.publish({"id": "a", "seq": 1, "amount": 1}, {"id": "b", "seq": 1, "amount": 2})
     road.sync()
     road.lake.set_aside(f"silver/{road.dataset.id}")  # and no further
@@ -311,7 +311,9 @@ def test_a_rebuild_that_was_cut_off_is_done_again_by_the_next_pass(road: Road) -
     assert (sums["received"], sums["inserted"], sums["updated"]) == (3, 2, 1)
 
 
-def test_a_rebuild_that_fails_sets_no_table_aside_at_each_try(road: Road, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_rebuild_that_fails_repeatedly_does_not_set_a_table_aside_each_time(
+    road: Road, monkeypatch: pytest.MonkeyPatch
+) -> None:
     road.publish({"id": "a", "seq": 1})
     road.sync()
     with monkeypatch.context() as patch:
@@ -326,7 +328,7 @@ def test_a_rebuild_that_fails_sets_no_table_aside_at_each_try(road: Road, monkey
     assert len(road.query("SELECT id FROM t")) == 1
 
 
-def test_a_damaged_bronze_is_made_again_from_the_topics_and_silver_keeps_what_they_no_longer_hold(road: Road) -> None:
+def test_a_damaged_bronze_is_rebuilt_from_the_topics_and_silver_keeps_what_they_no_longer_hold(road: Road) -> None:
     road.publish({"id": "old", "seq": 1, "amount": 1})
     road.sync()
     cut(road, road.dataset.topic(DISTRICT))
@@ -343,7 +345,7 @@ def test_a_damaged_bronze_is_made_again_from_the_topics_and_silver_keeps_what_th
     assert sorted(row["id"] for row in road.query("SELECT id FROM t")) == ["new", "newest", "old"]
 
 
-def test_one_record_that_a_rule_cannot_be_held_against_costs_no_other(road: Road) -> None:
+def test_a_record_that_spark_fails_on_is_quarantined_alone(road: Road) -> None:
     """Java's regular expressions end with a stack overflow on long text, and with it the whole read."""
     rule = "{name: letters, metric: invalidValues, arguments: {pattern: '^(a|b)*$'}, mustBe: 0}"
     column = f"      - name: x\n        logicalType: string\n        quality:\n          - {rule}\n"
