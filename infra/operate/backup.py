@@ -105,10 +105,10 @@ def back_up(bus: Bus, destination: Path, without_broker: bool = False, tell: Tel
 
 
 def restore(bus: Bus, source: Path, lake_only: bool = False, tell: Tell = quiet) -> BackupInfo:
-    """Put a backup back into a state folder that is empty or absent; with `lake_only`, the tables into an empty lake.
+    """Restore a backup to an empty or absent state folder; with `lake_only`, only the tables, to an empty or absent lake.
 
-    Every file is checked before anything is written. Killed anywhere, it can be run again. StateError where the backup
-    is damaged or of a newer Suibus; InputError where something is there already: nothing is ever written over.
+    Every file is checked before anything is written. Killed anywhere, it can be run again. StateError if the backup is damaged or a
+    newer Suibus made it; InputError if a target is not empty, since nothing is ever overwritten.
     """
     source = source.expanduser().absolute()
     manifest = _manifest(source)
