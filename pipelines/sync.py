@@ -260,15 +260,15 @@ def _reason(error: Exception) -> tuple[str, str]:
     """Why a dataset stopped and what to do, in English and Chinese."""
     if isinstance(error, SuibusError):
         return error.en, error.zh
-    found = cause(error)
-    if "No space left on device" in found:
+    reason = cause(error)
+    if "No space left on device" in reason:
         return (
-            f"The lake's disk is full ({found}). Nothing was lost. Free some space; the next pass continues from here.",
-            f"数据湖的磁盘已满（{found}）。数据没有丢失。请释放空间；下一轮将从此处继续。",
+            f"The lake's disk is full ({reason}). Nothing was lost. Free some space; the next pass continues from here.",
+            f"数据湖的磁盘已满（{reason}）。数据没有丢失。请释放空间；下一轮将从此处继续。",
         )
     return (
-        f"{found}. Nothing was lost; the next pass retries this step. If it stops here again, see the log for the full error.",
-        f"{found}。数据没有丢失，下一轮将重试这一步。若再次停在此处，请查看日志中的完整错误信息。",
+        f"{reason}. Nothing was lost; the next pass retries this step. If it stops here again, see the log for the full error.",
+        f"{reason}。数据没有丢失，下一轮将重试这一步。若再次停在此处，请查看日志中的完整错误信息。",
     )
 
 

@@ -244,10 +244,10 @@ class Bus:
 
         with self.state.pass_lease.hold(lambda: _tell_of_waiting(tell)):
             states = self.kafka.states(dataset.topics)
-            found = list(topic_changes(dataset, ingested_position(self.lake().bronze(dataset)), states))
-            if found and yes:
+            changes = list(topic_changes(dataset, ingested_position(self.lake().bronze(dataset)), states))
+            if changes and yes:
                 resume(dataset, self.lake(), states)
-        return found
+        return changes
 
     def _nothing_new(self, last: PassState, states: dict[str, TopicState]) -> bool:
         """Whether a pass would certainly change nothing, judged by the last pass's state; False if only a pass can find out."""

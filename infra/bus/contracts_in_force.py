@@ -76,9 +76,9 @@ class ContractsInForce:
         return {name: dataset.hash for name, dataset in self.store.datasets().items()}
 
     def _folder_files(self) -> FolderFiles:
-        found = []
+        listed = []
         for path in contract_files(self.folders):
             with suppress(FileNotFoundError):
                 stat = path.stat()
-                found.append((str(path), stat.st_mtime_ns, stat.st_size))
-        return tuple(found)
+                listed.append((str(path), stat.st_mtime_ns, stat.st_size))
+        return tuple(listed)

@@ -143,10 +143,10 @@ class RunState:
 
     def _read(self, name: str) -> dict[str, Any]:
         try:
-            found = json.loads((self._folder / name).read_text("utf-8"))
+            content = json.loads((self._folder / name).read_text("utf-8"))
         except (FileNotFoundError, ValueError):
             return {}
-        return found if isinstance(found, dict) else {}
+        return content if isinstance(content, dict) else {}
 
     def _write(self, name: str, value: Any) -> None:
         make_state_folder(self._home)

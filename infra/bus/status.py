@@ -23,12 +23,10 @@ class Backlog:
     """The offsets that no pass has ingested yet."""
 
     offsets: Mapping[tuple[str, int], tuple[int, int]]  # by topic and partition: the next to ingest, and the end
-    oldest_accepted: Mapping[
-        tuple[str, int], float
-    ]  # by topic and partition: when its node accepted the first, Unix time in seconds
-    near_retention: Mapping[
-        str, float
-    ]  # by topic whose records have waited longer than RETENTION_ALARM: its retention in days
+    # By topic and partition: when its node accepted the first waiting record, Unix time in seconds.
+    oldest_accepted: Mapping[tuple[str, int], float]
+    # The topics whose records have waited longer than RETENTION_ALARM, with their retention in days.
+    near_retention: Mapping[str, float]
 
 
 @dataclass(frozen=True)
@@ -65,10 +63,10 @@ class Status:
 
     def to_json(self) -> dict[str, Any]:
         """The status as `suibus status --json` prints it: the backlog is left out, since each dataset has its own part of it."""
-        found = {name: value for name, value in asdict(self).items() if name != "backlog"}
-        for shown, dataset in zip(found["datasets"], self.datasets, strict=True):
+        status = {name: value for name, value in asdict(self).items() if name != "backlog"}
+        for shown, dataset in zip(status["datasets"], self.datasets, strict=True):
             shown["last_decision"] = dataset.last_decision and dataset.last_decision.to_json()
-        return found
+        return status
 
 
 def read_status(bus: Bus) -> Status:

@@ -105,10 +105,10 @@ def back_up(bus: Bus, destination: Path, without_broker: bool = False, tell: Tel
 
 
 def restore(bus: Bus, source: Path, lake_only: bool = False, tell: Tell = quiet) -> BackupInfo:
-    """Put a backup back into a state folder that is empty or absent; with `lake_only`, the tables into an empty lake.
+    """Restore a backup to an empty or absent state folder; with `lake_only`, only the tables, to an empty or absent lake.
 
-    Every file is checked before anything is written. Killed anywhere, it can be run again. StateError where the backup
-    is damaged or of a newer Suibus; InputError where something is there already: nothing is ever written over.
+    Every file is checked before anything is written. Killed anywhere, it can be run again. StateError if the backup is damaged or a
+    newer Suibus made it; InputError if a target is not empty, since nothing is ever overwritten.
     """
     source = source.expanduser().absolute()
     manifest = _manifest(source)
@@ -199,7 +199,8 @@ def _state(home: Path, roots: dict[str, Path], without_broker: bool) -> Iterator
 def _tree(root: Path, leave: Callable[[Path], bool] = lambda path: False) -> Iterator[Path]:
     """A folder and everything in it, parents first; links are followed.
 
-    Sorted by name, so that an inbox is copied before its outbox: the outbox learns of receipts first, so its copy must be the newer.
+    Sorted by name, so that an inbox is copied before its outbox: the inbox copy must not call a receipt answered
+    if the outbox copy lacks the row that answers it.
     """
     seen = set()
     for folder, folders, files in os.walk(root, followlinks=True):

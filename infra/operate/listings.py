@@ -18,14 +18,14 @@ def datasets_in_force(bus: Bus, name: str | None) -> dict[str, Dataset]:
     InputError if none is in force; the message lists the names that are.
     """
     known = bus.store.datasets()
-    found = {k: d for k, d in known.items() if name is None or name in (d.name, d.id)}
-    if name is not None and not found:
+    matching = {k: d for k, d in known.items() if name is None or name in (d.name, d.id)}
+    if name is not None and not matching:
         names = ", ".join(sorted({d.name for d in known.values()}))
         raise InputError(
             f"Dataset {name!r} is not in force here. In force: {names or 'none'}.",
             f"数据集 {name!r} 未生效。已生效：{names or '无'}。",
         )
-    return found
+    return matching
 
 
 def dataset_in_force(bus: Bus, name: str) -> Dataset:
@@ -37,11 +37,11 @@ def release_records(bus: Bus, name: str | None) -> list[dict[str, Any]]:
     """Every decision of the gate, newest first; `verdict` is the full verdict."""
     lake = bus.lake()
     frame = lake.releases().read().orderBy("decided_at", ascending=False)
-    found = [plain(row.asDict(recursive=True)) for row in frame.collect()]
+    records = [plain(row.asDict(recursive=True)) for row in frame.collect()]
     names = {d.id: d.name for d in bus.store.datasets().values()}
     wanted = datasets_in_force(bus, name)
     listed = []
-    for record in found:
+    for record in records:
         if record["dataset"] in wanted or name is None:
             record["verdict"] = json.loads(record["verdict"])
             listed.append(

@@ -42,20 +42,20 @@ class Metrics(Collector):
         yield self._outboxes()
 
     def _outboxes(self) -> Metric:
-        found = _gauge(
+        waiting = _gauge(
             "outbox_rows_waiting", "Rows waiting in outboxes on this machine. 本机发件箱中待发送的行数。", ("district",)
         )
         for path in self._bus.outboxes():
             try:
                 with Outbox(path) as outbox:
-                    found.add_metric([path.parent.name], outbox.waiting())
+                    waiting.add_metric([path.parent.name], outbox.waiting())
             except (SuibusError, sqlite3.Error) as error:
                 log.warning(
                     "outbox: %s",
                     error.en if isinstance(error, SuibusError) else error,
                     extra={"about": {"district": path.parent.name}},
                 )
-        return found
+        return waiting
 
 
 def metrics_text(bus: Bus) -> str:
@@ -97,13 +97,13 @@ def _of_the_bus(status: Status) -> Iterator[Metric]:
             len(status.refused_contracts),
         ),
     ):
-        found = _gauge(name, text)
-        found.add_metric([], value)
-        yield found
-    found = _gauge("last_pass_timestamp_seconds", "When the last pass ended. 最近一轮处理的结束时间。")
+        gauge = _gauge(name, text)
+        gauge.add_metric([], value)
+        yield gauge
+    gauge = _gauge("last_pass_timestamp_seconds", "When the last pass ended. 最近一轮处理的结束时间。")
     if status.last_pass:
-        found.add_metric([], datetime.fromisoformat(status.last_pass).timestamp())
-    yield found
+        gauge.add_metric([], datetime.fromisoformat(status.last_pass).timestamp())
+    yield gauge
 
 
 def _of_datasets(status: Status, bus: Bus) -> Iterator[Metric]:
@@ -124,11 +124,11 @@ def _of_datasets(status: Status, bus: Bus) -> Iterator[Metric]:
     )
     datasets = bus.store.datasets()
     now = datetime.now(UTC)
-    for found in status.datasets:
-        dataset, record = datasets[found.id], found.last_decision
+    for one in status.datasets:
+        dataset, record = datasets[one.id], one.last_decision
         held.add_metric([dataset.id], record is not None and record.status == "held")
-        late.add_metric([dataset.id], found.late)
-        failed.add_metric([dataset.id], found.failure is not None)
+        late.add_metric([dataset.id], one.late)
+        failed.add_metric([dataset.id], one.failure is not None)
         if record and record.released_at:
             age.add_metric([dataset.id], (now - record.released_at).total_seconds())
         if dataset.freshness is not None:

@@ -60,24 +60,24 @@ class Nodes:
 
     def all(self) -> list[Node]:
         """Every set of credentials, by district. Users that do not belong to a district are not listed."""
-        found: dict[str, Node] = {}
+        nodes: dict[str, Node] = {}
         with self._kafka.admin() as admin:
             for user, publishes in acls.publishers(admin).items():
-                if node := _node_of_user(found, user):
-                    found[user] = replace(node, in_force=publishes)
+                if node := _node_of_user(nodes, user):
+                    nodes[user] = replace(node, in_force=publishes)
             for user, rate in quotas.limits(admin).items():
-                if node := _node_of_user(found, user):
-                    found[user] = replace(node, bytes_per_second=rate)
+                if node := _node_of_user(nodes, user):
+                    nodes[user] = replace(node, bytes_per_second=rate)
             for user in passwords.users_with_password(admin):
-                if node := _node_of_user(found, user):
-                    found[user] = replace(node, mutual_tls=False)
-        for node in list(found.values()):
+                if node := _node_of_user(nodes, user):
+                    nodes[user] = replace(node, mutual_tls=False)
+        for node in list(nodes.values()):
             if (certificate := self._certificate(node.user)).is_file():
                 from infra.kafka.certificates import expires  # the light install has no cryptography
 
                 ends = expires(certificate.read_text("ascii")).isoformat(timespec="seconds")
-                found[node.user] = replace(node, expires=ends)
-        return sorted(found.values(), key=lambda n: (n.district, not n.in_force, n.user))
+                nodes[node.user] = replace(node, expires=ends)
+        return sorted(nodes.values(), key=lambda n: (n.district, not n.in_force, n.user))
 
     def add(self, code: str, output: Path, *, mutual_tls: bool = False, rate: int = RATE) -> Node:
         """Create the credentials, ACLs and quota of a district's node, and write its node file (mode 0600).
@@ -189,10 +189,10 @@ def _part(output: Path) -> Path:
 def _draft(code: str, output: Path) -> NodeFile | None:
     """The draft that a killed command left for this file, so that this command can continue; None if there is none."""
     try:
-        found = read_node_file(_part(output))
+        draft = read_node_file(_part(output))
     except InputError:
         return None
-    return found if found.district == code else None
+    return draft if draft.district == code else None
 
 
 def _check_absent(output: Path) -> None:
@@ -203,10 +203,10 @@ def _check_absent(output: Path) -> None:
         )
 
 
-def _node_of_user(found: Mapping[str, Node], user: str) -> Node | None:
-    """The node with this user name, from `found` or new; None if the user does not belong to a district."""
+def _node_of_user(nodes: Mapping[str, Node], user: str) -> Node | None:
+    """The node with this user name, from `nodes` or new; None if the user does not belong to a district."""
     match = _NAME.fullmatch(user)
-    return found.get(user, Node(match[1], user)) if match and match[1] in districts() else None
+    return nodes.get(user, Node(match[1], user)) if match and match[1] in districts() else None
 
 
 def _in_force(nodes: Sequence[Node], user: str) -> Node | None:

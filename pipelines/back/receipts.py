@@ -20,10 +20,8 @@ from schemas.errors import UnavailableError, first_line
 from schemas.ports.kafka_access import KafkaAccess
 from schemas.wire.receipt import LONGEST, Reason, Receipt
 
-ROWS, BYTES = (
-    1_000,
-    16 << 20,
-)  # the most receipts, and bytes of them, sent before waiting for acknowledgement: limits memory
+# The most receipts, and bytes of them, that are sent before waiting for acknowledgement: limits memory.
+ROWS, BYTES = 1_000, 16 << 20
 WAIT_MS = 10_000  # how long Kafka may take to answer
 
 
@@ -60,9 +58,8 @@ def _quarantined(dataset: Dataset, records: DataFrame) -> DataFrame:
 
 
 def _short(text: Column) -> Column:
-    return F.left(
-        text, F.lit(LONGEST + 1)
-    )  # one character more than is kept, so that the receipt can tell that it was cut
+    # One character more than a receipt keeps, so that it can tell that the text was cut.
+    return F.left(text, F.lit(LONGEST + 1))
 
 
 def _text(field: Field, value: Column) -> Column:
@@ -90,8 +87,8 @@ def _receipt(row: Row, dataset: Dataset, refused_at: str) -> Receipt:
         offset=row["_offset"],
         key=row["_key"],
         timestamp_ms=-1 if row["_timestamp_ms"] is None else row["_timestamp_ms"],  # Kafka's value for no timestamp
-        deleted=row["_deleted"]
-        and row["_timestamp_ms"] is not None,  # without a timestamp it is a record that could not be read
+        # Without a timestamp it is a record that could not be read, not a delete.
+        deleted=row["_deleted"] and row["_timestamp_ms"] is not None,
         reasons=tuple(Reason(**reason.asDict()) for reason in row["_reasons"]),
         record=record if any(text is not None for text in record.values()) else None,
         refused_at=refused_at,

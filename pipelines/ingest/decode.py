@@ -97,8 +97,8 @@ def _bronze(rows: DataFrame, dataset: Dataset) -> DataFrame:
     there = set(rows.columns)
     columns = []
     for f in bronze_schema(dataset).fields:
-        found = shown.get(f.name, f"`{f.name}`") if f.name in there else f"CAST(NULL AS {f.dataType.simpleString()})"
-        columns.append(f"{found} AS `{f.name}`")
+        value = shown.get(f.name, f"`{f.name}`") if f.name in there else f"CAST(NULL AS {f.dataType.simpleString()})"
+        columns.append(f"{value} AS `{f.name}`")
     return rows.selectExpr(*columns)
 
 

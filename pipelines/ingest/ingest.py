@@ -59,9 +59,8 @@ def ingest_batch(
     the lake is unavailable. On an error nothing is ingested.
     """
     bronze = lake.bronze(dataset)
-    number = (
-        bronze.transaction(INGEST) + 1
-    )  # read before the position: of two processes only one can commit this number
+    # Read before the position: of two processes only one can commit this number.
+    number = bronze.transaction(INGEST) + 1
     position = ingested_position(bronze)
     planned = plan(dataset, position, states)
     if not planned.ranges:
@@ -88,8 +87,8 @@ def ingest_batch(
                     f"无法写入 {dataset.name} 的 bronze 表，未跳过任何记录：{cause(error)}。请检查数据湖及其磁盘；"
                     "下一轮将重新接入同一批记录。",
                 ) from error
-            found = _with_bad_quarantined(dataset, lake, store, kafka, registry, planned, error)
-            taken = _append(bronze, found, planned.after, number)
+            rows_to_append = _with_bad_quarantined(dataset, lake, store, kafka, registry, planned, error)
+            taken = _append(bronze, rows_to_append, planned.after, number)
     finally:
         records.unpersist()
     return Batch(taken, planned.after, sum(planned.waiting.values()), planned.drained)

@@ -11,8 +11,8 @@ from schemas.dataset import Dataset
 from schemas.errors import StateError
 from schemas.ports.kafka_access import KafkaAccess
 
-SHARE = 100_000  # the most records of one district in a batch
-BATCH = 400_000  # the most records in a batch: limits memory, and the work to repeat after a kill
+DISTRICT_SHARE = 100_000  # the most records of one district in a batch
+BATCH_RECORDS = 400_000  # the most records in a batch: limits memory, and the work to repeat after a kill
 
 
 class TopicState(NamedTuple):
@@ -79,29 +79,28 @@ def plan(dataset: Dataset, position: Position, states: Mapping[str, TopicState])
         )
     waiting: dict[str, dict[int, tuple[int, int]]] = {}
     for topic, state in _present(dataset, states).items():
-        at = (
-            position[topic].next_offsets
-            if topic in position
-            else {p: first for p, (first, _) in state.partitions.items()}
-        )
+        at = _next_offsets(topic, position, state)
         waiting[topic] = {p: (at[p], end) for p, (_, end) in state.partitions.items() if at[p] < end}
     backlog = {topic: sum(end - start for start, end in parts.values()) for topic, parts in waiting.items() if parts}
-    level = _fair_level(backlog.values(), SHARE, BATCH)
+    level = _fair_level(backlog.values(), DISTRICT_SHARE, BATCH_RECORDS)
     ranges: list[Range] = []
     after = dict(position)
     for topic in backlog:
         parts, state = waiting[topic], states[topic]
         most = _fair_level((end - start for start, end in parts.values()), level, level)
         here = [Range(topic, p, start, min(end, start + most)) for p, (start, end) in sorted(parts.items())]
-        before = (
-            position[topic].next_offsets
-            if topic in position
-            else {p: first for p, (first, _) in state.partitions.items()}
-        )
+        before = _next_offsets(topic, position, state)
         after[topic] = TopicPosition(state.id, {**before, **{r.partition: r.end for r in here}})
         backlog[topic] -= sum(r.end - r.start for r in here)
         ranges += here
     return Plan(tuple(ranges), after, backlog)
+
+
+def _next_offsets(topic: str, position: Position, state: TopicState) -> dict[int, int]:
+    """The next offset to ingest, by partition: from the position, or the first offsets of a new topic."""
+    if topic in position:
+        return position[topic].next_offsets
+    return {partition: first for partition, (first, _) in state.partitions.items()}
 
 
 def _fair_level(backlogs: Iterable[int], most: int, total: int) -> int:

@@ -129,20 +129,20 @@ def reasons_to_quarantine(dataset: Dataset) -> list[Reason]:
         reasons.append(reason._replace(prefilter="_unreadable"))
     can_fail = {rule.name for rule in dataset.rules if rule.type == "sql"}
     for rule in row_rules(dataset):
-        found = f"`{rule.column}`" if rule.column else "NULL"
+        value = f"`{rule.column}`" if rule.column else "NULL"
         if rule.name not in can_fail:
             holds = f"{DECODED} AND ({rule.broken})"
-            reasons.append(_reason(holds, rule.name, rule.column, found, rule.en, rule.zh))
+            reasons.append(_reason(holds, rule.name, rule.column, value, rule.en, rule.zh))
             continue
         tried = _evaluated(rule.broken)
         en = f"The rule {rule.name} cannot be evaluated for this row: {_WHY_NOT_EVALUATED[0]}"
         zh = f"规则 {rule.name} 无法对该行求值：{_WHY_NOT_EVALUATED[1]}"
         en, zh = (
-            f"CASE WHEN {tried} = {_CANNOT_BE_EVALUATED} THEN {text(failed)} ELSE {text(told)} END"
-            for failed, told in ((en, rule.en), (zh, rule.zh))
+            f"CASE WHEN {tried} = {_CANNOT_BE_EVALUATED} THEN {text(if_failed)} ELSE {text(if_broken)} END"
+            for if_failed, if_broken in ((en, rule.en), (zh, rule.zh))
         )
-        told = reason_struct(rule.name, rule.column, found, en, zh)
-        reasons.append(Reason(f"{tried} <> {_IS_FALSE}", told, contract_sql=rule.broken))
+        struct = reason_struct(rule.name, rule.column, value, en, zh)
+        reasons.append(Reason(f"{tried} <> {_IS_FALSE}", struct, contract_sql=rule.broken))
     return reasons
 
 

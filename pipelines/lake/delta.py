@@ -196,8 +196,8 @@ class Change:
             table_id,
             version,
         ):  # reading them costs two Spark jobs and several JVM calls per file
-            found = map(self._file, snapshot.allFiles().collect())
-            known = Files(table_id, version, {file.address: file for file in found})
+            described = map(self._file, snapshot.allFiles().collect())
+            known = Files(table_id, version, {file.address: file for file in described})
         self.files = known
 
     def _file(self, action: Any) -> File:
@@ -210,8 +210,8 @@ class Change:
 
     def rows(self, files: Iterable[File]) -> DataFrame:
         """The rows of these files, with the columns that `file_and_row` needs."""
-        found = self._table.read((file.action for file in files), self._txn.snapshot())
-        return found.select(
+        rows = self._table.read((file.action for file in files), self._txn.snapshot())
+        return rows.select(
             "*", F.col("_metadata.file_path").alias("_address"), F.col("_metadata.row_index").alias("_row")
         )
 
@@ -275,11 +275,11 @@ class Change:
     def _metrics(self, merged_events: int) -> Any:
         """The metric that Delta requires of a MERGE for its history."""
         spark, name = self._table._spark, "operationNumSourceRows"
-        found = java(spark, "java.util.HashMap")()
+        by_name = java(spark, "java.util.HashMap")()
         metrics = java(spark, "org.apache.spark.sql.execution.metric.SQLMetrics")
-        found.put(name, metrics.createMetric(spark._jsc.sc(), name))
-        found.get(name).set(merged_events)
-        return getattr(java(spark, "scala.collection.immutable.Map"), "from")(self._table._scala(found))
+        by_name.put(name, metrics.createMetric(spark._jsc.sc(), name))
+        by_name.get(name).set(merged_events)
+        return getattr(java(spark, "scala.collection.immutable.Map"), "from")(self._table._scala(by_name))
 
     def _removals(self, removed: DataFrame, count: int) -> list[tuple[File, Any]]:
         """The files that hold these rows, each with the pair of actions (add, remove) that removes the rows from it.
@@ -293,9 +293,9 @@ class Change:
         numbered = removed.withColumnRenamed(FILE_AND_ROW[1], "rowIndexCol").join(F.broadcast(known), FILE_AND_ROW[0])
         build = self._table._delta("commands.DeletionVectorBitmapGenerator").buildDeletionVectors
         order = ("filePath", "deletionVectorId", "rowIndexCol")
-        found = build(self._table._spark._jsparkSession, numbered.select(*order)._jdf, self._table._log, 0)
+        results = build(self._table._spark._jsparkSession, numbered.select(*order)._jdf, self._table._log, 0)
         changed, rows = [], 0
-        for result in _items(found):
+        for result in _items(results):
             file, vector = files[result.filePath()], result.deletionVector()
             before = file.action.deletionVector()
             rows += vector.cardinality() - (before.cardinality() if before else 0)

@@ -163,18 +163,18 @@ class Lake:
     def _check_format(self) -> None:
         storage = Storage(self.spark, self.root)
         if storage.exists(FORMAT_FILE):
-            found = other_format(storage.read_text(FORMAT_FILE))
+            other = other_format(storage.read_text(FORMAT_FILE))
         elif any(map(storage.exists, _LAYERS)):
-            found = other_format(None)
+            other = other_format(None)
         else:
             storage.write_text(FORMAT_FILE, format_text())
             return
-        if found:
+        if other:
             raise StateError(
-                f"The lake {self.root} has format {found.number} (Suibus {found.made_by}), but this Suibus reads only format {FORMAT}. "
+                f"The lake {self.root} has format {other.number} (Suibus {other.made_by}), but this Suibus reads only format {FORMAT}. "
                 "Nothing was changed. Rebuild it from the records still in the topics with: suibus rebuild --lake (the old lake is "
                 "kept next to it). Or use the Suibus version that made it.",
-                f"数据湖 {self.root} 的格式为 {found.number}（Suibus {found.made_by}），当前 Suibus 只能读取格式 {FORMAT}。未作任何更改。"
+                f"数据湖 {self.root} 的格式为 {other.number}（Suibus {other.made_by}），当前 Suibus 只能读取格式 {FORMAT}。未作任何更改。"
                 "请执行 suibus rebuild --lake，用主题中现存的记录重建（旧数据湖保留在同一目录）；或使用生成该数据湖的 Suibus 版本。",
             )
 

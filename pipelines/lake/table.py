@@ -23,11 +23,8 @@ from pipelines.lake.unchanged_tables import CommitStat, commit_stat
 from schemas.errors import StateError
 
 _Kept = TypeVar("_Kept")
-_NOT_THE_TABLES_FAULT = (
-    "OutOfMemoryError",
-    "No space left on device",
-    "Interrupted",
-)  # causes that do not mean that the table is damaged
+# Causes of an error that do not mean that the table is damaged.
+_NOT_THE_TABLES_FAULT = ("OutOfMemoryError", "No space left on device", "Interrupted")
 
 
 @dataclass
@@ -85,9 +82,9 @@ class Table:
         if known and known.commit_stat and known.commit_stat == commit_stat(self.address, known.version):
             return known
         with reading_log(self.address):
-            found = Snapshot(self.spark, self.address)
-        stat = commit_stat(self.address, found.version)
-        self._cache.newest = NewestVersion(found.version, found.table_id, stat, found.transactions)
+            snapshot = Snapshot(self.spark, self.address)
+        stat = commit_stat(self.address, snapshot.version)
+        self._cache.newest = NewestVersion(snapshot.version, snapshot.table_id, stat, snapshot.transactions)
         return self._cache.newest
 
     def commit(self, version: int) -> Commit:
@@ -134,10 +131,10 @@ class Table:
 
     def _foreign(self, since: int | None = None) -> Commit | None:
         for version in range(self.version, -1 if since is None else since, -1):
-            found = self.commit(version)
-            if _is_foreign(found):
-                return found
-            if found.own and since is None:
+            commit = self.commit(version)
+            if _is_foreign(commit):
+                return commit
+            if commit.own and since is None:
                 return None
         return None
 

@@ -24,10 +24,8 @@ _SCALARS: dict[str, T.DataType] = {
 REASON = T.StructType(
     [T.StructField(name, T.StringType()) for name in ("rule", "column", "found", "reason", "reason_zh")]
 )
-NOT_ANSI = (
-    "spark.sql.ansi.enabled",
-    "false",
-)  # set where rules run: casting a bad value gives null instead of failing the job
+# Set where rules run: casting a bad value then gives null instead of failing the job.
+NOT_ANSI = ("spark.sql.ansi.enabled", "false")
 EVENT = ("_topic", "_partition", "_offset")  # identifies a record for ever
 ORDER = ("_sequence", "_offset", "_topic", "_partition")  # the total order of the versions of a key
 

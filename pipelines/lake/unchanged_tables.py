@@ -32,12 +32,12 @@ def commit_stat(address: str, version: int) -> CommitStat | None:
         return None
     log = folder / "_delta_log"
     try:
-        found = (log / f"{version:020}.json").stat()
+        stat = (log / f"{version:020}.json").stat()
     except OSError:
         return None
     if (log / f"{version + 1:020}.json").exists():
         return None
-    return CommitStat(version, found.st_mtime_ns, found.st_size, found.st_ino)
+    return CommitStat(version, stat.st_mtime_ns, stat.st_size, stat.st_ino)
 
 
 def is_absent(address: str) -> bool:

@@ -66,14 +66,14 @@ def unclosed_sums(dataset: Dataset, lake: Lake, rows: int) -> list[str]:
         F.sum(F.col("inserted") - F.col("deleted")).alias("rows"),
     ).collect()
     arrived = bronze.read(accounted_version(dataset, lake)).count()  # from Delta's statistics
-    found = []
+    unclosed = []
     if sums["open"]:
-        found.append(f"received is not the sum of the fates in {sums['open']} rows of the account")
+        unclosed.append(f"received is not the sum of the fates in {sums['open']} rows of the account")
     if sums["received"] != arrived:
-        found.append(f"received {sums['received']} records, but bronze holds {arrived}")
+        unclosed.append(f"received {sums['received']} records, but bronze holds {arrived}")
     if sums["rows"] != rows:
-        found.append(f"inserted - deleted = {sums['rows']}, but the candidate has {rows} rows")
-    return found
+        unclosed.append(f"inserted - deleted = {sums['rows']}, but the candidate has {rows} rows")
+    return unclosed
 
 
 def account_totals(account: DataFrame) -> DataFrame:

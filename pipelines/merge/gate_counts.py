@@ -38,11 +38,11 @@ def _conditions(events: DataFrame, dataset: Dataset) -> Iterator[tuple[str, Colu
             continue
         tried = f"coalesce(try_to_binary(CASE WHEN ({condition}) THEN '1' ELSE '0' END, 'utf-8'), X'3F')"
         # In a CASE, so that Spark does not evaluate a part of the condition before and outside the try_ function.
-        found = F.expr(f"CASE WHEN NOT _deleted THEN {tried} END")
+        result = F.expr(f"CASE WHEN NOT _deleted THEN {tried} END")
         with suppress(AnalysisException):
-            events.select(found)
-            yield name, F.coalesce(found == F.lit(b"1"), F.lit(False))
-            yield f"{name}?", F.coalesce(found == F.lit(b"?"), F.lit(False))
+            events.select(result)
+            yield name, F.coalesce(result == F.lit(b"1"), F.lit(False))
+            yield f"{name}?", F.coalesce(result == F.lit(b"?"), F.lit(False))
 
 
 def count_changes(winners: DataFrame) -> dict[str, int]:

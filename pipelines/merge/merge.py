@@ -78,8 +78,8 @@ def _merge(dataset: Dataset, bronze: Table, silver: Table, first: int, last: int
         gate = GateChange(rules_hash(dataset), count_changes(winners) if sums["_broke"] else {}, sums["_unknown"])
         note = MergeNote(first, last, bronze.id, account, gate)
         added = _sorted(change.with_table_columns(events), changed, dataset) if changed else None
-        removed, gone = winners.where("_replaces").select(*FILE_AND_ROW), sums["_replaces"]
-        version = change.commit(added, removed, gone, merge_application(bronze), last, dump_note(note), count)
+        removed, removed_rows = winners.where("_replaces").select(*FILE_AND_ROW), sums["_replaces"]
+        version = change.commit(added, removed, removed_rows, merge_application(bronze), last, dump_note(note), count)
         silver.keep(change.files)
         return version
     finally:

@@ -78,9 +78,9 @@ def _silver_rows(events: DataFrame, count: int, dataset: Dataset, change: Change
         files = change.files_that_may_hold(key[0], sorted(values), between=not few)
     silver = _hashed(change.rows(files if count else []), dataset)
     keys = events.select("_hashed")
-    found = silver.join(F.broadcast(keys) if count <= BROADCAST_KEYS else keys, "_hashed", "leftsemi")
-    found = found.select("_hashed", *key, F.struct(*_DECIDES, *change.file_and_row()).alias("_old"))
-    return F.broadcast(found) if count <= ONE_TASK else found
+    matching = silver.join(F.broadcast(keys) if count <= BROADCAST_KEYS else keys, "_hashed", "leftsemi")
+    matching = matching.select("_hashed", *key, F.struct(*_DECIDES, *change.file_and_row()).alias("_old"))
+    return F.broadcast(matching) if count <= ONE_TASK else matching
 
 
 def _ranked(events: DataFrame, dataset: Dataset) -> DataFrame:

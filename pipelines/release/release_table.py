@@ -75,9 +75,8 @@ def _read(lake: Lake) -> _NewestRecords:
         known is None
         or known.table_id != releases.id
         or known.version > version
-        or any(
-            releases.commit(v).changes_rows for v in range(version, known.version, -1)
-        )  # a compaction changes no rows
+        # A compaction changes no rows.
+        or any(releases.commit(v).changes_rows for v in range(version, known.version, -1))
     ):
         known = _scan(releases, version)
     known = replace(known, version=version)

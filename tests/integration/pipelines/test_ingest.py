@@ -91,7 +91,7 @@ def test_a_bad_record_is_quarantined_with_every_rule_it_breaks(scene: Scene, key
     assert all(reason["reason"] and reason["reason_zh"] for reason in quarantined[key]["reasons"])
 
 
-def test_quarantine_keeps_the_bytes_and_where_they_stood(scene: Scene) -> None:
+def test_quarantine_keeps_the_bytes_with_topic_partition_and_offset(scene: Scene) -> None:
     import base64
 
     road, quarantined, sent = scene
@@ -195,7 +195,7 @@ def test_a_rule_that_cannot_be_evaluated_for_a_row_quarantines_it_and_costs_no_j
     assert [row[0] for row in road.silver()] == ["d"]
 
 
-def test_what_a_rule_says_is_told_to_the_letter(road: Road) -> None:
+def test_the_description_of_a_rule_is_quoted_exactly(road: Road) -> None:
     says = "It's \\\\n no \\\"name\\\" of ${env:HOME} or $1. 不是 '名称' 或 \\\\\\\\。"
     road.contract(
         version="1.1.0",
@@ -212,7 +212,7 @@ def test_what_a_rule_says_is_told_to_the_letter(road: Road) -> None:
     assert reason["reason_zh"] == "不是 '名称' 或 \\\\。"
 
 
-def test_a_decimal_is_the_number_of_its_bytes_or_none(road: Road) -> None:
+def test_a_decimal_is_exactly_the_number_in_its_bytes_or_null(road: Road) -> None:
     """However many bytes it takes; the digits of one that is too wide are never cut, and a huge one costs no time."""
     road.contract(version="1.1.0", columns='      - {name: price, logicalType: number, physicalType: "decimal(9,2)"}\n')
     encoder = Encoder(road.dataset)
@@ -281,7 +281,7 @@ schema:
 """
 
 
-def test_a_dataset_of_which_nothing_can_be_unreadable_is_read(spark: Any, tmp_path: Path) -> None:
+def test_a_dataset_without_any_column_that_can_be_unreadable_is_decoded(spark: Any, tmp_path: Path) -> None:
     dataset, store = parse_contract(NUMBERS, "numbers.yaml"), ContractStore(tmp_path)
     store.register(dataset)
     encoder, row = Encoder(dataset), {"id": 1, "size": 2}

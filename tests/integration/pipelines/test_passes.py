@@ -25,7 +25,7 @@ DISTRICT = "440106"
 def test_a_pass_merges_what_it_took_when_its_last_batch_is_only_the_end_of_a_transaction(
     road: Road, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(offsets, "SHARE", 3)
+    monkeypatch.setattr(offsets, "DISTRICT_SHARE", 3)
     road.publish(*({"id": f"{n}", "seq": 1} for n in range(3)))
     states = road.bus.kafka.states([road.dataset.topic(DISTRICT)])
     assert [end for _, end in states[road.dataset.topic(DISTRICT)].partitions.values()] == [4]
@@ -37,7 +37,7 @@ def test_a_pass_merges_what_it_took_when_its_last_batch_is_only_the_end_of_a_tra
 def test_a_pass_merges_what_it_took_when_more_rows_arrive_than_it_takes(
     road: Road, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(offsets, "SHARE", 5)
+    monkeypatch.setattr(offsets, "DISTRICT_SHARE", 5)
     road.publish(*({"id": f"{n}", "seq": 1} for n in range(7)))
     later = iter([*({"id": f"later {n}", "seq": 1} for n in range(20))])
     # Once the pass knows where it ends, there is more than two batches hold.

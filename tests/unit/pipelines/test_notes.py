@@ -31,12 +31,12 @@ COUNTS = dict.fromkeys(COUNTED, 2)
         ReleaseNote("f" * 64),
     ],
 )
-def test_a_note_is_read_as_it_was_written(note: Note) -> None:
+def test_a_note_is_parsed_back_unchanged(note: Note) -> None:
     assert parse_note(dump_note(note)) == note
 
 
 @pytest.mark.parametrize(
     "text", [None, "", "free text", "[]", '"x"', "{}", '{"kind": "merge"}', '{"kind": "other"}', '{"kind": 1}']
 )
-def test_what_another_program_wrote_is_no_note(text: str | None) -> None:
+def test_user_metadata_of_another_program_is_no_note(text: str | None) -> None:
     assert parse_note(text) is None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from itertools import pairwise
 
-from pipelines.ingest.offsets import BATCH, SHARE, Range, TopicState, plan
+from pipelines.ingest.offsets import BATCH_RECORDS, DISTRICT_SHARE, Range, TopicState, plan
 from pipelines.lake.position import Position, TopicPosition
 from schemas.contract import load_contract
 from schemas.contract_folders import SHIPPED
@@ -17,15 +17,15 @@ def test_every_district_has_its_share_however_long_anothers_backlog() -> None:
     names = DATASET.topics
     states = {name: TopicState("i", {0: (0, 5_000_000 if n == 0 else 300)}) for n, name in enumerate(names)}
     first = plan(DATASET, {}, states)
-    assert {r.topic: r.end for r in first.ranges} == {n: SHARE if n == names[0] else 300 for n in names}
+    assert {r.topic: r.end for r in first.ranges} == {n: DISTRICT_SHARE if n == names[0] else 300 for n in names}
     assert first.drained
-    assert first.waiting[names[0]] == 5_000_000 - SHARE
+    assert first.waiting[names[0]] == 5_000_000 - DISTRICT_SHARE
     second = plan(DATASET, first.after, states)
-    assert second.ranges == (Range(names[0], 0, SHARE, 2 * SHARE),)
+    assert second.ranges == (Range(names[0], 0, DISTRICT_SHARE, 2 * DISTRICT_SHARE),)
     assert not second.drained
     everyone = {name: TopicState("i", {0: (0, 5_000_000), 1: (0, 5)}) for name in names}
     sizes = [r.end - r.start for r in plan(DATASET, {}, everyone).ranges]
-    assert sum(sizes) <= BATCH
+    assert sum(sizes) <= BATCH_RECORDS
     assert sizes[1::2] == [5] * 11, "a short partition goes whole"
     assert len(set(sizes[::2])) == 1
 
