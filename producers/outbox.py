@@ -133,8 +133,13 @@ class Outbox(StateFile):
         self._db.execute("INSERT OR REPLACE INTO meta VALUES (?,?)", (name, value))
 
     def _topic(self, name: str) -> int:
+        """The topic's id in this file; a new topic is added."""
         self._db.execute("INSERT OR IGNORE INTO topics (name) VALUES (?)", (name,))
         return int(self._db.execute("SELECT id FROM topics WHERE name=?", (name,)).fetchone()[0])
+
+    def _find_topic(self, name: str) -> int | None:
+        row = self._db.execute("SELECT id FROM topics WHERE name=?", (name,)).fetchone()
+        return None if row is None else int(row[0])
 
     # --- accepting --------------------------------------------------------------------------------
 
@@ -314,15 +319,15 @@ class Outbox(StateFile):
 
     def has_state(self, topic: str) -> bool:
         """Whether the topic has snapshot state: a snapshot of it was accepted, and it still has keys."""
-        row = self._db.execute("SELECT id FROM topics WHERE name=?", (topic,)).fetchone()
-        return row is not None and self._has_state(int(row[0]))
+        topic_id = self._find_topic(topic)
+        return topic_id is not None and self._has_state(topic_id)
 
     def sequences(self, topic: str, keys: Sequence[bytes]) -> dict[bytes, bytes | None]:
         """The sequence last accepted for each of the keys; keys that the topic's snapshot state lacks are left out."""
-        row = self._db.execute("SELECT id FROM topics WHERE name=?", (topic,)).fetchone()
-        if not row:
+        topic_id = self._find_topic(topic)
+        if topic_id is None:
             return {}
-        known = self._known(int(row[0]), [Entry(k, None) for k in keys])
+        known = self._known(topic_id, [Entry(k, None) for k in keys])
         return {key: sequence for key, (_, sequence) in known.items()}
 
     def _known(self, topic_id: int, entries: Sequence[Entry]) -> dict[bytes, tuple[bytes, bytes | None]]:
