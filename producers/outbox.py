@@ -26,9 +26,8 @@ CHUNK = 2_000  # rows per transaction
 KEYS_PER_QUERY = 900  # below `statefile.MAX_PARAMETERS`
 ROWS_PER_INSERT = 50  # six parameters each
 MAX_AHEAD_MS = 60_000  # how far the outbox's clock may run ahead of the machine's
-UNKNOWN_DIGEST = (
-    b""  # equals the digest of no row, so the next snapshot sends the row of this key even if it is unchanged
-)
+# Equals the digest of no row, so the next snapshot sends the row of the key even if it is unchanged.
+UNKNOWN_DIGEST = b""
 _VERSION_1 = """
 CREATE TABLE meta (name TEXT PRIMARY KEY, value) WITHOUT ROWID;
 CREATE TABLE topics (id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE);
@@ -256,8 +255,9 @@ class Outbox(StateFile):
             )
 
     def _insert(self, topic_id: int, entries: Sequence[Entry]) -> None:
-        """Append rows to the outbox with their Kafka timestamps, never the same one for two rows of a key.
+        """Append rows to the outbox with their Kafka timestamps.
 
+        Two rows of a key get different timestamps, unless the outbox's clock would run more than `MAX_AHEAD_MS` ahead.
         Where the Kafka timestamp orders versions, a correction takes the refused record's timestamp. It is then newer than
         the versions before that record and older than those accepted after it.
         """

@@ -43,9 +43,8 @@ def row_condition(rule: Rule) -> str | None:
     column = f"`{rule.column}`" if rule.column else ""
     if rule.type == "sql" and rule.query and (match := _COUNT_WHERE.match(rule.query)):
         condition = PROPERTY.sub(lambda _: column, match[1].strip())
-        return (
-            None if _OTHER_ROWS.search(_without_text(condition)) else f"({condition}\n)"
-        )  # \n: the condition may end in a comment
+        # The line end closes a comment at the end of the condition.
+        return None if _OTHER_ROWS.search(_without_text(condition)) else f"({condition}\n)"
     if rule.type != "library" or not rule.column:
         return None
     if rule.metric == "nullValues":

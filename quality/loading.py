@@ -20,10 +20,8 @@ def load_great_expectations() -> ModuleType:
 
         import quality.expectations
         import quality.one_scan  # noqa: F401 - importing the two registers them
-    for name in (
-        "great_expectations",
-        "great_expectations.data_context.types.base",
-    ):  # the second logger sets its own level
+    # The second logger sets its own level.
+    for name in ("great_expectations", "great_expectations.data_context.types.base"):
         logging.getLogger(name).setLevel(logging.ERROR)
     return great_expectations
 

@@ -68,9 +68,7 @@ class RowRule:
     broken: str
     en: str
     zh: str
-    native: tuple[str, dict[str, Any]] | None = (
-        None  # the built-in expectation of Great Expectations and its arguments, if there is one
-    )
+    native: tuple[str, dict[str, Any]] | None = None  # a built-in expectation of the same meaning, and its arguments
 
 
 @dataclass(frozen=True)

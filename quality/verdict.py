@@ -46,7 +46,7 @@ class Verdict:
     versions: dict[str, str]  # of Great Expectations and Spark
     carried: tuple[str, ...] = ()  # rules decided by counts that merges carry on; the others were judged on the rows
     counted_at: str = ""  # when the carried counts were last taken from the rows, ISO 8601, UTC; empty: now
-    account_version: int = -1  # the version of the account whose totals were checked and agree; -1: none
+    account_version: int = -1  # the version of the account table that was checked with the candidate; -1: none
 
     @property
     def failures(self) -> tuple[Result, ...]:
