@@ -257,7 +257,7 @@ def test_return_topic_made_anew_or_cut_is_noticed_and_read_from_its_start(road: 
         node.city()  # as many as were read, and one more: the offsets alone would not tell
         info = node.fetch()
         assert (info.new, len(node.receipts())) == (1, 4)
-        assert "made anew" in info.notes[0][0]
+        assert "recreated" in info.notes[0][0]
         assert node.fetch().notes == ()
         road.publish(*({"id": f"r{i}", "seq": 1, "amount": -1} for i in (4, 5)), district="440118")
         node.city()
