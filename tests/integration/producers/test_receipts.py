@@ -239,7 +239,7 @@ def test_what_is_no_receipt_of_this_district_is_passed_over_and_told(node: Node)
     node.write({"value": foreign.to_json()}, topic=receipts_topic("440106"))
     info = node.fetch()
     assert (info.new, info.unreadable) == (1, len(values) + 1)
-    assert "passed over" in info.notes[0][0]
+    assert "skipped" in info.notes[0][0]
     assert node.fetch() == FetchInfo(0, 0)
 
 
