@@ -26,9 +26,8 @@ CHUNK = 2_000  # rows per transaction
 KEYS_PER_QUERY = 900  # below `statefile.MAX_PARAMETERS`
 ROWS_PER_INSERT = 50  # six parameters each
 MAX_AHEAD_MS = 60_000  # how far the outbox's clock may run ahead of the machine's
-UNKNOWN_DIGEST = (
-    b""  # equals the digest of no row, so the next snapshot sends the row of this key even if it is unchanged
-)
+# Equals the digest of no row, so the next snapshot sends the row of the key even if it is unchanged.
+UNKNOWN_DIGEST = b""
 _VERSION_1 = """
 CREATE TABLE meta (name TEXT PRIMARY KEY, value) WITHOUT ROWID;
 CREATE TABLE topics (id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE);
@@ -133,8 +132,13 @@ class Outbox(StateFile):
         self._db.execute("INSERT OR REPLACE INTO meta VALUES (?,?)", (name, value))
 
     def _topic(self, name: str) -> int:
+        """The topic's id in this file; a new topic is added."""
         self._db.execute("INSERT OR IGNORE INTO topics (name) VALUES (?)", (name,))
         return int(self._db.execute("SELECT id FROM topics WHERE name=?", (name,)).fetchone()[0])
+
+    def _find_topic(self, name: str) -> int | None:
+        row = self._db.execute("SELECT id FROM topics WHERE name=?", (name,)).fetchone()
+        return None if row is None else int(row[0])
 
     # --- accepting --------------------------------------------------------------------------------
 
@@ -251,8 +255,9 @@ class Outbox(StateFile):
             )
 
     def _insert(self, topic_id: int, entries: Sequence[Entry]) -> None:
-        """Append rows to the outbox with their Kafka timestamps, never the same one for two rows of a key.
+        """Append rows to the outbox with their Kafka timestamps.
 
+        Two rows of a key get different timestamps, unless the outbox's clock would run more than `MAX_AHEAD_MS` ahead.
         Where the Kafka timestamp orders versions, a correction takes the refused record's timestamp. It is then newer than
         the versions before that record and older than those accepted after it.
         """
@@ -314,15 +319,15 @@ class Outbox(StateFile):
 
     def has_state(self, topic: str) -> bool:
         """Whether the topic has snapshot state: a snapshot of it was accepted, and it still has keys."""
-        row = self._db.execute("SELECT id FROM topics WHERE name=?", (topic,)).fetchone()
-        return row is not None and self._has_state(int(row[0]))
+        topic_id = self._find_topic(topic)
+        return topic_id is not None and self._has_state(topic_id)
 
     def sequences(self, topic: str, keys: Sequence[bytes]) -> dict[bytes, bytes | None]:
         """The sequence last accepted for each of the keys; keys that the topic's snapshot state lacks are left out."""
-        row = self._db.execute("SELECT id FROM topics WHERE name=?", (topic,)).fetchone()
-        if not row:
+        topic_id = self._find_topic(topic)
+        if topic_id is None:
             return {}
-        known = self._known(int(row[0]), [Entry(k, None) for k in keys])
+        known = self._known(topic_id, [Entry(k, None) for k in keys])
         return {key: sequence for key, (_, sequence) in known.items()}
 
     def _known(self, topic_id: int, entries: Sequence[Entry]) -> dict[bytes, tuple[bytes, bytes | None]]:

@@ -48,7 +48,7 @@ class StateFile:
             self._db.close()
             raise StateError(
                 f"{self.path} is not an {en} ({error}). Restore the file that Suibus wrote, or move this file away.",
-                f"{self.path} 不是{zh}（{error}）。请恢复随巴士写入的文件，或将此文件移走。",
+                f"{self.path} 不是{zh}（{error}）。请恢复由 Suibus 写入的文件，或将此文件移走。",
             ) from None
         except BaseException:
             self._db.close()

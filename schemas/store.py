@@ -59,9 +59,8 @@ class ContractStore:
                 "registered_at": datetime.now(UTC).isoformat(timespec="milliseconds"),
             }
             with (folder / "history.jsonl").open("a", encoding="utf-8") as history:
-                history.write(
-                    "\n" + json.dumps(registration, ensure_ascii=False)
-                )  # the line end comes first, in case the last line is incomplete
+                # The line end comes first, in case the last line is incomplete.
+                history.write("\n" + json.dumps(registration, ensure_ascii=False))
                 history.flush()
                 os.fsync(history.fileno())
             return True

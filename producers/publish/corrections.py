@@ -16,12 +16,10 @@ from schemas.row.coercer import Defect
 from schemas.row.shown import show
 from schemas.wire.receipt import Receipt, parse_receipt_id
 
-OLDEST = timedelta(
-    days=360
-)  # a topic keeps records for a year by their timestamp: an older one could be removed before it is read
-Take = Callable[
-    [Sequence[Record]], tuple[list[Entry], list[Rejected]]
-]  # from a chunk to the rows to accept and to reject
+# A topic keeps a record for a year after its timestamp; one with an older timestamp could be removed before it is read.
+OLDEST = timedelta(days=360)
+# Splits a chunk into rows to accept and rows to reject.
+Take = Callable[[Sequence[Record]], tuple[list[Entry], list[Rejected]]]
 
 
 def take_answers(take: Take, publisher: Publisher, inbox: Inbox, mode: Mode) -> Take:
@@ -39,11 +37,7 @@ def take_answers(take: Take, publisher: Publisher, inbox: Inbox, mode: Mode) -> 
             row = record.row or {}
             receipt = _receipt_of(row, publisher, inbox)
             if record.row is not None:
-                if (
-                    defects := [receipt]
-                    if isinstance(receipt, Defect)
-                    else list(_answer_defects(row, receipt, dataset, mode))
-                ):
+                if defects := [receipt] if isinstance(receipt, Defect) else list(_misfits(row, receipt, dataset, mode)):
                     rejected.append(Rejected(record, tuple(defects)))
                     continue
                 row = {name: value for name, value in row.items() if name not in RECEIPT_COLUMNS}
@@ -75,7 +69,7 @@ def _receipt_of(row: Mapping[str, Any], publisher: Publisher, inbox: Inbox) -> R
     return stored.receipt
 
 
-def _answer_defects(row: Mapping[str, Any], receipt: Receipt, dataset: Dataset, mode: Mode) -> Iterable[Defect]:
+def _misfits(row: Mapping[str, Any], receipt: Receipt, dataset: Dataset, mode: Mode) -> Iterable[Defect]:
     """Why a row cannot answer its receipt: publishing it would delete, restore or shorten data against the sender's intent."""
     name = RECEIPT_COLUMNS[0]
     if receipt.deleted and mode != "delete":

@@ -7,12 +7,12 @@ interruption continues where it stopped, so no row is accepted twice.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from producers.inbox import Inbox
 from producers.outbox import CHUNK, Delivery, Entry, Mode
@@ -22,6 +22,8 @@ from producers.publish.rejects import Rejected, Rejects, default_rejects_path
 from producers.sources.source import Record, Source
 from schemas.errors import InputError, UnavailableError
 from schemas.row.coercer import RowCoercer, RowError
+
+Converted = TypeVar("Converted")
 
 
 @dataclass(frozen=True)
@@ -215,30 +217,12 @@ def _take(publisher: Publisher, source: Source, mode: Mode) -> Take:
     """The function that splits a chunk of records into rows to accept and rows to reject, each in the order of the source."""
 
     def upserts(chunk: Sequence[Record]) -> tuple[list[Entry], list[Rejected]]:
-        entries: list[Entry] = []
-        rejected: list[Rejected] = []
         coerce, entry = coercer.coerce, publisher.entry
-        for record in chunk:
-            if record.row is None:
-                rejected.append(Rejected(record, record.defects))
-                continue
-            try:
-                entries.append(entry(coerce(record.row)))
-            except RowError as error:
-                rejected.append(Rejected(record, error.defects))
-        return entries, rejected
+        good, rejected = _convert(chunk, lambda row: entry(coerce(row)))
+        return [made for _, made in good], rejected
 
     def deletions(chunk: Sequence[Record]) -> tuple[list[Entry], list[Rejected]]:
-        good: list[tuple[Record, dict[str, Any]]] = []
-        rejected: list[Rejected] = []
-        for record in chunk:
-            if record.row is None:
-                rejected.append(Rejected(record, record.defects))
-                continue
-            try:
-                good.append((record, coerce_key(record.row)))
-            except RowError as error:
-                rejected.append(Rejected(record, error.defects))
+        good, rejected = _convert(chunk, coerce_key)
         entries: list[Entry] = []
         for (record, _), made in zip(good, publisher.tombstones(row for _, row in good), strict=True):
             if isinstance(made, RowError):
@@ -253,3 +237,20 @@ def _take(publisher: Publisher, source: Source, mode: Mode) -> Take:
         return deletions
     coercer = RowCoercer(publisher.dataset, source.text, publisher.district, sql=source.sql)
     return upserts
+
+
+def _convert(
+    chunk: Sequence[Record], convert: Callable[[Mapping[str, Any]], Converted]
+) -> tuple[list[tuple[Record, Converted]], list[Rejected]]:
+    """The records with their converted rows, and those whose row could not be read or converted."""
+    converted: list[tuple[Record, Converted]] = []
+    rejected: list[Rejected] = []
+    for record in chunk:
+        if record.row is None:
+            rejected.append(Rejected(record, record.defects))
+            continue
+        try:
+            converted.append((record, convert(record.row)))
+        except RowError as error:
+            rejected.append(Rejected(record, error.defects))
+    return converted, rejected

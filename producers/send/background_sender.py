@@ -1,9 +1,9 @@
 """A child process that sends the outbox while the parent still accepts rows, so that the two use two cores.
 
 The parent writes the order as the first line to its standard input, and `END` once all rows are accepted; the child then
-sends the rest and ends. If its input is closed without that line, the parent has died, and the child ends at once:
-otherwise a publish that is run again would send at the same time as the child of the killed run. Whichever of the two is
-killed, the outbox and the bus show which rows were sent.
+sends the rest and ends. If its input ends before it has finished, the parent has died, and the child ends at
+once: otherwise a publish that is run again would find its outbox changed by the child of the killed run. Whichever of the
+two is killed, the outbox and the bus show which rows were sent.
 """
 
 from __future__ import annotations
@@ -33,8 +33,9 @@ END = b"all is accepted\n"
 
 @dataclass(frozen=True)
 class SendOrder:
-    """What the child process is to send, and how. It travels as one line on standard input, since arguments are visible to
-    other users of the machine and it holds a password.
+    """What the child process is to send, and how.
+
+    It is passed on standard input, since it holds a password and arguments are visible to other users of the machine.
     """
 
     outbox_path: Path

@@ -125,7 +125,7 @@ def open_jsonl(path: Path, encoding: str, _: Columns) -> Source:
         found = show(first[0]) if first else "nothing"
         raise InputError(
             f"{path} is not JSON Lines: its lines begin with {found}, expected {{. Write one JSON object per "
-            "line, without a list around them; if the file is CSV, say so with --format csv.",
+            "line, with no list around them; if the file is CSV, say so with --format csv.",
             f"{path} 不是 JSON Lines：各行以 {found} 开头，应为 {{。请每行写一个 JSON 对象，外面不要加列表；"
             "如果是 CSV，请用 --format csv 指明。",
         )

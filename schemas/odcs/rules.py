@@ -54,30 +54,11 @@ def rules(
         if field is None:
             continue
         if field.allowed:
-            entries.append(
-                Rule(
-                    name=f"{field.name}_allowed",
-                    type="library",
-                    column=field.name,
-                    metric="invalidValues",
-                    arguments={"validValues": list(field.allowed)},
-                    operator="mustBe",
-                    threshold=0,
-                    line=problems.line((*here, "enum")),
-                )
-            )
+            line, valid = problems.line((*here, "enum")), {"validValues": list(field.allowed)}
+            entries.append(_must_be_0(f"{field.name}_allowed", field.name, "invalidValues", valid, line))
         if field.unique and not prop.primaryKey:
-            entries.append(
-                Rule(
-                    name=f"{field.name}_unique",
-                    type="library",
-                    column=field.name,
-                    metric="duplicateValues",
-                    operator="mustBe",
-                    threshold=0,
-                    line=problems.line((*here, "unique")),
-                )
-            )
+            line = problems.line((*here, "unique"))
+            entries.append(_must_be_0(f"{field.name}_unique", field.name, "duplicateValues", {}, line))
         for j, entry in enumerate(prop.quality or []):
             entries.extend(_rule(entry, field, fields, (*here, "quality", j), problems))
     for j, entry in enumerate(quality):
@@ -88,6 +69,10 @@ def rules(
         uses[rule.name] = uses.get(rule.name, 0) + 1
         unique.append(rule if uses[rule.name] == 1 else replace(rule, name=f"{rule.name}_{uses[rule.name]}"))
     return tuple(unique)
+
+
+def _must_be_0(name: str, column: str, metric: str, arguments: Mapping[str, Any], line: int) -> Rule:
+    return Rule(name, "library", column, metric, arguments, "mustBe", 0, line=line)
 
 
 def _rule(

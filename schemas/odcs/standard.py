@@ -121,10 +121,7 @@ def _read_yaml(text: str, where: str) -> tuple[dict[str, Any], dict[Pointer, int
         line = text.count("\n", 0, error.position) + 1
         advice = "Remove the character.", "请删除该字符。"
         raise _refusal(where, line, f"not YAML: {error.reason}", f"不是合法的 YAML：{error.reason}", advice) from error
-    except (
-        yaml.YAMLError,
-        ValueError,
-    ) as error:  # ValueError: text that looks like a number but is not one, such as 0b_
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: text that only looks like a number, such as 0b_
         mark = getattr(error, "problem_mark", None)
         problem = getattr(error, "problem", None) or str(error)
         line = mark.line + 1 if mark else 1

@@ -275,7 +275,7 @@ def _decimal(precision: int, scale: int) -> Convert:
                 raise ValueRefusedError(
                     f"finer than {kind}: at most {scale} digits after the point; Suibus does not round: "
                     "round it at the source",
-                    f"精度超过 {kind}：小数点后最多 {scale} 位；随巴士不作舍入，请在数据源处舍入",
+                    f"精度超过 {kind}：小数点后最多 {scale} 位；Suibus 不作舍入，请在数据源处舍入",
                 )
             digits, exponent = digits[:-spare], -scale
         if len(digits) + exponent > whole:

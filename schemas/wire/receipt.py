@@ -22,14 +22,8 @@ from schemas.row.strict_json import parse_json
 LONGEST = 32_000  # characters of one text in a receipt
 LARGEST = 900_000  # bytes of a receipt; below the default of the broker's message.max.bytes
 _LARGEST_READ = 4 << 20  # bytes; a longer value is refused unread
-_TEXT_LIMITS = (
-    LONGEST,
-    8_000,
-    2_000,
-    500,
-    100,
-    20,
-)  # characters of a text, tried in turn until the receipt is small enough
+# Characters of a text, tried in turn until the receipt is small enough.
+_TEXT_LIMITS = (LONGEST, 8_000, 2_000, 500, 100, 20)
 _FEWEST_REASONS = 20  # kept, without the record, if the receipt is too large even with the shortest texts
 
 

@@ -20,11 +20,8 @@ from pydantic import SecretStr
 from schemas.errors import InputError, UnavailableError
 
 LARGEST_ID = 2**31 - 1  # the API's ids are Java ints: a larger number in a frame is not the id of any schema
-_NO_SUCH_ID = (
-    40401,
-    40402,
-    40403,
-)  # the API's codes for: no such subject, version, schema; any other 404 means a wrong URL
+# The API's codes for: no such subject, version, schema. Any other 404 means a wrong URL.
+_NO_SUCH_ID = (40401, 40402, 40403)
 _INSTEAD = (
     "; or unset SUIBUS_REGISTRY_URL to publish in Avro single-object encoding, which needs no registry",
     "；或取消 SUIBUS_REGISTRY_URL，改用无需注册中心的 Avro 单对象编码发布",

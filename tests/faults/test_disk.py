@@ -84,7 +84,7 @@ def test_an_outbox_on_a_full_disk_says_so_keeps_what_it_accepted_and_goes_on_onc
     disk.fill(leave=3 << 20)
     said = node.publish(path, status=(2, 3))
     assert "cannot be written (database or disk is full)" in said, said
-    assert "goes on where it stopped" in said
+    assert "continues where it stopped" in said
     assert "将从中断处继续" in said
 
     disk.free()

@@ -239,7 +239,7 @@ def test_what_is_not_a_receipt_of_this_district_is_passed_over_and_reported(node
     node.write({"value": foreign.to_json()}, topic=receipts_topic("440106"))
     info = node.fetch()
     assert (info.new, info.unreadable) == (1, len(values) + 1)
-    assert "passed over" in info.notes[0][0]
+    assert "skipped" in info.notes[0][0]
     assert node.fetch() == FetchInfo(0, 0)
 
 
@@ -257,7 +257,7 @@ def test_return_topic_made_anew_or_cut_is_noticed_and_read_from_its_start(road: 
         node.city()  # as many as were read, and one more: the offsets alone would not tell
         info = node.fetch()
         assert (info.new, len(node.receipts())) == (1, 4)
-        assert "made anew" in info.notes[0][0]
+        assert "recreated" in info.notes[0][0]
         assert node.fetch().notes == ()
         road.publish(*({"id": f"r{i}", "seq": 1, "amount": -1} for i in (4, 5)), district="440118")
         node.city()

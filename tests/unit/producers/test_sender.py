@@ -67,7 +67,7 @@ def test_rows_arrive_with_their_headers_and_times_each_key_in_its_partition(tmp_
 
 
 @pytest.mark.parametrize("killed", [killed_before, killed_after])
-@pytest.mark.parametrize("step", ["open", "begin", "produce", "position", "commit", "close"])
+@pytest.mark.parametrize("step", ["open", "begin", "produce", "add_position", "commit", "close"])
 def test_rows_of_a_sender_killed_at_any_step_are_sent_once(
     path: Path, killed: Callable[[Step], Step], step: str
 ) -> None:
