@@ -11,7 +11,7 @@ setup: $(STAMPS)/jars ## Install everything. 安装。
 	@echo "Suibus is set up. Next: make demo · Suibus 已就绪，下一步：make demo"
 
 help: ## List the targets. 列出全部目标。
-	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' Makefile | while IFS="$$(printf '\t')" read -r target text; do printf '%-12s %s\n' "$$target" "$$text"; done
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-12s %s\n", $$1, $$2 }' Makefile
 
 $(STAMPS)/packages: requirements.lock pyproject.toml
 	@test -n "$(PYTHON)" && "$(PYTHON)" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 13))' \
