@@ -63,7 +63,9 @@ def contract_check(files: tuple[Path, ...], as_json: bool) -> None:
 
 @contract.command("show")
 @click.argument("dataset")
-@click.option("--as", "form", type=click.Choice(["avro", "ddl", "suite"]), help="Print what is derived from the contract instead.")
+@click.option(
+    "--as", "form", type=click.Choice(["avro", "ddl", "suite"]), help="Print what is derived from the contract instead."
+)
 def contract_show(dataset: str, form: str | None) -> None:
     """Print a contract as a page, or what is derived from it. 查看契约。
 

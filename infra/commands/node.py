@@ -30,7 +30,9 @@ def node() -> None:
 @node.command("add")
 @code
 @click.option("--mutual-tls", is_flag=True, help="Make a client certificate instead of a password.")
-@click.option("--rate", default=16, show_default=True, type=click.IntRange(1), help="MiB a second that it may send, and read.")
+@click.option(
+    "--rate", default=16, show_default=True, type=click.IntRange(1), help="MiB a second that it may send, and read."
+)
 @output
 def add(code: str, mutual_tls: bool, rate: int, output: Path | None) -> None:
     """Give a district's node access to the bus. 新增节点。
@@ -80,7 +82,11 @@ def list_(as_json: bool) -> None:
         until = f"{both('certificate, until', '证书，至')} {n.expires or '?'}"
         kind = until if n.mutual_tls else both("password", "密码")
         rate = f"{n.bytes_per_second / 2**20:g} MiB/s" if n.bytes_per_second else both("no limit", "不限速")
-        state = "" if n.in_force else f"  ({both('left by a killed command, has no rights', '命令中途被强制结束，无任何权限')})"
+        state = (
+            ""
+            if n.in_force
+            else f"  ({both('left by a killed command, has no rights', '命令中途被强制结束，无任何权限')})"
+        )
         click.echo(f"{n.district}  {districts()[n.district]}  {n.user}  {kind}  {rate}{state}")
     if not found:
         click.echo(both("no node has credentials", "尚无节点凭据"))

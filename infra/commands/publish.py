@@ -33,14 +33,18 @@ from schemas.errors import InputError
 @click.option("--snapshot", is_flag=True, help="The file holds all data: publish what differs from the last snapshot.")
 @click.option("--corrections", is_flag=True, help="Each row is the answer to the receipt in its column _receipt.")
 @click.option("--query", metavar="SQL", help="Publish the rows of a query instead of a file.")
-@click.option("--database", metavar="URL", help="The query's database, as an SQLAlchemy URL; by default SUIBUS_DATABASE.")
+@click.option(
+    "--database", metavar="URL", help="The query's database, as an SQLAlchemy URL; by default SUIBUS_DATABASE."
+)
 @click.option(
     "--format",
     "format_",
     type=click.Choice(["csv", "jsonl", "parquet", "avro"]),
     help="The file's format, if its name does not tell it.",
 )
-@click.option("--encoding", help="Encoding of a CSV or JSON Lines file; by default utf-8. For files from Excel: gb18030.")
+@click.option(
+    "--encoding", help="Encoding of a CSV or JSON Lines file; by default utf-8. For files from Excel: gb18030."
+)
 @click.option("--timeout", default=60.0, show_default=True, help="Seconds to wait for a broker that does not answer.")
 def publish(
     dataset: str,

@@ -16,7 +16,9 @@ from schemas.errors import InputError
 @click.command()
 @click.argument("dataset", required=False)
 @click.option(
-    "--from-topics", is_flag=True, help="Rebuild bronze instead, from all that the topics still hold. 从主题重建变更日志。"
+    "--from-topics",
+    is_flag=True,
+    help="Rebuild bronze instead, from all that the topics still hold. 从主题重建变更日志。",
 )
 @click.option(
     "--lake",

@@ -16,9 +16,7 @@ from schemas.tell import quiet
 
 @click.command()
 @click.argument("source", type=click.Path(path_type=Path))
-@click.option(
-    "--lake-only", is_flag=True, help="Restore only the tables, into an empty lake. 仅恢复数据湖。"
-)
+@click.option("--lake-only", is_flag=True, help="Restore only the tables, into an empty lake. 仅恢复数据湖。")
 @as_json
 def restore(source: Path, lake_only: bool, as_json: bool) -> None:
     """Put a backup back into an empty state folder. 恢复。

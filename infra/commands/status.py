@@ -34,7 +34,11 @@ def _row(found: dict[str, Any]) -> tuple[Any, ...]:
     last = found["last_decision"] or {}
     trouble = []
     if days := found["near_retention"].values():
-        trouble.append(both(f"its topics lose records after {min(days):.0f} days", f"主题保留 {min(days):.0f} 天，记录将超过保留期"))
+        trouble.append(
+            both(
+                f"its topics lose records after {min(days):.0f} days", f"主题保留 {min(days):.0f} 天，记录将超过保留期"
+            )
+        )
     if found["late"]:
         trouble.append(both("late", "超时"))
     if found["failure"]:

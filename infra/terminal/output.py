@@ -36,8 +36,8 @@ def write_rows(frame: DataFrame, format_: str) -> None:
     except PySparkException as error:
         reason = first_line(error)
         raise InputError(
-            f"The query stopped at a row that cannot be computed: {reason}. Correct the query; any output so far is incomplete.",
-            f"查询遇到无法计算的行，已停止：{reason}。请修改查询；此前的输出不完整。",
+            f"The query stopped at a row that cannot be computed. Correct the query; any output so far is incomplete. Reason: {reason}",
+            f"查询遇到无法计算的行，已停止。请修改查询；此前的输出不完整。原因：{reason}",
         ) from error
     except ValueError as error:  # a date or time outside of Python's range
         raise InputError(
