@@ -72,7 +72,7 @@ def make_anew(settings: Settings, ours: bool = False) -> None:
     state = [home / name for name in _STATE if (home / name).exists()]
     if state and not (ours or mark.exists()):
         raise StateError(
-            f"{home} holds {state[0].name}, which no earlier demo made. The demo would delete it, so nothing was done. "
+            f"{home} holds {state[0].name}, and no earlier demo made it. The demo would delete it, so nothing was done. "
             "Unset SUIBUS_HOME, or set it to an empty folder.",
             f"{home} 中已有 {state[0].name}，且并非演示所建。演示会将其删除，因此未作任何操作。"
             "请取消 SUIBUS_HOME，或将其设为一个空文件夹。",

@@ -41,7 +41,7 @@ def write_rows(frame: DataFrame, format_: str) -> None:
         ) from error
     except ValueError as error:  # a date or time outside of Python's range
         raise InputError(
-            f"The result has a value that cannot be shown as {format_} ({error}). Cast the column to string.",
+            f"The result has a value that cannot be shown as {format_} ({error}). Cast it to string.",
             f"结果中有无法以 {format_} 显示的值（{error}）。请将该列转换为 string。",
         ) from error
 
