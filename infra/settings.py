@@ -1,4 +1,4 @@
-"""The settings of a node or of the city, read once from the environment and then passed in. No other module reads the environment."""
+"""The settings of a node or of the city: read once from the environment, then passed on. No other module reads the environment."""
 
 from __future__ import annotations
 
@@ -28,7 +28,9 @@ class Settings(BaseSettings):
         "", description="folders of contracts beyond the built-in ones, joined with ':' (on Windows ';')"
     )
     bootstrap_servers: str | None = Field(None, description="outside Kafka, host:port; unset: embedded")
-    node: Path | None = Field(None, description="file that `suibus node add` made: the bus to talk to and who we are")
+    node: Path | None = Field(
+        None, description="file that `suibus node add` made: which bus to connect to, and as whom"
+    )
     advertised_host: str | None = Field(None, description="name or address at which nodes reach a secure bus")
     database: SecretStr | None = Field(None, description="the database of `suibus publish --query`, an SQLAlchemy URL")
     spark_master: str = Field("local[*]", description="Spark master")
@@ -41,7 +43,7 @@ class Settings(BaseSettings):
         "kafka-python", description="what sends a node's rows; librdkafka, the faster one, needs the extra `fast`"
     )
     metrics_port: int | None = Field(None, ge=1, le=65535, description="where `up` serves metrics; unset: nowhere")
-    log_format: Literal["text", "json"] = Field("text", description="the log, for people or one JSON object a line")
+    log_format: Literal["text", "json"] = Field("text", description="log for people, or one JSON object a line")
     jars: Path = Field(
         Path(sys.prefix, "share", "suibus", "ivy"), description="folder of the jars of Spark and of the broker"
     )
@@ -59,7 +61,7 @@ class Settings(BaseSettings):
     @classmethod
     def _host(cls, host: str | None) -> str | None:
         if host and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9.-]*", host):
-            raise ValueError("it is no host name or IPv4 address")
+            raise ValueError("not a host name or IPv4 address")
         return host
 
     @property
@@ -69,7 +71,7 @@ class Settings(BaseSettings):
 
     @property
     def access(self) -> KafkaAccess | None:
-        """An outside Kafka, as the node file says it, at SUIBUS_BOOTSTRAP_SERVERS where that is set; None: the embedded one."""
+        """How to reach the outside Kafka: by the node file, or at SUIBUS_BOOTSTRAP_SERVERS if set. None: use the embedded broker."""
         if self.node is None:
             return KafkaAccess(self.bootstrap_servers) if self.bootstrap_servers else None
         access = read_node_file(self.node).access
@@ -77,20 +79,20 @@ class Settings(BaseSettings):
 
     @property
     def lake_path(self) -> str:
-        """The folder of the tables, as Spark takes it: a URL as it is, a path in full."""
+        """The folder of the tables as Spark needs it: a URL unchanged, a path made absolute."""
         return as_address(self.lake or str(self.home / "lake"))
 
 
 def read_settings() -> Settings:
-    """Read the settings from the environment. InputError names the variable whose value cannot be used."""
+    """Read the settings from the environment. InputError names the first variable whose value is invalid."""
     try:
         return Settings()
     except ValidationError as error:
         first = error.errors()[0]
         name, found, reason = f"SUIBUS_{str(first['loc'][0]).upper()}", first["input"], first["msg"]
         raise InputError(
-            f"{name} is {found!r}: {reason}. Set it right or unset it.",
-            f"环境变量 {name} 的值 {found!r} 无法采用：{reason}。请改正或取消该变量。",
+            f"The environment variable {name} is {found!r}: {reason}. Correct or unset it.",
+            f"环境变量 {name} 的值为 {found!r}，无效：{reason}。请更正或取消该变量。",
         ) from None
 
 

@@ -1,4 +1,4 @@
-"""`suibus account`: the conservation sum of each district and dataset."""
+"""`suibus account`: what became of the records of each district and dataset."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from infra.terminal.console import as_json, print_json, print_table
 @click.argument("dataset", required=False)
 @as_json
 def account(dataset: str | None, as_json: bool) -> None:
-    """Where every record went: the conservation sum of each district and dataset. 查看收支账。
+    """Show for each district and dataset what became of its records. 查看收支账。
 
     received = inserted + updated + deleted + unchanged + superseded + duplicate + quarantined
     """
@@ -23,4 +23,4 @@ def account(dataset: str | None, as_json: bool) -> None:
         print_json(found)
         return
     columns = list(found[0]) if found else []
-    print_table(columns, [tuple(r.values()) for r in found], ("nothing was received yet", "尚未收到数据"))
+    print_table(columns, [tuple(r.values()) for r in found], ("no record was received yet", "尚未收到任何记录"))

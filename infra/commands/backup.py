@@ -1,4 +1,4 @@
-"""`suibus backup`: the whole state folder, copied so that the copy can be trusted."""
+"""`suibus backup`: a verified copy of the whole state folder."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from schemas.tell import quiet
 @click.option(
     "--without-broker",
     is_flag=True,
-    help="Leave out what Kafka keeps; the bus may run. 不含 Kafka 中的内容，总线可继续运行。",
+    help="Leave out what Kafka keeps; the bus may go on running. 不含 Kafka 中的内容，总线可继续运行。",
 )
 @as_json
 def backup(destination: Path, without_broker: bool, as_json: bool) -> None:
     """Copy the whole state folder and the lake to a new folder. 备份。
 
-    DEST gets the tables, contracts, outboxes, inboxes, credentials and the topics, with the SHA-256 of every file; it is
-    there whole or not at all. `suibus down` comes first, since a running broker's files cannot be copied. DEST holds
-    secrets: only its owner can read it, and it should lie on another disk. A lake behind a URL is left out.
+    DEST gets the tables, contracts, outboxes, inboxes, credentials and topics, with the SHA-256 of every file; it
+    appears whole or not at all. First run `suibus down`, since a running broker's files cannot be copied. DEST holds
+    secrets, so only its owner can read it; it should be on another disk. A lake behind a URL is left out.
     """
     info = back_up(Bus(read_settings()), destination, without_broker, quiet if as_json else tell)
     if as_json:
@@ -39,4 +39,4 @@ def backup(destination: Path, without_broker: bool, as_json: bool) -> None:
         f"备份：{info.files:,} 个文件，{size}，位于 {destination}",
     )
     for en, zh in info.left_out:
-        tell(f"not in it: {en}", f"未包含：{zh}")
+        tell(f"left out: {en}", f"未包含：{zh}")

@@ -27,9 +27,9 @@ def contract() -> None:
 @click.argument("files", nargs=-1, type=click.Path(path_type=Path))
 @as_json
 def contract_check(files: tuple[Path, ...], as_json: bool) -> None:
-    """Whether contracts can be served; every problem with its line. 检查契约。
+    """Check whether contracts can be used; print every problem with its line. 检查契约。
 
-    Without FILE, all contracts of the folders in force.
+    Without FILE: all contracts in the built-in folder and in SUIBUS_CONTRACTS.
     """
     problems: list[ContractError] = []
     if files:
@@ -63,9 +63,11 @@ def contract_check(files: tuple[Path, ...], as_json: bool) -> None:
 
 @contract.command("show")
 @click.argument("dataset")
-@click.option("--as", "form", type=click.Choice(["avro", "ddl", "suite"]), help="What is derived from it.")
+@click.option(
+    "--as", "form", type=click.Choice(["avro", "ddl", "suite"]), help="Print what is derived from the contract instead."
+)
 def contract_show(dataset: str, form: str | None) -> None:
-    """A contract as a page, or what is derived from it. 查看契约。
+    """Print a contract as a page, or what is derived from it. 查看契约。
 
     avro: the Avro schema; ddl: the shared table; suite: the Great Expectations suite.
     """
@@ -88,9 +90,9 @@ def contract_show(dataset: str, form: str | None) -> None:
 @click.argument("files", nargs=-1, required=True, metavar="OLD… NEW", type=click.Path(path_type=Path))
 @as_json
 def contract_diff(files: tuple[Path, ...], as_json: bool) -> None:
-    """Grade a change of a contract; exit status 1 if it breaks somebody. 比较契约。
+    """Compare contracts; exit status 1 if a change is breaking. 比较契约。
 
-    With several OLD files, oldest first, NEW is held against each: a record of any of them may still be on the way.
+    With several OLD files, oldest first, NEW is compared with each, since records of any of them may still arrive.
     """
     if len(files) < 2:
         raise InputError("Give the old contract and the new one.", "请给出旧契约和新契约。")
@@ -105,7 +107,7 @@ def contract_diff(files: tuple[Path, ...], as_json: bool) -> None:
             grade = both("breaking", "破坏性") if c.breaking else both("compatible", "兼容")
             click.echo(f"{grade}  {both(c.en, c.zh, chr(10) + ' ' * 4)}")
         if not changes:
-            click.echo(both("no change that matters to anyone", "没有实质变化"))
+            click.echo(both("no relevant change", "没有实质变化"))
         elif breaking:
             say(
                 f"Undo the breaking changes, or start version {new.major + 1}.",

@@ -1,4 +1,4 @@
-"""`suibus demo`: the whole road on real registers."""
+"""`suibus demo`: the whole route with real registers."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from infra.terminal.console import need_city, tell
 
 @click.command()
 def demo() -> None:
-    """Run the whole road on Guangzhou's eleven district registers. 运行演示。
+    """Show the whole route with the registers of Guangzhou's eleven districts. 运行演示。
 
-    Uses a state folder of its own (SUIBUS_HOME, default ./.suibus-demo), made anew; leaves nothing running.
+    Uses its own state folder (SUIBUS_HOME, default ./.suibus-demo), which it empties first; leaves no process running.
     """
     need_city()
     run(tell)

@@ -15,7 +15,7 @@ from infra.terminal.console import as_json, both, print_json
 @click.command()
 @as_json
 def doctor(as_json: bool) -> None:
-    """Java, memory, disk, broker, jars, versions: each with its remedy. 检查环境。"""
+    """Check Java, memory, disk, broker, jars and versions, with remedies. 检查环境。"""
     checks = examine(read_settings())
     if as_json:
         print_json([asdict(c) for c in checks])

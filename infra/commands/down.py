@@ -14,11 +14,11 @@ from infra.up.process import stop
 def down() -> None:
     """Stop the bus of this state folder. 停止总线。
 
-    A pass under way is finished first. Doing it again does nothing.
+    A running pass is finished first. If nothing runs, nothing is done.
     """
     bus = Bus(read_settings())
     if bus.state.up_lease.holder():
-        tell("stopping; a pass under way is finished first", "正在停止；会先完成正在进行的一轮")
+        tell("stopping; a running pass is finished first", "正在停止；会先完成正在进行的一轮")
     if stop(bus):
         tell("stopped", "已停止")
     else:

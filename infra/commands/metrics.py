@@ -1,4 +1,4 @@
-"""`suibus metrics`: what Prometheus would be told, without a running bus."""
+"""`suibus metrics`: the metrics for Prometheus, whether or not the bus runs."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from infra.settings import read_settings
 def metrics() -> None:
     """Print the metrics of every hop in Prometheus's text format. 查看监控指标。
 
-    The same that `suibus up` serves at http://127.0.0.1:PORT/metrics where SUIBUS_METRICS_PORT is set. Starts no Spark;
-    where Kafka is away, what only Kafka can tell is left out and suibus_broker_up is 0.
+    The same text as `suibus up` serves at http://127.0.0.1:PORT/metrics if SUIBUS_METRICS_PORT is set. Starts no Spark.
+    If Kafka does not answer, metrics that need it are left out and suibus_broker_up is 0.
     """
     click.echo(metrics_text(Bus(read_settings())), nl=False)

@@ -1,4 +1,4 @@
-"""`suibus node`: who may publish on a secure bus."""
+"""`suibus node`: which districts may publish on a secure bus."""
 
 from __future__ import annotations
 
@@ -18,25 +18,27 @@ output = click.option(
     "--output",
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="The file to write; suibus-CODE.toml unless given.",
+    help="The file to write; by default suibus-CODE.toml.",
 )
 
 
 @click.group()
 def node() -> None:
-    """The districts' nodes of a secure bus, and their credentials. 节点凭据。"""
+    """Manage the districts' credentials on a secure bus. 节点凭据。"""
 
 
 @node.command("add")
 @code
-@click.option("--mutual-tls", is_flag=True, help="A client certificate instead of a password.")
-@click.option("--rate", default=16, show_default=True, type=click.IntRange(1), help="MiB a second it may send or read.")
+@click.option("--mutual-tls", is_flag=True, help="Make a client certificate instead of a password.")
+@click.option(
+    "--rate", default=16, show_default=True, type=click.IntRange(1), help="MiB a second that it may send, and read."
+)
 @output
 def add(code: str, mutual_tls: bool, rate: int, output: Path | None) -> None:
-    """Let a district's node onto the bus. 新增节点。
+    """Give a district's node access to the bus. 新增节点。
 
-    Makes credentials, rights and limits, and writes one file (mode 0600) to carry to the district by a safe way. There
-    SUIBUS_NODE holds its path, and publish, flush and receipts need nothing else.
+    Makes credentials, rights and limits, and writes one file (mode 0600). Bring it to the district in a safe way. There,
+    put its path into SUIBUS_NODE; publish, flush and receipts need nothing else to connect.
     """
     bus, path = Bus(read_settings()), output or Path(f"suibus-{code}.toml")
     nodes = Nodes(bus)
@@ -48,13 +50,13 @@ def add(code: str, mutual_tls: bool, rate: int, output: Path | None) -> None:
 @code
 @output
 def rotate(code: str, output: Path | None) -> None:
-    """Make new credentials; the old stop working at once. 换发凭据。
+    """Make new credentials; the old ones end at once. 换发凭据。
 
-    Until the new file is in place, the node keeps what it accepts in its outbox.
+    Until the new file is in place, the node keeps accepted rows in its outbox.
     """
     path = output or Path(f"suibus-{code}.toml")
     _say_written(Nodes(Bus(read_settings())).rotate(code, path), path)
-    say("the former credentials ended just now, on open connections too", "旧凭据即刻作废，已建立的连接同样失效")
+    say("the old credentials have ended, also on open connections", "旧凭据已作废，已建立的连接同样失效")
 
 
 @node.command("remove")
@@ -71,7 +73,7 @@ def remove(code: str) -> None:
 @node.command("list")
 @as_json
 def list_(as_json: bool) -> None:
-    """Which nodes may publish, as whom and how much; no secrets. 节点列表。"""
+    """List the nodes, their users and limits; no secrets. 节点列表。"""
     found = Nodes(Bus(read_settings())).all()
     if as_json:
         print_json([asdict(n) for n in found])
@@ -80,7 +82,11 @@ def list_(as_json: bool) -> None:
         until = f"{both('certificate, until', '证书，至')} {n.expires or '?'}"
         kind = until if n.mutual_tls else both("password", "密码")
         rate = f"{n.bytes_per_second / 2**20:g} MiB/s" if n.bytes_per_second else both("no limit", "不限速")
-        state = "" if n.in_force else f"  ({both('left by a killed command, may do nothing', '未完成，无任何权限')})"
+        state = (
+            ""
+            if n.in_force
+            else f"  ({both('left by a killed command, has no rights', '命令中途被强制结束，无任何权限')})"
+        )
         click.echo(f"{n.district}  {districts()[n.district]}  {n.user}  {kind}  {rate}{state}")
     if not found:
         click.echo(both("no node has credentials", "尚无节点凭据"))
@@ -89,6 +95,6 @@ def list_(as_json: bool) -> None:
 def _say_written(made: Node, path: Path) -> None:
     click.echo(f"{made.user}: {path.absolute()}")
     say(
-        "Carry this file to the district by a safe way, keep its mode 0600, and put its path into SUIBUS_NODE there.",
+        "Bring this file to the district in a safe way, keep its mode 0600, and put its path into SUIBUS_NODE there.",
         "请以安全方式将该文件送至该区，权限保持 0600，并在当地将其路径写入 SUIBUS_NODE。",
     )

@@ -1,4 +1,4 @@
-"""`suibus publish`: one source into a district's outbox and onto the bus, with a progress bar and an account."""
+"""`suibus publish`: from a file or query to a district's outbox and the bus, with a progress bar and a summary."""
 
 from __future__ import annotations
 
@@ -29,19 +29,23 @@ from schemas.errors import InputError
 @click.argument("dataset")
 @click.argument("file", required=False, type=click.Path(path_type=Path))
 @click.option("--district", required=True, metavar="CODE", help="The publishing district's six-digit code.")
-@click.option("--delete", is_flag=True, help="The rows name keys to delete.")
-@click.option("--snapshot", is_flag=True, help="The file is the whole: publish only what differs from the last one.")
-@click.option("--corrections", is_flag=True, help="Each row answers the receipt in its column _receipt.")
+@click.option("--delete", is_flag=True, help="The rows are keys to delete.")
+@click.option("--snapshot", is_flag=True, help="The file holds all data: publish what differs from the last snapshot.")
+@click.option("--corrections", is_flag=True, help="Each row is the answer to the receipt in its column _receipt.")
 @click.option("--query", metavar="SQL", help="Publish the rows of a query instead of a file.")
-@click.option("--database", metavar="URL", help="The query's database, as an SQLAlchemy URL; else SUIBUS_DATABASE.")
+@click.option(
+    "--database", metavar="URL", help="The query's database, as an SQLAlchemy URL; by default SUIBUS_DATABASE."
+)
 @click.option(
     "--format",
     "format_",
     type=click.Choice(["csv", "jsonl", "parquet", "avro"]),
-    help="If the name does not say.",
+    help="The file's format, if its name does not tell it.",
 )
-@click.option("--encoding", help="Of a CSV or JSON Lines file; utf-8 unless given, gb18030 for Excel's.")
-@click.option("--timeout", default=60.0, show_default=True, help="Seconds to wait for a broker that is away.")
+@click.option(
+    "--encoding", help="Encoding of a CSV or JSON Lines file; by default utf-8. For files from Excel: gb18030."
+)
+@click.option("--timeout", default=60.0, show_default=True, help="Seconds to wait for a broker that does not answer.")
 def publish(
     dataset: str,
     file: Path | None,
@@ -57,10 +61,10 @@ def publish(
 ) -> None:
     """Publish a file's rows as a district. 发布数据。
 
-    FILE is CSV, JSON Lines, Parquet or an Avro container. Every row is validated first; a bad one goes, with all
-    its reasons, to FILE's .rejects.csv and never stops the good ones (exit status 1). What was accepted survives
-    a crash and a broker that is away (exit status 3); `suibus flush` or the next publish sends it. A database's URL
-    that holds a password stands in SUIBUS_DATABASE: others on the machine can read what a command was given.
+    FILE is CSV, JSON Lines, Parquet or an Avro container. Every row is validated first. Bad rows go, with all reasons,
+    to FILE's .rejects.csv and never stop the good ones (exit status 1). Accepted rows survive a crash and a broker
+    that does not answer (exit status 3); `suibus flush` or the next publish sends them. Put a database URL with a
+    password into SUIBUS_DATABASE: others on the machine can read a command line.
 
     \b
     suibus publish grassroots_division 440106.csv --district 440106 --snapshot
@@ -101,7 +105,7 @@ def publish_rows(
     timeout: float = 60.0,
     corrections: bool = False,
 ) -> int:
-    """Publish a file, or a query's rows from a database, and print the account; returns the exit status."""
+    """Publish a file or the rows of a query, print a summary, and return the exit status."""
     publisher = bus.publisher(name, district, timeout)
     dataset, delete = publisher.dataset, mode == "delete"
     if file is not None:
@@ -121,7 +125,7 @@ def publish_rows(
                 bar.update(task, completed=progress.fraction, rows=rows)
 
         info = publish_source(publisher, source, mode, corrections=answered, progress=show)
-    _say_account(dataset, district, info)
+    _say_summary(dataset, district, info)
     return info.exit_status
 
 
@@ -132,7 +136,7 @@ def _bar() -> Bar:
     )  # fmt: skip
 
 
-def _say_account(dataset: Dataset, district: str, info: PublishInfo) -> None:
+def _say_summary(dataset: Dataset, district: str, info: PublishInfo) -> None:
     waiting = (f"{info.waiting:,} wait in the outbox", f"发件箱中还有 {info.waiting:,} 条待发")
     on_the_bus = waiting if info.waiting else ("all on the bus", "全部已上总线")
     rate = info.read / info.seconds if info.seconds else 0
@@ -148,9 +152,13 @@ def _say_account(dataset: Dataset, district: str, info: PublishInfo) -> None:
         with info.rejects_path.open(encoding="utf-8-sig", newline="") as file:
             first = next(csv.DictReader(file), {})
         line = first.get("line")
-        say(f"The first: line {line}: {first.get('reason')}", f"首个：第 {line} 行：{first.get('原因')}", err=True)
         say(
-            f"Rejected rows with their reasons: {info.rejects_path}. Correct them and publish that part again.",
+            f"The first rejected row, line {line}: {first.get('reason')}",
+            f"首个被拒行，第 {line} 行：{first.get('原因')}",
+            err=True,
+        )
+        say(
+            f"Rejected rows with their reasons: {info.rejects_path}. Correct and publish them again.",
             f"被拒行及原因见 {info.rejects_path}。请更正后重新发布这些行。",
             err=True,
         )

@@ -1,4 +1,4 @@
-"""`suibus quarantine`: the records that were refused."""
+"""`suibus quarantine`: the quarantined records."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from infra.terminal.console import SHOWN, as_json, both, print_json_array, print
 @click.argument("dataset", required=False)
 @as_json
 def quarantine(dataset: str | None, as_json: bool) -> None:
-    """Every record that was refused at the door, with every reason. 查看隔离记录。"""
+    """Show every quarantined record with every reason. 查看隔离记录。"""
     found = each_quarantined(Bus(read_settings()), dataset)
     if as_json:
         print_json_array(found)

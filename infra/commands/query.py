@@ -11,7 +11,7 @@ from infra.terminal.output import write_rows
 
 @click.command()
 @click.argument("sql")
-@click.option("--as", "department", metavar="DEPARTMENT", help="Who asks; unset: the city itself.")
+@click.option("--as", "department", metavar="DEPARTMENT", help="The department that asks; by default the city itself.")
 @click.option(
     "--format",
     "format_",
@@ -26,7 +26,7 @@ def query(sql: str, department: str | None, format_: str) -> None:
     \b
     suibus query "SELECT district_code, count(*) FROM grassroots_division GROUP BY 1"
     """
-    from pipelines.share.query import query as run  # the light install has no Spark, and shows this help all the same
+    from pipelines.share.query import query as run  # imported here: without Spark, --help must work
 
     bus = Bus(read_settings())
     write_rows(run(sql, bus.lake(), bus.store, department), format_)

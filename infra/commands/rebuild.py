@@ -1,4 +1,4 @@
-"""`suibus rebuild`: the way back after a table was broken, or for a lake of another format."""
+"""`suibus rebuild`: make a broken table, or a lake of another format, again."""
 
 from __future__ import annotations
 
@@ -16,21 +16,23 @@ from schemas.errors import InputError
 @click.command()
 @click.argument("dataset", required=False)
 @click.option(
-    "--from-topics", is_flag=True, help="Bronze instead, from all that the topics still hold. 从主题重建变更日志。"
+    "--from-topics",
+    is_flag=True,
+    help="Rebuild bronze instead, from all that the topics still hold. 从主题重建变更日志。",
 )
 @click.option(
     "--lake",
     "whole_lake",
     is_flag=True,
-    help="The whole lake, from all that the topics still hold. 从主题重建整个数据湖。",
+    help="Rebuild the whole lake, from all that the topics still hold. 从主题重建整个数据湖。",
 )
 def rebuild(dataset: str | None, from_topics: bool, whole_lake: bool) -> None:
-    """Make a dataset's table again, bring it up to date and judge it. 重建数据表。
+    """Make a dataset's table (or the whole lake) again and judge it. 重建数据表或数据湖。
 
-    Silver, the merged table, is made again from bronze, the change log: after a file was lost or damaged, or another
-    program wrote to it. With --from-topics bronze itself is made again; what the topics no longer hold stays in silver.
-    With --lake every table is made again, such as after a change of the lake's format; what the topics no longer hold is
-    then in the old lake alone. What was there is kept beside it, as <table>.set-aside-<moment>. Exit status 1 if a dataset failed.
+    Makes silver, the merged table, again from bronze, the change log: use it after a file was lost or damaged, or after
+    another program wrote to the table. With --from-topics bronze is made again; silver keeps what the topics no longer
+    hold. With --lake every table is made again, such as for a lake of another format; what the topics no longer hold is
+    then only in the old lake. The old table or lake is kept as <name>.set-aside-<time>. Exit status 1 if a dataset failed.
     """
     if (dataset is None) != whole_lake or (whole_lake and from_topics):
         raise InputError(

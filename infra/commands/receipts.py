@@ -1,4 +1,4 @@
-"""`suibus receipts`: what the city refused of a district's records, read, acknowledged and exported on the node's side."""
+"""`suibus receipts`: list, acknowledge and export a district's receipts, on its node."""
 
 from __future__ import annotations
 
@@ -32,18 +32,18 @@ from schemas.errors import InputError, UnavailableError
     "--csv",
     "file",
     type=click.Path(path_type=Path),
-    help="Write the open receipts of DATASET, to be corrected and published with --corrections.",
+    help="Write the open receipts of DATASET to a file; correct it and publish it with --corrections.",
 )
-@click.option("--timeout", default=30.0, show_default=True, help="Seconds to wait for a bus that is away.")
-@click.option("--json", "as_json", is_flag=True, help="Every receipt, also those that are not open any more, as JSON.")
+@click.option("--timeout", default=30.0, show_default=True, help="Seconds to wait for a bus that does not answer.")
+@click.option("--json", "as_json", is_flag=True, help="Print every receipt, also those no longer open, as JSON.")
 def receipts(
     dataset: str | None, district: str, acknowledge: Sequence[str], file: Path | None, timeout: float, as_json: bool
 ) -> None:
-    """What the city refused of a district's records, and why. 查看回执。
+    """Show which of a district's records the city refused, and why. 查看回执。
 
-    Fetches what is new and lists the open ones, of one DATASET or all. A receipt is open until it is acknowledged, or
-    until a corrected row that answers it was published. With the bus away it lists what was fetched before (exit
-    status 3). --acknowledge fetches nothing: it marks what you have seen.
+    Fetches new receipts and lists the open ones, of one DATASET or of all. A receipt is open until it is acknowledged,
+    or until a corrected row that answers it is published. If the bus does not answer, lists what was fetched before
+    (exit status 3). --acknowledge fetches nothing: it marks receipts that were fetched before.
     """
     if file and not dataset:
         raise InputError("--csv needs DATASET: its columns are the contract's.", "--csv 须指定数据集：各列即契约的列。")
@@ -67,7 +67,7 @@ def receipts(
 
 
 def _fetch(bus: Bus, inbox: Inbox, district: str, timeout: float) -> int:
-    """Bring the inbox up to date; 3 where that was not possible, and why is told."""
+    """Bring the inbox up to date; the exit status. If the bus does not answer: 3, and the reason is printed."""
     if inbox.outbox_path.exists():
         with Outbox(inbox.outbox_path) as outbox:
             inbox.note_answers(outbox)  # of a publish that was killed
@@ -107,13 +107,13 @@ def _row(held: StoredReceipt) -> tuple[str, ...]:
 
 
 def _line(text: str) -> str:
-    """The text on one line, without what a terminal would take for a command."""
+    """The text on one line, without control characters."""
     return "".join(c if c.isprintable() else " " for c in text)
 
 
 def _say_written(written: ToCorrect, dataset: str, file: Path, district: str) -> None:
     say(
-        f"{written.rows:,} receipts written to {file}. Correct the rows, delete those that you leave as they are, and publish:",
+        f"{written.rows:,} receipts written to {file}. Correct the rows, delete those that you do not correct, and publish:",
         f"已将 {written.rows:,} 条回执写入 {file}。请更正各行，删去不更正的行，然后发布：",
     )
     click.echo(f"  suibus publish {dataset} {file} --district {district} --corrections")

@@ -20,9 +20,9 @@ _COLUMNS = (
 @click.argument("dataset", required=False)
 @as_json
 def releases(dataset: str | None, as_json: bool) -> None:
-    """Every decision of the gate, newest first, with its verdict. 查看发布记录。
+    """Show every decision of the gate with its verdict, newest first. 查看发布记录。
 
-    For one DATASET also what failed: observed, expected, and rows that show it. --json gives whole verdicts.
+    For one DATASET also what failed: observed and expected values, and failing rows. --json prints whole verdicts.
     """
     found = release_records(Bus(read_settings()), dataset)
     if as_json:

@@ -1,4 +1,4 @@
-"""`suibus restore`: a backup, put back."""
+"""`suibus restore`: put a backup back."""
 
 from __future__ import annotations
 
@@ -16,15 +16,13 @@ from schemas.tell import quiet
 
 @click.command()
 @click.argument("source", type=click.Path(path_type=Path))
-@click.option(
-    "--lake-only", is_flag=True, help="The tables alone, into an empty lake beside a state folder. 仅恢复数据湖。"
-)
+@click.option("--lake-only", is_flag=True, help="Restore only the tables, into an empty lake. 仅恢复数据湖。")
 @as_json
 def restore(source: Path, lake_only: bool, as_json: bool) -> None:
     """Put a backup back into an empty state folder. 恢复。
 
-    SOURCE is what `suibus backup` made. Every file of it is checked first; nothing is ever written over. With --lake-only
-    the lake goes back to what it was, and the next pass takes again from the topics what came later.
+    SOURCE is a folder that `suibus backup` made. Every file is checked first; no existing file is overwritten. With
+    --lake-only the lake returns to its state at the backup, and the next pass reads later records from the topics again.
     """
     bus = Bus(read_settings())
     info = put_back(bus, source, lake_only, quiet if as_json else tell)
@@ -35,7 +33,7 @@ def restore(source: Path, lake_only: bool, as_json: bool) -> None:
     size = f"{info.bytes / 2**20:,.1f} MiB"
     tell(
         f"backup: {info.files:,} files, {size}, of {info.made_at} restored to {target}",
-        f"备份：{info.files:,} 个文件，{size}，（{info.made_at}）已恢复到 {target}",
+        f"备份（{info.made_at}）：{info.files:,} 个文件，{size}，已恢复到 {target}",
     )
     for en, zh in info.left_out:
-        tell(f"was not in it: {en}", f"未包含：{zh}")
+        tell(f"was left out: {en}", f"未包含：{zh}")

@@ -1,4 +1,4 @@
-"""`suibus resume`: the way on after a topic was changed."""
+"""`suibus resume`: continue after a topic was changed."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from infra.terminal.console import need_city, say, tell
 
 @click.command()
 @click.argument("dataset")
-@click.option("--yes", is_flag=True, help="Go on; without it only what changed is shown. 确认继续；否则仅显示变化。")
+@click.option("--yes", is_flag=True, help="Continue; without it, changes are only shown. 确认继续；否则仅显示变化。")
 def resume(dataset: str, yes: bool) -> None:
-    """Go on with a dataset whose topics were changed. 主题变动后恢复处理。
+    """Continue a dataset whose topics were changed. 主题变动后恢复处理。
 
     A dataset stops when one of its topics was deleted, made again or given partitions, or lost records before they were
-    taken (`suibus status` says which). Let the districts publish again what is missing; then this goes on from the first
-    offset that each topic still has. Bronze's log keeps that it was done.
+    ingested (`suibus status` gives the reason). Let the districts publish again what is missing; then this command
+    continues from the first offset that each topic still has. Bronze's log records it.
     """
     need_city()
     bus = Bus(read_settings())
@@ -26,10 +26,11 @@ def resume(dataset: str, yes: bool) -> None:
     for en, zh in changes:
         say(en, zh)
     if not changes:
-        tell("its topics are as they were left; there is nothing to resume", "主题与上次一致，无需恢复")
+        tell("its topics did not change; there is nothing to resume", "主题没有变动，无需恢复")
     elif yes:
-        tell("the dataset goes on with the next pass", "该数据集将在下一轮继续处理")
+        tell("the next pass continues the dataset", "该数据集将在下一轮继续处理")
     else:
         tell(
-            "run it again with --yes to go on without what is missing", "如确认在缺失的情况下继续，请加 --yes 重新执行"
+            "to continue without the missing records, run it again with --yes",
+            "如确认在缺少这些记录的情况下继续，请加 --yes 重新执行",
         )

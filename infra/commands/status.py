@@ -15,7 +15,7 @@ from infra.terminal.console import as_json, both, print_json, print_table, say
 @click.command()
 @as_json
 def status(as_json: bool) -> None:
-    """What runs, what is in force, what waits. 查看状态。"""
+    """Show what runs, what is in force and what waits. 查看状态。"""
     found = read_status(Bus(read_settings())).to_json()
     if as_json:
         print_json(found)
@@ -34,7 +34,11 @@ def _row(found: dict[str, Any]) -> tuple[Any, ...]:
     last = found["last_decision"] or {}
     trouble = []
     if days := found["near_retention"].values():
-        trouble.append(both(f"its topics lose records after {min(days):.0f} days", "记录将超过保留期"))
+        trouble.append(
+            both(
+                f"its topics lose records after {min(days):.0f} days", f"主题保留 {min(days):.0f} 天，记录将超过保留期"
+            )
+        )
     if found["late"]:
         trouble.append(both("late", "超时"))
     if found["failure"]:

@@ -15,10 +15,10 @@ from infra.terminal.console import need_city, tell
 @click.command()
 @click.argument("datasets", nargs=-1, metavar="[DATASET]…")
 def sync(datasets: tuple[str, ...]) -> None:
-    """Bring everything up to the end of what is published, once, and stop. 同步一次。
+    """Process everything published so far, once, and stop. 处理一轮。
 
-    Ingests all topics, then merges, judges and releases the datasets named (all, if none is) and those with new
-    records. Exit status 1 if a dataset failed. A release that is held is the gate doing its work: it is printed, and `suibus releases` lists it.
+    Ingests all topics, then merges, judges and releases the named datasets (all, if none is named) and those with new
+    records. Exit status 1 if a dataset failed. A held release is no failure: it is printed, and `suibus releases` lists it.
     """
     need_city()
     bus = Bus(read_settings())

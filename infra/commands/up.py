@@ -11,15 +11,15 @@ from infra.up.process import run, start_detached
 
 
 @click.command()
-@click.option("--detach", is_flag=True, help="Return when all is ready and leave it running.")
-@click.option("--services-only", is_flag=True, help="The broker and the topics, without the pipeline.")
-@click.option("--secure", is_flag=True, help="Let nobody in without credentials (suibus node), from now on.")
+@click.option("--detach", is_flag=True, help="Run in the background; return when all is ready.")
+@click.option("--services-only", is_flag=True, help="Start broker, contracts and topics, without the pipeline.")
+@click.option("--secure", is_flag=True, help="From now on, nobody gets in without credentials (suibus node).")
 def up(detach: bool, services_only: bool, secure: bool) -> None:
     """Run the bus: broker, contracts, pipeline. 启动总线。
 
-    Starts a Kafka broker (unless SUIBUS_BOOTSTRAP_SERVERS names one), puts the contracts in force, makes their
-    topics, and takes what is published through to release until `suibus down` or Ctrl-C. Contracts added or
-    changed meanwhile are picked up. It starts again where it stopped.
+    Starts a Kafka broker (unless SUIBUS_BOOTSTRAP_SERVERS or SUIBUS_NODE names one), puts the contracts in force, makes
+    their topics, and processes what is published, until `suibus down` or Ctrl-C. Contracts that are added or
+    changed meanwhile are read too. When started again, it continues where it stopped.
     """
     need_city()
     bus = Bus(read_settings())

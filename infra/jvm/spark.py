@@ -1,4 +1,4 @@
-"""The Spark session: Delta and Kafka on, all files under <home>/spark, and a quiet terminal."""
+"""The Spark session: with Delta and Kafka, all its files under <home>/spark, nothing printed on the terminal."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from schemas.wire.avro import LARGEST
 
 _ARCHIVE = "spark.jsa"
 
-# Another Spark's settings in the environment would change ours, or run another Spark altogether.
+# Settings of another Spark in the environment would change this one, or start the other one.
 _FOREIGN = (
     "SPARK_HOME",
     "SPARK_CONF_DIR",
@@ -53,19 +53,19 @@ appender.console.layout.type=PatternLayout
 appender.console.layout.pattern=%d{ISO8601} %p %m (%c)%n%ex
 """
 
-# A record that says it holds more than it can is refused before memory is allocated for it.
+# A record whose stated length is larger than any valid one is refused before memory is allocated for it.
 _AVRO_LIMITS = [
     f"-Dorg.apache.avro.limits.{what}.maxLength={LARGEST}" for what in ("bytes", "string", "collectionItems")
 ]
 
-# Local files without a process for each: Hadoop runs chmod for every file it makes and readlink for every file it renames,
-# about a hundred in a pass over one dataset. Like Delta's default log store for local files, this one renames; neither keeps
+# Local files without extra processes: Hadoop runs chmod for every file it makes and readlink for every file it renames,
+# about a hundred in a pass over one dataset. This log store renames, like Delta's default one for local files; neither prevents
 # a second program from writing at the same time.
 _LOCAL_FILES = (
     ("spark.hadoop.fs.file.impl", "com.globalmentor.apache.hadoop.fs.BareLocalFileSystem"),
     ("spark.delta.logStore.file.impl", "io.delta.storage.LocalLogStore"),
     (
-        "spark.sql.streaming.checkpointFileManagerClass",  # by which Delta writes a version's checksum
+        "spark.sql.streaming.checkpointFileManagerClass",  # Delta writes a version's checksum with it
         "org.apache.spark.sql.execution.streaming.checkpointing.FileSystemBasedCheckpointFileManager",
     ),
 )
@@ -74,11 +74,11 @@ _starting = Lock()
 
 
 def spark_session(settings: Settings) -> SparkSession:
-    """Start Spark, or return the session that this process has.
+    """Start Spark, or return this process's session.
 
-    The JVM's output goes to <home>/spark/spark.log; errors come back as Python exceptions. The JVM ends with
-    this process, also when that is killed. UnavailableError where Java or the jars are missing or Spark ends;
-    StateError where a jar is not the one that was locked.
+    The JVM's output goes to <home>/spark/spark.log; errors are raised as Python exceptions. The JVM ends with
+    this process, also if it is killed. UnavailableError if Java or the jars are missing or Spark does not start;
+    StateError if a jar is not the locked one.
     """
     with _starting:
         if SparkContext._active_spark_context is not None:
@@ -126,14 +126,14 @@ def _options(settings: Settings, spark_jars: list[Path], java_options: list[str]
         "-Dderby.system.home=.",
         "-Djava.net.preferIPv4Stack=true",
         "-XX:+IgnoreUnrecognizedVMOptions",
-        # G1 keeps an object larger than half a region apart, and a pass's buffers are that large: with regions of 1 MB, the default
-        # of a small heap, each dataset made the collector go through all of memory. With 16 MB too few regions in a row are free
+        # G1 stores an object larger than half a region separately, and the buffers of a pass are that large. With regions of 1 MB, the
+        # default of a small heap, each dataset caused a collection of the whole heap. With 16 MB, too few adjacent regions are free
         # after a record that was too large.
         "-XX:G1HeapRegionSize=4m",
         *_AVRO_LIMITS,
         *java_options,
     ]
-    # On the class path the jars are neither copied for each session nor left out of the class archive.
+    # Jars on the class path are not copied for each session, and are part of the class archive.
     shipped = (
         ("spark.driver.extraClassPath", os.pathsep.join(map(str, spark_jars)))
         if local
@@ -149,42 +149,42 @@ def _options(settings: Settings, spark_jars: list[Path], java_options: list[str]
         # the record out; by default it would end the whole JVM.
         ("spark.executor.killOnFatalError.depth", "0"),
         ("spark.pyspark.python", sys.executable),
-        # By default PySpark tells the JVM where in Python each column was made: half of all calls between the two, 0.5 s a merge.
+        # By default PySpark tells the JVM the line of Python that made each column: half of all calls to the JVM, 0.5 s a merge.
         ("spark.python.sql.dataFrameDebugging.enabled", "false"),
         *((("spark.driver.host", "127.0.0.1"), ("spark.driver.bindAddress", "127.0.0.1")) if local else ()),
         shipped,
         *(_LOCAL_FILES if local else ()),
-        ("spark.local.dir", "local"),  # in <home>/spark; a comma in a full path would make two of it
+        ("spark.local.dir", "local"),  # in <home>/spark; a full path with a comma would be read as two
         ("spark.sql.warehouse.dir", (settings.home / "spark" / "warehouse").as_uri()),
         ("spark.sql.catalogImplementation", "in-memory"),
         ("spark.sql.extensions", "io.delta.sql.DeltaSparkSessionExtension"),
         ("spark.sql.catalog.spark_catalog", "org.apache.spark.sql.delta.catalog.DeltaCatalog"),
         ("spark.sql.session.timeZone", "UTC"),
-        # Delta's change feed hands rows over as Java objects, and java.sql.Date has no 5 to 14 October 1582.
+        # Delta's change feed passes rows as Java objects, and java.sql.Date lacks 5 to 14 October 1582.
         ("spark.sql.datetime.java8API.enabled", "true"),
         ("spark.sql.shuffle.partitions", "4" if local else "64"),
-        ("spark.databricks.delta.snapshotPartitions", "1"),  # a small table's state in 50 parts costs seconds
-        # Kafka is not in this list: its newer reader hands rows over without making Java objects of them first.
+        ("spark.databricks.delta.snapshotPartitions", "1"),  # by default 50, which takes seconds for a small table
+        # Kafka is not in this list: its newer reader passes rows without making Java objects of them first.
         ("spark.sql.sources.useV1SourceList", "avro,csv,json,orc,parquet,text"),
-        # By default 64 MB here, and each small table that is broadcast or sorted takes one: 100 datasets filled the driver's 2 GB.
-        # 1 MB less the 16 bytes before each array, so that four of them, not three, fit in a region of 4 MB.
+        # By default a page has 64 MB here, and each small table that is broadcast or sorted takes one: 100 datasets filled the driver's
+        # 2 GB. 1 MB less the 16 bytes before each array, so that four pages, not three, fit in a region of 4 MB.
         ("spark.buffer.pageSize", str((1 << 20) - 16)),
-        # Generated classes are kept for the next plan that needs the same ones. A pass needs about two hundred for each shape of
+        # Generated classes are kept for later plans that need the same ones. A pass needs about two hundred for each shape of
         # table; by default a hundred are kept.
         ("spark.sql.codegen.cache.maxEntries", "1000"),
         ("spark.log.level", "ERROR"),
         ("spark.ui.enabled", "false"),
-        # Kept for a web page that is switched off: a thousand by default, 55 KB each where a table has 68 columns.
+        # Kept for a web page that is switched off: by default a thousand, each 55 KB for a table of 68 columns.
         ("spark.sql.ui.retainedExecutions", "20"),
         ("spark.ui.showConsoleProgress", "false"),
     ]
 
 
 def make_class_archive(settings: Settings, tell: Tell) -> Path | None:
-    """Run Spark once and keep the classes that it loaded: later sessions start, and run first, in about half the time.
+    """Run Spark once and archive the classes it loaded: later sessions need about half the time for their start and first job.
 
-    None where this Java keeps no archive; sessions then start without one. Java itself checks whether an archive fits,
-    and goes on without it where it does not. Call it in a process of its own: Spark cannot be started there again.
+    None if this Java makes no archive; sessions then start without one. Java itself checks whether an archive fits,
+    and ignores it otherwise. Call this in a separate process: Spark cannot be started there again.
     """
     archive = settings.jars / _ARCHIVE
     draft = archive.with_suffix(".draft")
@@ -206,7 +206,7 @@ def make_class_archive(settings: Settings, tell: Tell) -> Path | None:
         gateway.proc.stdin.close()
         gateway.proc.wait()
     if not draft.is_file():
-        tell("Spark classes: this Java keeps no archive", "Spark 类库：当前 Java 不支持类归档")
+        tell("Spark classes: this Java makes no archive", "Spark 类库：当前 Java 不支持类归档")
         return None
     draft.replace(archive)
     tell("Spark classes: ready", "Spark 类库：已就绪")

@@ -1,11 +1,12 @@
 """The embedded broker: one Kafka node in KRaft mode, for a machine without a Kafka of its own.
 
-It outlives the command that started it. Its files are in <home>/kafka, its process and ports in <home>/run/broker.json.
+It goes on running when the command that started it ends. Its files are in <home>/kafka, its process and ports in
+<home>/run/broker.json.
 
-A secure broker has four listeners. Behind each, a principal may do what an ACL lets it, and only the city everything:
-the city's own (mutual TLS, 127.0.0.1 only), the controller's (the same), one for nodes with a password (SCRAM over
-TLS) and one for nodes with a certificate (mutual TLS). What makes it secure is in <home>/security; while that is
-there, the broker never starts otherwise.
+A secure broker has four listeners: the city's (mutual TLS, 127.0.0.1 only), the controller's (the same), one for nodes with
+a password (SCRAM over TLS) and one for nodes with a certificate (mutual TLS). On each of them a user has only the rights that
+an ACL gives; only the city has all. The authority and the certificates are in <home>/security; while that folder is there, the broker
+starts only as a secure one.
 """
 
 from __future__ import annotations
@@ -41,15 +42,15 @@ START_SECONDS = 90  # on a machine under full load
 
 @dataclass(frozen=True)
 class _State(Ports):
-    """What is kept of the broker; the ports outlive a stop, so that it comes back at the same address."""
+    """The broker's process and ports, as kept on disk; the ports are kept after a stop, so the next start has the same address."""
 
     pid: int | None = None
     born: str | None = None
-    secure: bool = False  # how its process was started
+    secure: bool = False  # whether its process was started secure
 
     @property
     def process(self) -> Process | None:
-        """Its process, if that still runs."""
+        """Its process, if it still runs."""
         started = Process(self.pid, self.born) if self.pid and self.born else None
         return started if started and started.alive else None
 
@@ -69,12 +70,12 @@ class Broker:
 
     @property
     def secure(self) -> bool:
-        """Whether nobody gets in without credentials; once so, it stays so."""
+        """Whether nobody gets in without credentials. A secure broker stays secure."""
         return (self.security / "authority.pem").is_file()
 
     @property
     def access(self) -> KafkaAccess:
-        """The running broker, as the city. UnavailableError where it does not run."""
+        """How the city reaches the running broker. UnavailableError if it does not run."""
         state = self._read()
         if state is None or not state.process:
             raise UnavailableError(
@@ -85,7 +86,7 @@ class Broker:
 
     @property
     def access_when_up(self) -> KafkaAccess:
-        """The broker as the city will reach it, running or not: its ports are chosen on the first call, and kept."""
+        """How the city reaches the broker, whether or not it runs yet: the ports are chosen on the first call and kept."""
         with self._lease.hold():
             state = self._read()
             if state is None:
@@ -106,24 +107,24 @@ class Broker:
         return f"{self._host or '127.0.0.1'}:{port}"
 
     def running(self) -> bool:
-        """Whether the broker's process lives; one that was killed, or that ran before the machine started, does not."""
+        """Whether the broker's process runs."""
         state = self._read()
         return state is not None and state.process is not None
 
     def start(self, tell: Tell = quiet, *, secure: bool = False, meanwhile: Callable[[], object] = lambda: None) -> str:
         """Start the broker unless it runs, wait until it answers, and return its address.
 
-        Topics and records of earlier runs are there again, at the same address unless another program has taken the port,
-        which is told. With `secure` it lets nobody in without credentials, from now on; one that runs otherwise is
-        started anew. `meanwhile` is called once the broker's process is there, before it answers. UnavailableError carries
+        Topics and records of earlier runs are kept. The address stays the same unless another program has taken the port;
+        then a message says so. With `secure`, nobody gets in without credentials from now on; an open broker that runs is
+        restarted. `meanwhile` is called after the broker's process was started, before it answers. UnavailableError shows
         the end of the broker's log.
         """
         with self._lease.hold():
             state = self._read()
             if state is not None and state.secure and not (secure or self.secure):
                 raise StateError(
-                    f"The bus of {self.home} was secure, and its authority is gone: it is not started open. Put "
-                    f"{self.security} back from a backup; or `suibus up --secure` makes a new authority, and every node "
+                    f"The bus of {self.home} was secure, but its certificate authority is missing, so it is not started as an open bus. Restore "
+                    f"{self.security} from a backup; or run `suibus up --secure` to make a new authority: every node "
                     "then needs a new file (suibus node rotate).",
                     f"{self.home} 的总线原为安全模式，但其证书机构已丢失，因此不以开放方式启动。请从备份恢复 {self.security}；"
                     "或执行 suibus up --secure 新建证书机构，此后每个节点都需要新的文件（suibus node rotate）。",
@@ -143,7 +144,7 @@ class Broker:
             return self._access(state).servers
 
     def stop(self) -> None:
-        """Stop the broker and wait until it is gone; one that does not run is left as it is."""
+        """Stop the broker and wait until its process has ended; if it does not run, do nothing."""
         with self._lease.hold():
             state = self._read()
             if state is not None:
@@ -164,11 +165,11 @@ class Broker:
         """Each port as it was, unless another program has taken it."""
         names = ["port", "controller_port", *(["password_port", "certificate_port"] if secure else [])]
         known = {name: port for name in names if state is not None and (port := getattr(state, name))}
-        until = time.monotonic() + 2  # a broker just killed may hold its ports a moment longer
+        until = time.monotonic() + 2  # a broker that was just killed may still hold its ports
         while time.monotonic() < until and not all(_free(port) for port in known.values()):
             time.sleep(0.05)
         kept = {name: port for name, port in known.items() if _free(port)}
-        with ExitStack() as stack:  # all held at once: different ones
+        with ExitStack() as stack:  # all held at the same time, so that they differ
             opened = {name: stack.enter_context(closing(_listen(0))) for name in names if name not in kept}
             ports = kept | {name: held.getsockname()[1] for name, held in opened.items()}
         chosen = replace(state, **ports) if state is not None else _State(**ports)
@@ -177,7 +178,7 @@ class Broker:
             nodes = {"password_port", "certificate_port"} & (known.keys() - kept.keys())
             tell(
                 f"Port {listed} is taken by another program; the broker moves to 127.0.0.1:{chosen.port}."
-                + (" The nodes' files name the old port: correct `servers` in them." if nodes else ""),
+                + (" The nodes' files still have the old port: correct `servers` in them." if nodes else ""),
                 f"端口 {listed} 已被其他程序占用，消息代理改用 127.0.0.1:{chosen.port}。"
                 + ("节点文件中仍是旧端口，请更正其中的 servers。" if nodes else ""),
             )
@@ -211,7 +212,7 @@ class Broker:
         return state
 
     def _certify(self, address: str) -> None:
-        """Make the authority, and the broker's and the city's certificates where they are absent or soon over."""
+        """Make the authority, and the broker's and the city's certificates if they are absent or soon expire."""
         from infra.kafka.certificates import Authority  # the light install has no cryptography
 
         authority = Authority(self.security)
@@ -226,7 +227,7 @@ class Broker:
             write_whole(self._city, text, secret=True)
 
     def _format(self, java_command: list[str]) -> None:
-        """Format the storage under a new cluster id; a run that was killed half way does it again."""
+        """Format the storage under a new cluster id; after a kill the next start does it again."""
         cluster_id = "S" + base64.urlsafe_b64encode(uuid.uuid4().bytes).decode()[1:22]  # never a leading dash
         done = subprocess.run(
             [*java_command, "kafka.tools.StorageTool", "format", "-t", cluster_id, "-c", "server.properties"],
@@ -237,10 +238,10 @@ class Broker:
             check=False,
         )
         if done.returncode:
-            said = (done.stderr or done.stdout).strip()[-800:]
+            output = (done.stderr or done.stdout).strip()[-800:]
             raise StateError(
-                f"The broker's storage in {self.folder} could not be made: {said}\nCheck the disk's space and the rights.",
-                f"无法在 {self.folder} 建立消息代理的存储：{said}\n请检查磁盘空间与权限。",
+                f"The broker's storage in {self.folder} could not be made: {output}\nCheck the disk space and the rights.",
+                f"无法在 {self.folder} 建立消息代理的存储：{output}\n请检查磁盘空间与权限。",
             )
 
     def _wait(self, state: _State) -> None:
@@ -258,7 +259,7 @@ class Broker:
         shown = "\n".join(end for end in ends if end)
         return UnavailableError(
             f"The embedded broker {en}. Its files are in {self.folder}; the end of its log:\n{shown}\n"
-            "Mend what the log names and run the same command again.",
+            "Correct what the log names and run the same command again.",
             f"内置消息代理{zh}。其文件位于 {self.folder}，日志末尾：\n{shown}\n请排除日志所述原因后重新执行同一命令。",
         )
 
@@ -269,7 +270,7 @@ class Broker:
             return None
         except (ValueError, TypeError) as error:
             raise StateError(
-                f"{self._state_file} cannot be read ({error}). Remove it; no record is in it.",
+                f"{self._state_file} cannot be read ({error}). Delete it; it holds no records.",
                 f"{self._state_file} 无法读取（{error}）。请删除该文件；消息代理的数据不在其中。",
             ) from error
 
@@ -278,7 +279,7 @@ class Broker:
 
 
 def _answers(port: int, access: KafkaAccess) -> bool:
-    """Whether the broker names its nodes: it then takes requests of every kind."""
+    """Whether the broker lists its nodes: from then on it answers all requests."""
     with socket.socket() as probe:
         probe.settimeout(1)
         if probe.connect_ex(("127.0.0.1", port)):
@@ -292,7 +293,7 @@ def _answers(port: int, access: KafkaAccess) -> bool:
 
 def _listen(port: int) -> socket.socket:
     opened = socket.socket()
-    # As Kafka does: a connection that is still closing is no bar.
+    # As Kafka does: a connection that is still closing does not make the port busy.
     opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         opened.bind(("127.0.0.1", port))

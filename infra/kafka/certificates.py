@@ -1,7 +1,7 @@
-"""The bus's own certificate authority: it vouches for the broker, for the city and for nodes that use mutual TLS.
+"""The bus's own certificate authority: it signs the certificates of the broker, of the city and of nodes that use mutual TLS.
 
-Kafka keeps no list of revoked certificates. So each certificate carries a name that no other has (see infra/operate/nodes.py),
-and to end it before its time is to take every right from that name.
+Kafka keeps no list of revoked certificates. So each certificate has a name of its own (see infra/operate/nodes.py);
+to end a certificate early, all rights are taken from its name.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from schemas.ports.files import write_whole
 
 CA_DAYS = 3650
 DAYS = 397  # of every other certificate
-RENEW = timedelta(days=30)  # the broker's and the city's are made anew when less is left
+RENEW = timedelta(days=30)  # when less is left, the broker's and the city's are renewed
 
 _CLIENT, _SERVER = ExtendedKeyUsageOID.CLIENT_AUTH, ExtendedKeyUsageOID.SERVER_AUTH
 
@@ -31,7 +31,7 @@ class Authority:
     """The authority of one state folder: made on first use, and kept from then on."""
 
     def __init__(self, folder: Path) -> None:
-        self._secret = folder / "authority.pem"  # its key and its certificate in one file: never one without the other
+        self._secret = folder / "authority.pem"  # key and certificate in one file, so that neither is lost alone
         if not self._secret.is_file():
             folder.mkdir(parents=True, exist_ok=True)
             folder.chmod(0o700)
@@ -48,9 +48,9 @@ class Authority:
             self._certificate = x509.load_pem_x509_certificate(kept)
         except ValueError as error:
             raise StateError(
-                f"{self._secret} cannot be read ({error}). Put it back from a backup; without it every node needs "
-                "a new configuration file.",
-                f"{self._secret} 无法读取（{error}）。请从备份恢复；否则所有节点都需要新的配置文件。",
+                f"{self._secret} cannot be read ({error}). Restore it from a backup; without it every node needs "
+                "a new file (suibus node rotate).",
+                f"{self._secret} 无法读取（{error}）。请从备份恢复；否则每个节点都需要新的文件（suibus node rotate）。",
             ) from error
         if not isinstance(loaded, ec.EllipticCurvePrivateKey):
             raise TypeError(f"{self._secret}: not the key of an elliptic curve")
@@ -58,14 +58,14 @@ class Authority:
 
     @property
     def certificate(self) -> str:
-        """The authority's certificate as PEM: what others trust. No secret."""
+        """The authority's certificate as PEM, which the others trust. It is not secret."""
         return _pem(self._certificate)
 
     def issue(self, name: str, *, hosts: Sequence[str] = (), days: int = DAYS) -> tuple[str, SecretStr]:
         """A certificate for `name`, and its private key, both as PEM.
 
-        It serves a client; with `hosts`, names or addresses, it serves the broker too: a node's own certificate can
-        never pass for the broker's.
+        It is for clients; with `hosts` (names or addresses) it is for the broker too. So a node's certificate cannot be used to
+        impersonate the broker.
         """
         key = ec.generate_private_key(ec.SECP256R1())
         builder = _builder(_name(name), self._certificate.subject, key, days)
@@ -80,12 +80,12 @@ class Authority:
         return _pem(builder.sign(self._key, hashes.SHA256())), SecretStr(_key_pem(key))
 
     def issued(self, path: Path, hosts: Sequence[str] = ()) -> bool:
-        """Whether the first certificate in a file is this authority's, is valid for a while yet, and names these hosts."""
+        """Whether the first certificate in a file is signed by this authority, is valid for another 30 days, and names these hosts."""
         try:
             found = x509.load_pem_x509_certificate(path.read_bytes())
             found.verify_directly_issued_by(self._certificate)
             named = found.extensions.get_extension_for_class(x509.SubjectAlternativeName).value if hosts else ()
-        except Exception:  # whatever is wrong with it, it is made anew
+        except Exception:  # whatever is wrong with it, a new one is made
             return False
         return list(named) == [_host(h) for h in hosts] and found.not_valid_after_utc > datetime.now(UTC) + RENEW
 
@@ -106,7 +106,7 @@ def _builder(
         .issuer_name(issuer)
         .public_key(key.public_key())
         .serial_number(x509.random_serial_number())
-        .not_valid_before(min(now, ends) - timedelta(days=1))  # a node's clock may be late
+        .not_valid_before(min(now, ends) - timedelta(days=1))  # a node's clock may be slow
         .not_valid_after(ends)
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
     )
@@ -135,6 +135,6 @@ def _pem(certificate: x509.Certificate) -> str:
 
 
 def _key_pem(key: ec.EllipticCurvePrivateKey) -> str:
-    return key.private_bytes(  # PKCS 8, the only one that Kafka reads
+    return key.private_bytes(  # PKCS 8, the only format that Kafka reads
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     ).decode()

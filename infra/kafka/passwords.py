@@ -12,12 +12,12 @@ _MECHANISM = ScramMechanism.SCRAM_SHA_512
 
 
 def set_password(admin: KafkaAdminClient, user: str, password: SecretStr) -> None:
-    """Give a user this password, and no other."""
+    """Set a user's password; an earlier one ends."""
     _alter(admin, UserScramCredentialUpsertion(user, _MECHANISM, password.get_secret_value()))
 
 
 def drop_password(admin: KafkaAdminClient, user: str) -> None:
-    """Take a user's password away; a user that has none is left as it is."""
+    """Remove a user's password; nothing is done if there is none."""
     _alter(admin, UserScramCredentialDeletion(user, _MECHANISM))
 
 

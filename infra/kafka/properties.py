@@ -1,7 +1,6 @@
-"""What the embedded broker is started with: its server.properties, and what it logs.
+"""The configuration of the embedded broker: its server.properties and its logging.
 
-Paths in server.properties are relative to <home>/kafka: a comma or a Chinese character in the home would not survive Kafka's own
-reading of the file.
+Paths in server.properties are relative to <home>/kafka, because Kafka would misread a comma or a Chinese character in the path of the home.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ MAX_MESSAGE_BYTES = 8 * 1024 * 1024
 
 @dataclass(frozen=True)
 class Ports:
-    """The ports of a broker on 127.0.0.1; those for nodes are there once it is secure."""
+    """The broker's ports; those for nodes (password, certificate) are set once it is secure."""
 
     port: int
     controller_port: int
@@ -38,24 +37,24 @@ controller.quorum.voters=1@127.0.0.1:{controller_port}
 controller.listener.names=CONTROLLER
 inter.broker.listener.name=BROKER
 log.dirs=data
-# A topic that nobody declared is a mistake to be seen, not a topic to be made.
+# Writing to a topic that was not declared is a mistake and must fail.
 auto.create.topics.enable=false
-# One node keeps the only replica of everything.
+# There is one node, so one replica of everything.
 offsets.topic.replication.factor=1
 transaction.state.log.replication.factor=1
 transaction.state.log.min.isr=1
 share.coordinator.state.topic.replication.factor=1
 share.coordinator.state.topic.min.isr=1
-# Few partitions of Kafka's own topics: a quick start.
+# Few partitions for Kafka's own topics, for a quick start.
 offsets.topic.num.partitions=4
 transaction.state.log.num.partitions=4
 group.initial.rebalance.delay.ms=0
-# After a kill the node may register again once its old session is over: 4 seconds, not 9.
+# After a kill the broker can register again when its old session has ended: after 4 seconds, not 9.
 broker.session.timeout.ms=4000
 broker.heartbeat.interval.ms=1000
-# Two weeks unless a topic says otherwise: bronze holds every record from the first run of ingest on.
+# Two weeks, unless a topic has a retention of its own; bronze keeps every record that was ingested.
 log.retention.hours=336
-# How far a node's outbox was sent is kept a year: a node may be away for long, and must not send twice.
+# The position of a node's outbox is kept for a year: a node may be away for long, and must not send rows twice.
 offsets.retention.minutes=525600
 transactional.id.expiration.ms=2147483647
 message.max.bytes={max_message_bytes}

@@ -1,6 +1,6 @@
-"""How much a user may send and read: Kafka's client quotas, for which kafka-python has the messages but no calls.
+"""How much a user may send and read: Kafka's client quotas. kafka-python has their messages but no calls for them.
 
-The only module that uses a private member of kafka-python's admin client; a test of `ask` says what an upgrade breaks.
+Only this module uses a private member of kafka-python's admin client; a test of `ask` shows whether an upgrade breaks it.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ _EVERY_USER = 2  # Kafka's match type for any entity of a kind
 
 
 def limit(admin: KafkaAdminClient, user: str, rate: int) -> None:
-    """Limit what a user sends, and what it reads, to `rate` bytes a second and broker."""
+    """Limit what a user sends, and what it reads, to `rate` bytes a second at each broker."""
     _alter(admin, user, rate)
 
 
 def lift_limit(admin: KafkaAdminClient, user: str) -> None:
-    """Take a user's limits away; done again, nothing more happens."""
+    """Remove a user's limits; nothing is done if there are none."""
     _alter(admin, user, None)
 
 
 def limits(admin: KafkaAdminClient) -> dict[str, int]:
-    """What each user that is limited may send, in bytes a second and broker."""
+    """What each limited user may send, in bytes a second at each broker."""
     component = DescribeClientQuotasRequest.ComponentData(entity_type="user", match_type=_EVERY_USER, match=None)
     answer = ask(admin, DescribeClientQuotasRequest(components=[component], strict=True))
     if answer.error_code:
@@ -36,7 +36,7 @@ def limits(admin: KafkaAdminClient) -> dict[str, int]:
 
 
 def ask(admin: KafkaAdminClient, request: Any) -> Any:
-    """Send one request of Kafka's protocol and wait for the answer; what it says of errors is the caller's to read."""
+    """Send one request of Kafka's protocol and return the answer; the caller checks it for errors."""
     return admin._manager.run(admin._manager.send, request)
 
 

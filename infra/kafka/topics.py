@@ -1,4 +1,4 @@
-"""Kafka as the bus uses it: make the topics that are missing, and ask how far each one has come."""
+"""Kafka as the bus uses it: make missing topics, and read their offsets, times and retention."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ from schemas.ports.kafka_access import KafkaAccess
 
 log = logging.getLogger(__name__)
 ANSWER_MS = 8_000
-_AT_ONCE = 100  # topics that one request makes: 220 take 0.9 s so, and 8 s with a request for each
-FETCH_SECONDS = 3.0  # spent at most on asking Kafka for the oldest waiting records
+_AT_ONCE = 100  # topics made by one request: 220 topics take 0.9 s this way, and 8 s with a request for each
+FETCH_SECONDS = 3.0  # the longest time to wait for the oldest waiting records
 
 _CONFIGS = {
     "cleanup.policy": "delete",  # a later record does not erase an earlier one: bronze keeps every change
     # A year: Kafka counts from when the node accepted a row, and a node may be away for months.
     "retention.ms": str(366 * 24 * 3600 * 1000),
 }
-# Upwards Kafka's own default: a batch with the largest row fits, and a node cannot send a larger one that unpacks to much more.
+# For upward topics Kafka's default: it fits a batch with the largest row, and a node cannot send a larger batch that unpacks to much more.
 _UPWARDS = str(1024 * 1024 + 12)
 
 
@@ -45,16 +45,16 @@ def _largest(topic: str) -> str:
 
 
 class Kafka:
-    """A Kafka, by the access to it. Every call raises UnavailableError where no broker answers."""
+    """A Kafka, reached by its access. Every call raises UnavailableError if no broker answers."""
 
     def __init__(self, access: KafkaAccess | str) -> None:
         self.access = KafkaAccess.to(access)
 
     def ensure(self, names: Iterable[str], partitions: int = 1, replication: int = 1) -> list[str]:
-        """Make the topics that are missing and return those made, ready to be written.
+        """Make the missing topics and return those made, ready to be written.
 
-        Doing it again, or two processes at once, makes each topic once; topics that exist are left as they are.
-        InputError where the broker refuses a topic.
+        Repeated, or called by two processes at once, it makes each topic once; existing topics are not changed.
+        InputError if the broker refuses a topic.
         """
         with self.admin() as admin:
             missing = sorted(set(names) - set(admin.list_topics()))
@@ -73,14 +73,14 @@ class Kafka:
                     error = for_code(found["error_code"])
                     if error is NoError:
                         made.append(found["name"])
-                    elif error is not TopicAlreadyExistsError:  # that one: another process was faster
+                    elif error is not TopicAlreadyExistsError:  # otherwise another process was faster
                         raise error(f"{found['name']}: {found['error_message']}")
             if missing:
                 admin.wait_for_topics(missing, timeout_ms=ANSWER_MS)
             return sorted(made)
 
     def states(self, topics: Iterable[str]) -> dict[str, TopicState]:
-        """The state of each of the topics that exists: what a reader of committed records can read."""
+        """The state of each existing topic: its id, and the first and next offset of each partition for a reader of committed records."""
         with self.admin() as admin:
             found = {t["name"]: t for t in admin.describe_topics(sorted(set(topics))) if not t["error_code"]}
             every = [TopicPartition(name, p["partition_index"]) for name, t in found.items() for p in t["partitions"]]
@@ -96,8 +96,8 @@ class Kafka:
     def since(self, behind: Mapping[tuple[str, int], tuple[int, int]]) -> dict[tuple[str, int], float]:
         """When the first waiting record of each topic and partition was accepted by its node, in seconds since 1970.
 
-        `behind` gives for each the next offset and the end. Kafka tells a record's time only with the record, so one of each
-        is fetched; a partition is left out where none arrives in time, or where only markers of transactions wait.
+        `behind` gives for each partition the next offset and the end. Kafka gives a record's time only with the record, so one
+        record of each partition is fetched. A partition is left out if no record arrives in time, or if only transaction markers wait.
         """
         found: dict[tuple[str, int], float] = {}
         if not behind:
@@ -130,7 +130,7 @@ class Kafka:
         return found
 
     def retention(self, topics: Iterable[str]) -> dict[str, float]:
-        """How many seconds each topic keeps a record, taken or not; infinity where it keeps them all."""
+        """How many seconds each topic keeps a record, ingested or not; infinity if it keeps all."""
         asked = [ConfigResource("TOPIC", name, ["retention.ms"]) for name in sorted(set(topics))]
         if not asked:
             return {}
@@ -141,7 +141,7 @@ class Kafka:
 
     @contextmanager
     def admin(self) -> Iterator[KafkaAdminClient]:
-        """An admin client whose errors are told as Suibus's own."""
+        """An admin client whose errors are raised as Suibus's own."""
         admin, servers = None, self.access.servers
         try:
             admin = KafkaAdminClient(
@@ -150,13 +150,13 @@ class Kafka:
             yield admin
         except UnknownTopicOrPartitionError as error:
             raise InputError(
-                f"Kafka at {servers} does not have a topic: {error}. Declare the dataset's topics first.",
-                f"Kafka（{servers}）中没有所需主题：{error}。请先建立该数据集的主题。",
+                f"Kafka at {servers} lacks a topic: {error}. Make the dataset's topics first: run suibus up or suibus sync.",
+                f"Kafka（{servers}）中缺少所需主题：{error}。请先执行 suibus up 或 suibus sync 建立该数据集的主题。",
             ) from error
         except AuthorizationError as error:
             raise InputError(
-                f"Kafka at {servers} does not let this user do that ({first_line(error)}). Only the city may, or "
-                "whoever's file SUIBUS_NODE names has the right: see docs/security.md.",
+                f"Kafka at {servers} does not let this user do that ({first_line(error)}). Let the city do it, or set "
+                "SUIBUS_NODE to the file of a user with this right: see docs/security.md.",
                 f"Kafka（{servers}）不允许当前用户执行该操作（{first_line(error)}）。请由市级执行，"
                 "或让 SUIBUS_NODE 指向有权限者的文件，见 docs/security.zh-CN.md。",
             ) from error
@@ -172,7 +172,7 @@ class Kafka:
                 ) from error
             raise UnavailableError(
                 f"Kafka at {servers} gave no answer ({type(error).__name__}). Nothing was lost. Start the "
-                "embedded broker with: suibus up, or check SUIBUS_BOOTSTRAP_SERVERS and the network; try again.",
+                "embedded broker with suibus up, or check SUIBUS_BOOTSTRAP_SERVERS and the network, then try again.",
                 f"Kafka（{servers}）没有应答（{type(error).__name__}）。数据没有丢失。"
                 "请用 suibus up 启动内置消息代理，或检查 SUIBUS_BOOTSTRAP_SERVERS 与网络，然后重试。",
             ) from error

@@ -1,4 +1,4 @@
-"""What every command says and prints: sentences in both languages, tables for people, JSON for programs."""
+"""The output of every command: sentences in both languages, tables for people, JSON for programs."""
 
 from __future__ import annotations
 
@@ -18,48 +18,48 @@ from schemas.errors import InputError
 SHOWN = 200  # rows of a table on a terminal
 CITY = ("pyspark", "delta", "great_expectations", "py4j", "pyarrow", "pandas")
 NEEDS_CITY = (
-    "this command is the city's and needs its extra; in the project's folder: pip install '.[city]'",
-    "该命令属于市级中心，需要安装附加组件，请在项目文件夹执行：pip install '.[city]'",
+    "this command needs the city's packages, which are not installed. Run in the project's folder: pip install '.[city]'",
+    "该命令需要市级组件，但尚未安装。请在项目文件夹执行：pip install '.[city]'",
 )
 
 
 def need_city() -> None:
-    """Refuse before anything is touched where the city's libraries are not installed."""
+    """InputError if the city's libraries are not installed; call it before anything is changed."""
     if find_spec("pyspark") is None:
         raise InputError(*NEEDS_CITY)
 
 
 def both(en: str, zh: str, between: str = " ") -> str:
-    """The same thing in English and Chinese, the language of the terminal first."""
-    from infra.settings import chinese_first  # Pydantic is half of what --help would take
+    """The English and the Chinese text, the language of the terminal first."""
+    from infra.settings import chinese_first  # Pydantic would double the time of --help
 
     return f"{zh}{between}{en}" if chinese_first() else f"{en}{between}{zh}"
 
 
 def say(en: str, zh: str, *, err: bool = False) -> None:
-    """Say a sentence, a line for each language."""
+    """Print a sentence, one line for each language."""
     click.echo(both(en, zh, "\n"), err=err)
 
 
 def say_error(en: str, zh: str) -> None:
-    """Say what went wrong, on standard error or in the log."""
+    """Print an error on standard error, or write it to the log if that is JSON."""
     if not logged(en, zh, logging.ERROR):
         say(f"error: {en}", f"错误：{zh}", err=True)
 
 
 def tell(en: str, zh: str) -> None:
-    """Say what happens, with the time, to a person or to the log."""
+    """Print what happens, with the time, or write it to the log if that is JSON."""
     if not logged(en, zh):
         click.echo(f"{time.strftime('%H:%M:%S')}  {both(en, zh, chr(10) + ' ' * 10)}")
 
 
 def print_json(value: Any) -> None:
-    """One JSON value."""
+    """Print one JSON value."""
     click.echo(json.dumps(value, ensure_ascii=False, indent=2, default=str))
 
 
 def print_json_array(values: Iterable[Any]) -> None:
-    """One JSON array, an item at a time: there may be more than memory holds."""
+    """Print a JSON array item by item: it may be larger than memory."""
     separator = "[\n"
     for value in values:
         click.echo(separator + json.dumps(value, ensure_ascii=False, default=str), nl=False)
@@ -68,8 +68,8 @@ def print_json_array(values: Iterable[Any]) -> None:
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], empty: tuple[str, str]) -> None:
-    """A table, or what is said in English and Chinese where it has no rows."""
-    from rich.console import Console  # slow, and --help needs none
+    """Print a table; if it has no rows, the sentence `empty` (English, Chinese)."""
+    from rich.console import Console  # slow to import, and --help does not need it
     from rich.table import Table
 
     table = Table(*columns, box=None, header_style="bold", pad_edge=False)

@@ -1,6 +1,6 @@
-"""Logs: lines for people, or one JSON object a line (SUIBUS_LOG_FORMAT=json) for whatever gathers them.
+"""Logs: lines for people, or one JSON object a line (SUIBUS_LOG_FORMAT=json) for a log collector.
 
-Each line says when (UTC), at which level, by which module, what, and of which dataset, district and batch where that is known.
+Each line has the time (UTC), the level, the module and the event, and, where known, the dataset, district and batch.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ log = logging.getLogger("suibus")
 
 
 def set_up_logging(style: Literal["text", "json"]) -> None:
-    """Send this process's log to standard error: warnings as text, or as JSON all that Suibus's own modules say."""
+    """Send this process's log to standard error: as text only warnings, as JSON every message of Suibus's own modules."""
     handler = logging.StreamHandler()
     handler.setFormatter(JsonLines() if style == "json" else TextLines())
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
-    logging.getLogger("kafka").setLevel(logging.CRITICAL)  # its reconnects are told once, by our own error
-    for name in ("SQLQueryContextLogger", "DataFrameQueryContextLogger"):  # PySpark logs what it also raises
+    logging.getLogger("kafka").setLevel(logging.CRITICAL)  # our own error reports a lost connection, once
+    for name in ("SQLQueryContextLogger", "DataFrameQueryContextLogger"):  # PySpark logs errors that it also raises
         logging.getLogger(name).setLevel(logging.CRITICAL)
     for name in OURS:
         logging.getLogger(name).setLevel(logging.INFO if style == "json" else logging.NOTSET)
@@ -32,7 +32,7 @@ def set_up_logging(style: Literal["text", "json"]) -> None:
 
 
 def logged(en: str, zh: str, level: int = logging.INFO) -> bool:
-    """Put what a person would be told into the log if that is JSON, and return True; else do nothing and return False."""
+    """If the log is JSON, write a message for people to it and return True; else do nothing and return False."""
     if not any(isinstance(handler.formatter, JsonLines) for handler in logging.getLogger().handlers):
         return False
     log.log(level, "%s", en, extra={"about": {"event_zh": zh}})
@@ -62,8 +62,8 @@ class TextLines(logging.Formatter):
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 logging's own name
         """The line, without a traceback."""
         about = " ".join(f"{name}={value}" for name, value in _about(record).items())
-        said = f"{_moment(record, 'seconds')} {record.levelname} {record.name} {record.getMessage()}"
-        return f"{said} [{about}]" if about else said
+        line = f"{_moment(record, 'seconds')} {record.levelname} {record.name} {record.getMessage()}"
+        return f"{line} [{about}]" if about else line
 
 
 def _about(record: logging.LogRecord) -> dict[str, Any]:
@@ -75,4 +75,4 @@ def _moment(record: logging.LogRecord, precision: str) -> str:
 
 
 def _crashed(*error: Any) -> None:
-    log.critical("the process ends with an error that it did not expect", exc_info=error)
+    log.critical("the process ends with an unexpected error", exc_info=error)

@@ -24,9 +24,9 @@ if TYPE_CHECKING:
 
 
 def write_rows(frame: DataFrame, format_: str) -> None:
-    """Print a result. CSV and JSON are streamed, a partition at a time; a table shows the first rows.
+    """Print a result. CSV and JSON are streamed, one partition at a time; a table shows the first rows.
 
-    InputError if a row cannot be computed, such as a division by zero: what was printed by then is incomplete.
+    InputError if a row cannot be computed, such as for a division by zero; the output so far is then incomplete.
     """
     from pyspark.errors import PySparkException  # the light install has no Spark
 
@@ -36,19 +36,19 @@ def write_rows(frame: DataFrame, format_: str) -> None:
     except PySparkException as error:
         reason = first_line(error)
         raise InputError(
-            f"The query stopped at a row that cannot be computed: {reason}",
-            f"查询遇到无法计算的行，已停止：{reason}",
+            f"The query stopped at a row that cannot be computed. Correct the query; any output so far is incomplete. Reason: {reason}",
+            f"查询遇到无法计算的行，已停止。请修改查询；此前的输出不完整。原因：{reason}",
         ) from error
-    except ValueError as error:  # a date or moment that Python lacks
+    except ValueError as error:  # a date or time outside of Python's range
         raise InputError(
-            f"The result holds a value that {format_} cannot show here ({error}). Cast it to string.",
-            f"结果中有无法以 {format_} 显示的值（{error}）。请转换为 string。",
+            f"The result has a value that cannot be shown as {format_} ({error}). Cast it to string.",
+            f"结果中有无法以 {format_} 显示的值（{error}）。请将该列转换为 string。",
         ) from error
 
 
 def _write_csv(frame: DataFrame) -> None:
     rows = frame.toLocalIterator()
-    first = next(rows, None)  # before anything is printed, since most failures show with it
+    first = next(rows, None)  # before anything is printed: most failures occur at the first row
     writer = csv.writer(sys.stdout)
     writer.writerow(frame.columns)
     for row in chain([] if first is None else [first], rows):
@@ -56,13 +56,13 @@ def _write_csv(frame: DataFrame) -> None:
 
 
 def _write_json(frame: DataFrame) -> None:
-    """Spark writes each object: decimals as numbers with all their digits, moments in UTC with microseconds."""
+    """Spark writes each object: decimals as numbers with all their digits, times in UTC with microseconds."""
     from pyspark.sql import functions as F  # the light install has no Spark
 
     if twice := sorted({name for name in frame.columns if frame.columns.count(name) > 1}):
         raise InputError(
-            f"The result has two columns called {twice[0]}, and an object has room for one. Name one with AS.",
-            f"结果中有两列同名 {twice[0]}，而 JSON 对象只能容纳一列。请用 AS 改名。",
+            f"The result has two columns called {twice[0]}, and a JSON object can hold only one. Rename one with AS.",
+            f"结果中有两列同名 {twice[0]}，而 JSON 对象只能容纳一列。请用 AS 为其中一列改名。",
         )
     options = {"ignoreNullFields": "false", "timestampFormat": "yyyy-MM-dd'T'HH:mm:ss[.SSSSSS]XXX"}
     rows = frame.select(F.to_json(F.struct("*"), options)).toLocalIterator()
@@ -99,7 +99,7 @@ def _write_table(frame: DataFrame) -> None:
 
 
 def plain(value: Any) -> Any:
-    """A value as JSON has it: decimals and moments as text, bytes as base64, NaN and infinity as text."""
+    """A value for JSON: decimals, times, NaN and infinity as text, bytes as base64."""
     if isinstance(value, dict):
         return {k if isinstance(k, str) else _text(k): plain(v) for k, v in value.items()}
     if isinstance(value, list | tuple):
@@ -119,5 +119,5 @@ def _text(value: Any) -> str:
 
 
 def _moment(value: datetime) -> str:
-    """A moment in UTC, ending in Z. Spark hands out naive datetimes in this process's time zone."""
+    """A time in UTC, ending in Z. Spark returns naive datetimes in this process's time zone."""
     return value.astimezone(UTC).isoformat().replace("+00:00", "Z")

@@ -1,4 +1,4 @@
-"""click's own usage errors in both languages: click says them in English alone."""
+"""click's usage errors in both languages: click has them in English only."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import click
 
 from infra.terminal.console import both, say_error
 
-# click's sentences, of those that the commands can meet. A part in braces is translated too where it stands here.
+# The sentences of click that these commands can cause. A part in braces is translated too if it is in this list.
 SENTENCES = {
     "No such command {name}.": "没有命令 {name}。",
     "No such option {name}.": "没有选项 {name}。",
@@ -33,7 +33,7 @@ SENTENCES = {
 
 
 def say_usage_error(error: click.ClickException) -> None:
-    """Say a usage error: how the command is called, what was wrong, and how to get its help."""
+    """Print a usage error: how the command is called, what was wrong, and how to get help."""
     if isinstance(error, click.exceptions.NoArgsIsHelpError):
         error.show()
         return
@@ -48,7 +48,7 @@ def say_usage_error(error: click.ClickException) -> None:
 
 
 def in_chinese(text: str) -> str:
-    """A sentence of click's in Chinese; as it is where it is none of those above."""
+    """A sentence of click in Chinese; unchanged if it is not in SENTENCES."""
     for sentence, chinese in SENTENCES.items():
         if found := _pattern(sentence).fullmatch(text):
             return chinese.format(**{name: in_chinese(part) for name, part in found.groupdict().items()})

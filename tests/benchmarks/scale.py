@@ -372,7 +372,7 @@ Measured to {points[-1].rows:,} rows on {here} cores; everything at {TARGET:,} i
 实测至 {points[-1].rows:,} 行（{here} 核）；{TARGET:,} 行的数字均为推算。
 
 ## Measured 实测
-Seconds at so many rows; a slice is {model.changes:,} changes, half of them new keys.
+Seconds at each number of rows; a slice is {model.changes:,} changes, half of them new keys.
 
 {table(["hop", *(f"{p.rows:,}" for p in points), "fitted, s"], measured)}
 {len(loads)} merges of bulk rows: {model.load_rate:,.0f} rows a second. Plain Parquet ({codec}) of the same rows: {plain:.0f} bytes a row, silver \
@@ -382,7 +382,7 @@ Seconds at so many rows; a slice is {model.changes:,} changes, half of them new 
 {table([f"at {TARGET:,} rows", *(f"{n} cores" for n in cores), "cores for, at least"], drawn)}
 {table(["storage 存储", "GB", f"GB × {REPLICAS} copies"], stored)}
 ## The model 模型
-- A hop: seconds = a + b × rows, least squares over the marks, neither below 0.
+- A hop: seconds = a + b × rows, least squares over the measured points, neither a nor b below 0.
 - {formulas}.
 - First load: sum of the merges of {model.at_once:,} new keys each, and ingest at the slice's rate, a small batch's fixed cost in it.
 - A day: {DAILY:.0%} of the rows change, at random keys; merges of {model.at_once:,}, and one gate, counted anew.
