@@ -118,10 +118,10 @@ class Outbox(StateFile):
     )
 
     def __init__(
-        self, path: str | Path, order: Callable[[bytes], Any] = bytes, clock: Callable[[], int] = time.time_ns
+        self, path: str | Path, order: Callable[[bytes], Any] = bytes, clock: Callable[[], int] | None = None
     ) -> None:
         super().__init__(path)
-        self._order, self._clock = order, clock
+        self._order, self._clock = order, clock or time.time_ns
         self.uuid = str(self._get("uuid"))
 
     def _get(self, name: str) -> object:

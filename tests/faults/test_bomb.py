@@ -39,7 +39,7 @@ def test_a_decompression_bomb_is_quarantined_and_every_record_before_behind_and_
 
     said = node.run("sync")
     assert "stopped" not in said, said
-    failed = [line for line in said.splitlines() if "failed beside others, tried again alone" in line]
+    failed = [line for line in said.splitlines() if "failed while others ran in parallel, retrying alone" in line]
     # The other may have failed too, for its memory.
     assert any(f"dataset={node.dataset.id}]" in line for line in failed)
     bus = Bus(Settings(home=tmp_path / "home", bootstrap_servers=broker.access.servers))
