@@ -4,7 +4,7 @@ UV ?= uv
 BIN := .venv/bin
 STAMPS := .venv/stamps
 
-.PHONY: setup demo check test faults hostile away bench bench-quick lock clean
+.PHONY: setup demo check unit test faults hostile away bench bench-quick lock clean
 .DELETE_ON_ERROR:
 
 setup: $(STAMPS)/jars
@@ -35,6 +35,10 @@ check: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+# What needs neither a broker nor Spark: under 20 s on 2 cores.
+unit: setup
+	$(BIN)/pytest -n 2 --dist worksteal tests/unit tests/properties/test_codec.py
 
 # Two at a time, each with a broker and a Spark of its own; a file's tests stay together, the long ones come first.
 test: check

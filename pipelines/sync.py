@@ -1,4 +1,4 @@
-"""One pass over the whole road: batch by batch to bronze, then merge, account and release of what has something new."""
+"""One pass of the pipeline: ingest batch by batch to bronze, then merge, account and release each dataset that has changed."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ from schemas.tell import Tell, quiet
 from schemas.wire.registry import Registry
 
 log = logging.getLogger(__name__)
-FEW = 100_000  # records; a dataset that has more waiting has the machine to itself
+SMALL_BACKLOG = 100_000  # records; a dataset with a larger backlog is processed alone
 
 
 @dataclass(frozen=True)
 class Inputs:
-    """What a pass works on: the lake, the contracts in force, the bus and, if one is configured, a schema registry."""
+    """What a pass works with: the lake, the contracts in force, Kafka and, if configured, a schema registry."""
 
     lake: Lake
     store: ContractStore
@@ -52,21 +52,23 @@ def sync(
     states: dict[str, TopicState] | None = None,
     taken: Position | None = None,
 ) -> SyncInfo:
-    """Bring everything up to the end of what is published. Run again with nothing new, it changes nothing.
+    """Process all records published so far, up to the release of each dataset. With nothing new, it changes nothing.
 
-    It goes round by round: each takes a batch of every dataset that has records waiting, the smallest backlog first, small ones
-    side by side, and releases a dataset as soon as all records of some district are in. So neither a dataset nor a district with
-    a long backlog holds up another. `only` limits merge and release to these dataset ids, those with new records, and those
-    whose contract changed since their last verdict; None takes all. A dataset that fails is reported and stops no other; one
-    that fails beside others, which may have taken its memory, is first tried again alone.
+    A pass that was killed is completed by the next. A dataset that fails is reported and does not stop the others; one that fails
+    while others run in parallel, which may have used up its memory, is first retried alone.
 
-    `refresh` puts the newest contracts in force. It is called once the ends of the topics are known, so that no record
-    can be newer than the contracts it is read with. `states`: the topics as they were a moment before, contracts put in force
-    since; `taken`: how far they were read before, as far as that is known, by which datasets are ordered.
+    A pass consists of rounds. Each round ingests one batch of every dataset with waiting records: smallest backlog first, small
+    datasets in parallel, large ones alone. A dataset is merged and judged as soon as all waiting records of one of its districts are
+    ingested. So no dataset and no district with a long backlog delays another.
+
+    `only`: merge and release these dataset ids, and those that have new records or whose contract changed since their last
+    verdict; None: all. `refresh` puts the newest contracts in force; it is called after the end offsets are read, so that no
+    record in the pass is newer than its contract. `states`: the topics, if the caller has read them and then put the newest
+    contracts in force. `taken`: the last known positions, used only to order the datasets by backlog.
     """
-    passing = _Pass(records=dict(last_records(inputs.lake)), taken=dict(taken or {}))
-    goal: dict[str, TopicState] | None = None
-    large: set[str] = set()  # each of them alone, to the end of the pass
+    work = _PassWork(records=dict(last_records(inputs.lake)), taken=dict(taken or {}))
+    goal: dict[str, TopicState] | None = None  # the topics when the pass began; it ends when they are ingested
+    large: set[str] = set()  # processed alone until the pass ends
     while True:
         if goal is not None or states is None:
             states = inputs.kafka.states(
@@ -74,21 +76,23 @@ def sync(
             )
             refresh()
         first, goal = goal is None, goal or states
-        one = _Round(inputs, states, goal, only, tell, passing, first)
-        datasets = [d for d in inputs.store.datasets().values() if d.id not in passing.failures]
-        backlogs = {dataset.id: _backlog(dataset, states, passing.taken) for dataset in datasets}
+        current = _Round(inputs, states, goal, only, tell, work, first)
+        datasets = [d for d in inputs.store.datasets().values() if d.id not in work.failures]
+        backlogs = {dataset.id: _backlog(dataset, states, work.taken) for dataset in datasets}
         ordered = sorted(datasets, key=lambda dataset: backlogs[dataset.id])
-        large |= {name for name, backlog in backlogs.items() if backlog > FEW}
+        large |= {name for name, backlog in backlogs.items() if backlog > SMALL_BACKLOG}
         small = [dataset for dataset in ordered if dataset.id not in large]
-        batches = side_by_side(inputs.lake, partial(one.take, alone=len(small) < 2), small)
-        batches += [one.take(dataset, inputs.lake) for dataset in ordered if dataset.id in large | one.again]
+        batches = side_by_side(inputs.lake, partial(current.process, alone=len(small) < 2), small)
+        batches += [
+            current.process(dataset, inputs.lake) for dataset in ordered if dataset.id in large | current.retry_alone
+        ]
         if not any(_behind(batch.after, goal) for batch in batches if batch):
-            return passing.info()
+            return work.info()
 
 
 @dataclass
-class _Pass:
-    """What a pass has done so far; datasets side by side write to it, each under its own id."""
+class _PassWork:
+    """The work that a pass has done so far. Threads of different datasets write to it, each under its dataset's id."""
 
     records: dict[str, ReleaseRecord]
     taken: Position
@@ -97,17 +101,17 @@ class _Pass:
     releases: list[ReleaseInfo] = field(default_factory=list)
     failures: dict[str, str] = field(default_factory=dict)
     seconds: list[HopTime] = field(default_factory=list)
-    unmerged: set[str] = field(default_factory=set)  # ingested in this pass and not merged since
+    unmerged: set[str] = field(default_factory=set)  # datasets that were ingested in this pass and not merged since
 
-    def done(self, hop: str, dataset: Dataset, began: float, batch: str, event: str, *values: object) -> None:
-        """A hop has done something: how long it took since `began`, and a line in the log."""
+    def log_hop(self, hop: str, dataset: Dataset, began: float, batch: str, event: str, *values: object) -> None:
+        """Record how long a hop took since `began` (monotonic seconds), and write a line to the log."""
         seconds = time.monotonic() - began
         self.seconds.append(HopTime(hop, dataset.id, seconds))
         about = {"dataset": dataset.id, "batch": batch, "hop": hop, "seconds": round(seconds, 3)}
         log.info(event, *values, extra={"about": about})
 
     def info(self) -> SyncInfo:
-        """What the pass did, now that it has ended."""
+        """The result of the pass."""
         return SyncInfo(
             self.ingested, tuple(self.merges), tuple(self.releases), self.failures, self.records, self.taken,
             tuple(self.seconds),
@@ -116,23 +120,24 @@ class _Pass:
 
 @dataclass(frozen=True)
 class _Round:
-    """A batch of each dataset; what they share. Datasets go through it side by side, each with a lake of its own session."""
+    """One round of a pass: what its datasets share. They are processed in parallel, each with the lake in its own session."""
 
     inputs: Inputs
     states: dict[str, TopicState]
     goal: dict[str, TopicState]
     only: Collection[str] | None
     tell: Tell
-    passing: _Pass
-    first: bool
-    again: set[str] = field(default_factory=set)  # failed beside others, to be tried alone
+    work: _PassWork
+    is_first: bool
+    retry_alone: set[str] = field(default_factory=set)  # datasets that failed while others ran in parallel
 
-    def take(self, dataset: Dataset, lake: Lake, alone: bool = True) -> Batch | None:
-        """Take a batch of the dataset, up to its release if that is due; None if it failed, and `failures` has the reason.
+    def process(self, dataset: Dataset, lake: Lake, alone: bool = True) -> Batch | None:
+        """Ingest one batch of the dataset, and merge and judge it if that is due; the batch.
 
-        Where it failed and was not `alone`, it is to be tried `again`.
+        None if the dataset failed; `failures` then has the reason. With `alone` False an unexpected error is not a failure yet: the
+        dataset is put in `retry_alone`, and the result is the batch, None if it was not ingested.
         """
-        passing, batch = self.passing, None
+        work, batch = self.work, None
         with log_context(dataset=dataset.id):
             try:
                 began = time.monotonic()
@@ -141,81 +146,89 @@ class _Round:
                 )
                 if batch.records:
                     version = f"bronze {lake.bronze(dataset).version}"
-                    passing.done("ingest", dataset, began, version, "ingested %d records", batch.records)
-                    passing.unmerged.add(dataset.id)
-                    self.tell(*_taken(dataset, batch))
-                passing.taken.update(batch.after)
-                passing.ingested[dataset.id] = passing.ingested.get(dataset.id, 0) + batch.records
+                    work.log_hop("ingest", dataset, began, version, "ingested %d records", batch.records)
+                    work.unmerged.add(dataset.id)
+                    self.tell(*_ingested(dataset, batch))
+                work.taken.update(batch.after)
+                work.ingested[dataset.id] = work.ingested.get(dataset.id, 0) + batch.records
                 if self._is_due(dataset, batch):
-                    self._bring_up(dataset, lake, alone)
-                    passing.unmerged.discard(dataset.id)
+                    self._merge_and_release(dataset, lake, alone)
+                    work.unmerged.discard(dataset.id)
                 return batch
-            except Exception as error:  # one dataset must not stop another
+            except Exception as error:  # no dataset may stop another
                 en, zh = _reason(error)
                 explained = isinstance(error, SuibusError)
                 if not alone and not explained:
-                    log.warning("failed beside others, tried again alone: %s", cause(error))
-                    self.again.add(dataset.id)
+                    log.warning("failed while others ran in parallel, retrying alone: %s", cause(error))
+                    self.retry_alone.add(dataset.id)
                     return batch
                 log.error("stopped: %s", first_line(error) if explained else en, exc_info=not explained)
-                passing.failures[dataset.id] = en
+                work.failures[dataset.id] = en
                 self.tell(f"{dataset.id}: stopped: {en}", f"{dataset.id}：已停止：{zh}")
                 return None
 
     def _is_due(self, dataset: Dataset, batch: Batch) -> bool:
-        """Whether the dataset is merged and judged now: when a district's records are all in, or when it was asked for."""
-        if dataset.id in self.again:
-            return True
-        if dataset.id in self.passing.unmerged:
-            return batch.drained or not _behind(batch.after, self.goal)
-        record = self.passing.records.get(dataset.id)
-        changed = record is not None and record.contract_sha256 != dataset.hash
-        return self.first and (self.only is None or dataset.id in self.only or changed)
+        """Whether to merge and judge the dataset now.
 
-    def _bring_up(self, dataset: Dataset, lake: Lake, alone: bool) -> None:
-        """Merge, account and judge what is in bronze."""
-        passing = self.passing
-        if merged_version(dataset, lake) < accounted_version(dataset, lake):  # a rebuild was cut off, or silver is gone
+        True for a retry, and once all waiting records of one district, or of the pass, are ingested. Without new records: in the
+        first round, if `only` has the dataset or its contract changed since the last verdict.
+        """
+        if dataset.id in self.retry_alone:
+            return True
+        if dataset.id in self.work.unmerged:
+            return batch.drained or not _behind(batch.after, self.goal)
+        record = self.work.records.get(dataset.id)
+        changed = record is not None and record.contract_sha256 != dataset.hash
+        return self.is_first and (self.only is None or dataset.id in self.only or changed)
+
+    def _merge_and_release(self, dataset: Dataset, lake: Lake, alone: bool) -> None:
+        """Merge, account and judge all records in bronze, finishing first what a killed pass left undone."""
+        work = self.work
+        if merged_version(dataset, lake) < accounted_version(dataset, lake):  # a rebuild was killed, or silver is gone
             rebuild_silver(dataset, lake)
-        changed = self._account(dataset, lake)  # of a merge whose account a crash cut off
+        changed = self._account(dataset, lake)  # of a merge after which a pass was killed
         began = time.monotonic()
         if merged := merge_pending(dataset, lake):
-            passing.merges.append(merged)
+            work.merges.append(merged)
             version = f"bronze {merged.bronze_from} to {merged.bronze_to}"
-            passing.done("merge", dataset, began, version, "merged into silver version %d", merged.silver_version)
+            work.log_hop("merge", dataset, began, version, "merged into silver version %d", merged.silver_version)
             changed += self._account(dataset, lake)
             self.tell(
                 f"{dataset.name}: merged, {changed:,} rows changed (silver version {merged.silver_version})",
                 f"{dataset.name}：已合并，{changed:,} 行有变化（silver 版本 {merged.silver_version}）",
             )
         began = time.monotonic()
-        # What failed may have written a record before it did.
-        last = (last_records(lake) if dataset.id in self.again else passing.records).get(dataset.id)
+        # The failed attempt may have written a record already.
+        last = (last_records(lake) if dataset.id in self.retry_alone else work.records).get(dataset.id)
         if released := release_version(dataset, lake, last, changed > 0, alone):
-            passing.releases.append(released)
-            passing.records[dataset.id] = record = released.record
+            work.releases.append(released)
+            work.records[dataset.id] = record = released.record
             version = f"silver {record.silver_version}"
-            passing.done("release", dataset, began, version, "release %d: %s", record.release, record.status)
+            work.log_hop("release", dataset, began, version, "release %d: %s", record.release, record.status)
             self.tell(*_decision(dataset, released))
 
     def _account(self, dataset: Dataset, lake: Lake) -> int:
-        """Send receipts for what was refused, then account: a crash between the two sends the same receipts again."""
+        """Send receipts for the quarantined records, then write the account; the number of silver rows that changed.
+
+        Killed in between, the next pass sends the same receipts again, under the same ids.
+        """
         done, merged = accounted_version(dataset, lake), merged_version(dataset, lake)
         if merged <= done:
             return 0
         first = max(done + 1, 1)
         batch, began = f"bronze {first} to {merged}", time.monotonic()
         if sent := send_receipts(dataset, lake, first, merged, self.inputs.kafka.access):
-            self.passing.done("receipts", dataset, began, batch, "sent %d receipts", sent)
+            self.work.log_hop("receipts", dataset, began, batch, "sent %d receipts", sent)
         began = time.monotonic()
         changed = account_pending(dataset, lake)
-        self.passing.done("account", dataset, began, batch, "accounted, %d rows of silver changed", changed)
+        self.work.log_hop("account", dataset, began, batch, "accounted, %d rows of silver changed", changed)
         return changed
 
 
 def _backlog(dataset: Dataset, states: Mapping[str, TopicState], taken: Position) -> int:
+    """How many offsets of the dataset's topics are not in bronze yet."""
     return sum(
-        end - (taken[topic].next.get(p, first) if topic in taken else first)
+        end - (taken[topic].next_offsets.get(p, first) if topic in taken else first)
         for topic in dataset.topics
         if topic in states
         for p, (first, end) in states[topic].partitions.items()
@@ -223,39 +236,39 @@ def _backlog(dataset: Dataset, states: Mapping[str, TopicState], taken: Position
 
 
 def _behind(taken: Position, goal: Mapping[str, TopicState]) -> bool:
+    """Whether the position is before the end of some topic in `goal`."""
     return any(
         at < goal[topic].partitions.get(p, (0, 0))[1]
         for topic, t in taken.items()
         if topic in goal
-        for p, at in t.next.items()
+        for p, at in t.next_offsets.items()
     )
 
 
-def _taken(dataset: Dataset, batch: Batch) -> tuple[str, str]:
+def _ingested(dataset: Dataset, batch: Batch) -> tuple[str, str]:
     en = f"{dataset.name}: ingested {batch.records:,} records into bronze"
-    zh = f"{dataset.name}：已将 {batch.records:,} 条记录写入变更日志"
+    zh = f"{dataset.name}：已将 {batch.records:,} 条记录写入 bronze"
     if batch.waiting:
         en, zh = (
-            f"{en}, {batch.waiting:,} offsets wait for the next batch",
-            f"{zh}，还有 {batch.waiting:,} 个偏移量待下一批",
+            f"{en}; {batch.waiting:,} offsets are left for the next batch",
+            f"{zh}；还有 {batch.waiting:,} 个偏移量留待下一批处理",
         )
     return en, zh
 
 
 def _reason(error: Exception) -> tuple[str, str]:
-    """Why a dataset stopped, and what to do."""
+    """Why a dataset stopped and what to do, in English and Chinese."""
     if isinstance(error, SuibusError):
         return error.en, error.zh
-    found = cause(error)
-    if "No space left on device" in found:
+    reason = cause(error)
+    if "No space left on device" in reason:
         return (
-            f"The lake's disk is full ({found}). Nothing was lost. Make space; the next pass goes on from here.",
-            f"数据湖的磁盘已满（{found}）。数据没有丢失。请腾出空间；下一轮将从此处继续。",
+            f"The lake's disk is full ({reason}). Nothing was lost. Free some space; the next pass continues from here.",
+            f"数据湖的磁盘已满（{reason}）。数据没有丢失。请释放空间；下一轮将从此处继续。",
         )
     return (
-        f"{found}. Nothing was lost, and the next pass tries this step again. If it stops here once more, the log has the "
-        "whole error.",
-        f"{found}。数据没有丢失，下一轮将重试这一步。若再次停在此处，日志中有完整的错误信息。",
+        f"{reason}. Nothing was lost; the next pass retries this step. If it stops here again, see the log for the full error.",
+        f"{reason}。数据没有丢失，下一轮将重试这一步。若再次停在此处，请查看日志中的完整错误信息。",
     )
 
 

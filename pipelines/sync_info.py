@@ -1,4 +1,4 @@
-"""What one pass over the road did."""
+"""The result of one pass of the pipeline."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:  # a pass that has nothing to do loads no Spark
 
 
 class HopTime(NamedTuple):
-    """What a hop took for one batch of a dataset."""
+    """How long a hop took for one batch of a dataset."""
 
     hop: str
     dataset: str
@@ -24,14 +24,14 @@ class HopTime(NamedTuple):
 
 @dataclass(frozen=True)
 class SyncInfo:
-    """What one pass did. `failures` names the datasets that stopped, with the reason; the others went on."""
+    """The result of one pass. `failures` holds the reason for each dataset that stopped; the other datasets were processed."""
 
     ingested: Mapping[str, int] = field(default_factory=dict)  # records, by dataset
     merges: tuple[MergeInfo, ...] = ()
     releases: tuple[ReleaseInfo, ...] = ()
     failures: Mapping[str, str] = field(default_factory=dict)
     records: Records = field(default_factory=dict)  # the newest decision of each dataset
-    taken: Position = field(default_factory=dict)  # how far each topic is in bronze
+    taken: Position = field(default_factory=dict)  # the position in bronze when the pass ended
     seconds: tuple[HopTime, ...] = ()
 
     @property

@@ -1,7 +1,7 @@
-"""The node's inbox: the receipts that the city sent, what became of each, and how far the return topic was read.
+"""The node's inbox: the receipts that the city sent, the state of each, and the position in the return topic.
 
-Receipts and the offset behind them are kept in one transaction, so a reader killed anywhere goes on where it stopped and
-keeps each receipt once, also where the city has sent it twice.
+Receipts and the next offset to read are stored in one transaction. A reader that is killed therefore continues where it
+stopped, and each receipt is stored once, even if the city has sent it twice.
 """
 
 from __future__ import annotations
@@ -37,13 +37,13 @@ CREATE TABLE receipts (
     state TEXT NOT NULL DEFAULT 'new', since TEXT NOT NULL, PRIMARY KEY (topic, partition, "offset")
 );
 CREATE INDEX listed ON receipts (state, timestamp_ms);
--- How far the return topic was read. topic_id: Kafka's own, another one once the topic was made anew.
+-- The next offset to read from the return topic. topic_id: Kafka's id of the topic, which changes if the topic is recreated.
 CREATE TABLE position (partition INTEGER PRIMARY KEY, next INTEGER NOT NULL, topic_id TEXT NOT NULL)
 """
 
 
-class Held(NamedTuple):
-    """A receipt, what became of it, and since when (ISO 8601, UTC)."""
+class StoredReceipt(NamedTuple):
+    """A receipt with its state, and the time of the last change of state (ISO 8601, UTC)."""
 
     receipt: Receipt
     state: State
@@ -52,10 +52,10 @@ class Held(NamedTuple):
 
 @dataclass(frozen=True)
 class FetchInfo:
-    """What one fetch found. `notes`: what a person should know, English and Chinese."""
+    """The result of one fetch. `notes` are messages for the operator, each in English and Chinese."""
 
-    new: int  # receipts that were not in the inbox yet
-    unreadable: int  # records of the return topic that are no receipt for this district
+    new: int  # receipts that the inbox did not have yet
+    unreadable: int  # records of the return topic that are not receipts of this district
     notes: tuple[tuple[str, str], ...] = ()
 
 
@@ -65,7 +65,7 @@ class Inbox(StateFile):
     kind = ("inbox", "收件箱")
     application_id = int.from_bytes(b"SuIb")
     steps = (_VERSION_1,)
-    unmarked = (
+    if_before_version_1 = (
         "`suibus receipts` then fetches what it held again from the bus, which keeps a year",
         "之后可用 `suibus receipts` 从总线重新获取其内容（总线保留一年）",
     )
@@ -75,28 +75,28 @@ class Inbox(StateFile):
         """The outbox of the same node."""
         return self.path.with_name("outbox.sqlite")
 
-    def receipts(self, state: State | None = None, dataset_id: str | None = None) -> Iterator[Held]:
-        """The receipts in a state, or all, of a dataset or all, in the order in which the records were published."""
+    def receipts(self, state: State | None = None, dataset_id: str | None = None) -> Iterator[StoredReceipt]:
+        """The receipts in the order in which their records were published, filtered by state and by dataset id if given."""
         rows = self._db.execute(
             "SELECT receipt, state, since FROM receipts WHERE coalesce(?1, state) = state "
             'AND coalesce(?2, dataset_id) = dataset_id ORDER BY timestamp_ms, topic, partition, "offset"',
             (state, dataset_id),
         )
-        for receipt, kept, since in rows:
-            yield Held(Receipt.from_json(receipt), kept, since)
+        for receipt, current, since in rows:
+            yield StoredReceipt(Receipt.from_json(receipt), current, since)
 
-    def find(self, topic: str, partition: int, offset: int) -> Held | None:
-        """The receipt of one refused record, if it was fetched."""
+    def find(self, topic: str, partition: int, offset: int) -> StoredReceipt | None:
+        """The receipt of one refused record; None if it was not fetched."""
         row = self._db.execute(
             'SELECT receipt, state, since FROM receipts WHERE topic=? AND partition=? AND "offset"=?',
             (topic, partition, offset),
         ).fetchone()
-        return row and Held(Receipt.from_json(row[0]), row[1], row[2])
+        return row and StoredReceipt(Receipt.from_json(row[0]), row[1], row[2])
 
     def set_state(self, refused: Iterable[tuple[str, int, int]], state: State) -> int:
-        """Put the receipts of refused records, named by topic, partition and offset, into a state; how many were in another.
+        """Set the state of receipts, named by the topic, partition and offset of their records; returns how many changed.
 
-        What was answered stays answered.
+        An answered receipt keeps its state.
         """
         with self._write() as db:
             before = db.total_changes
@@ -108,23 +108,27 @@ class Inbox(StateFile):
             return db.total_changes - before
 
     def note_answers(self, outbox: Outbox) -> None:
-        """Note as answered what accepted rows answer; the outbox remembers it until that is done."""
-        while found := outbox.answered():
-            parts = [receipt.rsplit(":", 2) for receipt in found]
+        """Set the receipts that accepted rows answer to answered.
+
+        The outbox keeps their ids until then, so after a kill the next call completes it.
+        """
+        while ids := outbox.answered():
+            parts = [receipt_id.rsplit(":", 2) for receipt_id in ids]
             self.set_state([(topic, int(partition), int(offset)) for topic, partition, offset in parts], "answered")
-            outbox.forget_answered(found)
+            outbox.forget_answered(ids)
 
     # --- fetching ---------------------------------------------------------------------------------
 
     def position(self) -> dict[int, tuple[int, str]]:
-        """For each partition of the return topic the next offset to read, and the id of the topic it is of."""
+        """By partition of the return topic: the next offset to read, and Kafka's id of the topic at that time."""
         rows = self._db.execute("SELECT partition, next, topic_id FROM position")
         return {partition: (offset, topic_id) for partition, offset, topic_id in rows}
 
-    def take(self, receipts: Sequence[Receipt], position: Mapping[int, int], topic_id: str) -> int:
-        """Keep receipts and the next offsets to read; how many receipts were not here yet.
+    def store(self, receipts: Sequence[Receipt], position: Mapping[int, int], topic_id: str) -> int:
+        """Store receipts together with the next offsets to read; returns how many receipts are new.
 
-        The outbox notes first what was refused: killed in between, the receipts are read again and it notes the same again.
+        Before that the refused keys are recorded in the outbox. After a kill between the two, the receipts are read again
+        and the same keys are recorded again, which changes nothing.
         """
         new = {r.id: r for r in receipts if self.find(r.topic, r.partition, r.offset) is None}
         self._note_in_outbox(new.values())
@@ -156,12 +160,12 @@ class Inbox(StateFile):
 
 
 def fetch_receipts(inbox: Inbox, kafka: KafkaAccess | str, district: str, timeout: float = 30.0) -> FetchInfo:
-    """Bring the inbox up to the end of the district's return topic; killed and run again, each receipt is there once.
+    """Read the district's return topic to its end into the inbox; killed and run again, each receipt is stored once.
 
-    A topic that was made anew, or has lost what was not read yet, is read from its start, and `notes` says so. A
-    record that is no receipt is counted, logged and passed over. UnavailableError if the bus is away or nothing
-    comes for `timeout` seconds: what was fetched is kept. The right to read and describe `gz.down.<district>.` is all
-    it needs.
+    If the topic was recreated, or has lost records that were not read yet, it is read from its start, and `notes` says so.
+    A record that is not a receipt is counted, logged and skipped. UnavailableError if the bus cannot be reached or no
+    record arrives for `timeout` seconds; what was fetched is kept. The only rights it needs are to read and to describe
+    topics that begin with `gz.down.<district>.`.
     """
     access, topic = KafkaAccess.to(kafka), receipts_topic(check_district(district))
     settings = {**access.kafka_python(), "bootstrap_timeout_ms": int(min(timeout, 10.0) * 1000)}
@@ -191,69 +195,69 @@ def _fetch(inbox: Inbox, settings: Mapping[str, Any], topic: str, prefix: str, t
     try:
         consumer.assign(partitions)
         first, ends = consumer.beginning_offsets(partitions), consumer.end_offsets(partitions)
-        known, again = inbox.position(), False
-        for of in partitions:
-            offset, known_id = known.get(of.partition, (first[of], topic_id))
-            if known_id != topic_id or not first[of] <= offset <= ends[of]:
-                again, offset = True, first[of]
-            consumer.seek(of, offset)
+        stored, from_start = inbox.position(), False
+        for partition in partitions:
+            offset, stored_id = stored.get(partition.partition, (first[partition], topic_id))
+            if stored_id != topic_id or not first[partition] <= offset <= ends[partition]:
+                from_start, offset = True, first[partition]
+            consumer.seek(partition, offset)
         new = unreadable = 0
         deadline = time.monotonic() + timeout
-        while any(consumer.position(of) < ends[of] for of in partitions):
-            records = [r for found in consumer.poll(timeout_ms=500).values() for r in found]
+        while any(consumer.position(p) < ends[p] for p in partitions):
+            records = [r for batch in consumer.poll(timeout_ms=500).values() for r in batch]
             receipts = [r for r in map(_receipt, records) if r is not None and r.topic.startswith(prefix)]
             if records:
-                new += inbox.take(receipts, {of.partition: consumer.position(of) for of in partitions}, topic_id)
+                new += inbox.store(receipts, {p.partition: consumer.position(p) for p in partitions}, topic_id)
                 unreadable += len(records) - len(receipts)
                 deadline = time.monotonic() + timeout
             elif time.monotonic() >= deadline:
-                raise TimeoutError(f"nothing came for {timeout:g} s")
-        inbox.take([], {of.partition: consumer.position(of) for of in partitions}, topic_id)
+                raise TimeoutError(f"no record arrived for {timeout:g} s")
+        inbox.store([], {p.partition: consumer.position(p) for p in partitions}, topic_id)
     finally:
         with suppress(KafkaError):
             consumer.close()
-    return FetchInfo(new, unreadable, _notes(topic, again, unreadable))
+    return FetchInfo(new, unreadable, _notes(topic, from_start, unreadable))
 
 
 def _describe(settings: Mapping[str, Any], topic: str) -> tuple[str, list[int]]:
     """Kafka's id of the topic, and the numbers of its partitions."""
     admin = KafkaAdminClient(**settings)
     try:
-        (found,) = admin.describe_topics([topic])
+        (description,) = admin.describe_topics([topic])
     finally:
         admin.close()
-    if found["error_code"]:
+    if description["error_code"]:
         raise UnavailableError(
-            f"The bus shows this node no topic {topic}: its return topic is not made yet, or this node may not read it. "
-            "Ask the city.",
-            f"总线上没有本节点可读的主题 {topic}：回执主题尚未建立，或本节点无权读取。请联系市级。",
+            f"This node sees no topic {topic} on the bus: its return topic has not been created yet, or this node has no right to "
+            "read it. Ask the city.",
+            f"本节点在总线上看不到主题 {topic}：回执主题尚未建立，或本节点无权读取。请联系市级。",
         )
-    return str(found["topic_id"]), sorted(p["partition_index"] for p in found["partitions"])
+    return str(description["topic_id"]), sorted(p["partition_index"] for p in description["partitions"])
 
 
 def _receipt(record: Any) -> Receipt | None:
     try:
         return Receipt.from_json(record.value)
     except InputError as error:
-        log.warning("%s:%d:%d is passed over: %s", record.topic, record.partition, record.offset, error.en)
+        log.warning("%s:%d:%d is skipped: %s", record.topic, record.partition, record.offset, error.en)
         return None
 
 
-def _notes(topic: str, again: bool, unreadable: int) -> tuple[tuple[str, str], ...]:
+def _notes(topic: str, from_start: bool, unreadable: int) -> tuple[tuple[str, str], ...]:
     notes = []
-    if again:
+    if from_start:
         notes.append(
             (
-                f"{topic} was made anew or has lost receipts that were not read yet; it was read from its start. The city's "
+                f"{topic} was recreated, or has lost receipts that were not read yet; it was read from its start. In the city, "
                 "`suibus quarantine` shows every refused record.",
-                f"{topic} 曾被重建，或丢失了尚未读取的回执，已从头读取。市级用 `suibus quarantine` 可查看全部被隔离的记录。",
+                f"{topic} 曾被重建，或丢失了尚未读取的回执，已从头读取。市级用 `suibus quarantine` 可查看全部被拒的记录。",
             )
         )
     if unreadable:
         notes.append(
             (
-                f"{unreadable} records on {topic} are no receipts of this district and were passed over: upgrade Suibus here, "
-                "or report it to the city.",
+                f"{unreadable} records on {topic} are not receipts of this district and were skipped: upgrade Suibus on this "
+                "node, or report it to the city.",
                 f"{topic} 上有 {unreadable} 条记录不是本区的回执，已跳过：请升级本节点的 Suibus，或告知市级。",
             )
         )

@@ -1,8 +1,8 @@
-"""The node's durable outbox: what was accepted and is not yet known to be on the bus.
+"""The node's durable outbox: the rows that were accepted and are not yet confirmed to be on the bus.
 
-One SQLite file a node, in WAL with synchronous=FULL; every chunk of rows is one transaction, together with
-how far its delivery has been read and with what a snapshot needs to know next time. So after a kill or a
-power cut a chunk is there whole or not at all, and publishing the same file again goes on where it stopped.
+One SQLite file per node, see `producers.statefile`. One transaction stores a chunk of rows, the number of rows of the
+source read so far, and the snapshot state of their keys. After a kill or a power cut a chunk is therefore stored completely
+or not at all, and publishing the same file again continues where it stopped.
 """
 
 from __future__ import annotations
@@ -22,21 +22,22 @@ from schemas.dataset import parse_topic
 from schemas.errors import StateError
 
 Mode = Literal["append", "delete", "snapshot"]
-CHUNK = 2_000  # rows a transaction
-VALUES = 900  # a statement: see `statefile.MOST_VALUES`
-STATEMENT = 50  # rows a statement, of several values each
-AHEAD = 60_000  # milliseconds that an outbox's clock may be ahead of the machine's
-UNKNOWN = b""  # no row has this digest, so the next snapshot sends the key's row, whatever it is
+CHUNK = 2_000  # rows per transaction
+KEYS_PER_QUERY = 900  # below `statefile.MAX_PARAMETERS`
+ROWS_PER_INSERT = 50  # six parameters each
+MAX_AHEAD_MS = 60_000  # how far the outbox's clock may run ahead of the machine's
+# Equals the digest of no row, so the next snapshot sends the row of the key even if it is unchanged.
+UNKNOWN_DIGEST = b""
 _VERSION_1 = """
 CREATE TABLE meta (name TEXT PRIMARY KEY, value) WITHOUT ROWID;
 CREATE TABLE topics (id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE);
--- Rows in the order of acceptance. AUTOINCREMENT: a seq is never used twice. No value: a tombstone. answers: the receipt that
--- the row answers.
+-- Rows in the order of acceptance. AUTOINCREMENT: a seq is never used twice. value NULL: a tombstone. answers: the id of the
+-- receipt that the row answers.
 CREATE TABLE outbox (
     seq INTEGER PRIMARY KEY AUTOINCREMENT, topic INTEGER NOT NULL, key BLOB NOT NULL, value BLOB,
     sequence BLOB, timestamp_ms INTEGER NOT NULL, answers TEXT
 );
--- One publish of one source. complete: all of it was read. finished: all of it is on the bus too.
+-- One publish of one source. complete: all of its rows were read. finished: all of them are on the bus too.
 CREATE TABLE deliveries (
     id INTEGER PRIMARY KEY AUTOINCREMENT, dataset TEXT NOT NULL, district TEXT NOT NULL,
     topic INTEGER NOT NULL, fingerprint TEXT, mode TEXT NOT NULL, rows_read INTEGER NOT NULL DEFAULT 0,
@@ -46,23 +47,24 @@ CREATE TABLE deliveries (
     complete INTEGER NOT NULL DEFAULT 0, finished INTEGER NOT NULL DEFAULT 0
 );
 CREATE INDEX latest ON deliveries (topic, id);
--- What was last accepted for each key, kept from the first snapshot of a topic on. generation: the delivery
--- that saw the key last.
+-- The snapshot state: what was last accepted for each key, kept from the first snapshot of a topic on. generation: the id of
+-- the last delivery that contained the key.
 CREATE TABLE state (
     topic INTEGER NOT NULL, key BLOB NOT NULL, digest BLOB NOT NULL, sequence BLOB,
     generation INTEGER NOT NULL, PRIMARY KEY (topic, key)
 ) WITHOUT ROWID;
--- The receipts that accepted rows answer, until the inbox has noted it.
+-- The ids of receipts that accepted rows answer, until the inbox has recorded them as answered.
 CREATE TABLE answered (receipt TEXT PRIMARY KEY) WITHOUT ROWID;
 INSERT INTO meta VALUES ('uuid', lower(hex(randomblob(16))))
 """
 
 
 class Entry(NamedTuple):
-    """One row to accept: no value is a tombstone. `sequence` is the text of the row's sequence column.
+    """One row to accept; without a value it is a tombstone. `sequence` is the text of the row's sequence column.
 
-    `answers`: the id of the receipt that the row answers. `timestamp_ms`: the refused record's, where the Kafka timestamp
-    orders versions; None for this moment. A time ahead of the outbox's clock becomes the clock's.
+    `answers`: the id of the receipt that the row answers. `timestamp_ms`: the Kafka timestamp to send the row with, that of
+    the refused record if timestamps order the versions; None for the current time. A time later than the outbox's clock is
+    replaced by the clock's time.
     """
 
     key: bytes
@@ -73,7 +75,7 @@ class Entry(NamedTuple):
 
 
 class Waiting(NamedTuple):
-    """One row that waits; `sequence` is the tombstone's header."""
+    """One row that waits to be sent; `sequence` is the header of a tombstone, None for a row with a value."""
 
     seq: int
     topic: str
@@ -86,7 +88,7 @@ class Waiting(NamedTuple):
 
 @dataclass(frozen=True)
 class Delivery:
-    """How far one publish of one source has come; `rows_read` above zero at the start: it is resumed."""
+    """The progress of one publish of one source; one that starts with `rows_read` above zero is resumed."""
 
     id: int
     topic: str
@@ -96,20 +98,21 @@ class Delivery:
     rejected: int = 0
     deleted: int = 0
     unchanged: int = 0
-    rejects_size: int = 0  # bytes of the rejects file that belong to rows_read
+    rejects_size: int = 0  # bytes of the rejects file that the rows read so far have written
     complete: bool = False
 
 
 class Outbox(StateFile):
-    """The outbox file of one node. `order` makes the sequences of the dataset at hand comparable.
+    """The outbox file of one node.
 
-    `clock` gives the time in nanoseconds since 1970.
+    `order` turns the text of a sequence into a value that compares in the order of versions. `clock` gives the time in
+    nanoseconds since 1970.
     """
 
     kind = ("outbox", "发件箱")
     application_id = int.from_bytes(b"SuOb")
     steps = (_VERSION_1,)
-    unmarked = (
+    if_before_version_1 = (
         "first send its rows with that Suibus (`suibus flush`)",
         "请先用写入它的 Suibus 发送其中的行（`suibus flush`）",
     )
@@ -129,16 +132,21 @@ class Outbox(StateFile):
         self._db.execute("INSERT OR REPLACE INTO meta VALUES (?,?)", (name, value))
 
     def _topic(self, name: str) -> int:
+        """The topic's id in this file; a new topic is added."""
         self._db.execute("INSERT OR IGNORE INTO topics (name) VALUES (?)", (name,))
         return int(self._db.execute("SELECT id FROM topics WHERE name=?", (name,)).fetchone()[0])
+
+    def _find_topic(self, name: str) -> int | None:
+        row = self._db.execute("SELECT id FROM topics WHERE name=?", (name,)).fetchone()
+        return None if row is None else int(row[0])
 
     # --- accepting --------------------------------------------------------------------------------
 
     def begin(self, topic: str, dataset: str, district: str, fingerprint: str | None, mode: Mode) -> Delivery:
-        """The delivery of a source: the topic's latest if it is this source's and unfinished, else a new one.
+        """The delivery of a source: the topic's latest delivery if it is unfinished and of this source, else a new one.
 
-        An older unfinished delivery is not taken up again once another has followed it: its first half may be
-        outdated by now.
+        An unfinished delivery is not resumed once the topic has had a later one, whose rows may be newer than the part
+        already read.
         """
         names = "id, rows_read, accepted, rejected, deleted, unchanged, rejects_size, complete"
         with self._write() as db:
@@ -148,8 +156,8 @@ class Outbox(StateFile):
                 (topic_id,),
             ).fetchone()
             if row and fingerprint is not None and row[:3] == (fingerprint, mode, 0):
-                found = dict(zip(names.split(", "), row[3:], strict=True))
-                return Delivery(topic=topic, mode=mode, **{**found, "complete": bool(found["complete"])})
+                columns = dict(zip(names.split(", "), row[3:], strict=True))
+                return Delivery(topic=topic, mode=mode, **{**columns, "complete": bool(columns["complete"])})
             cursor = db.execute(
                 "INSERT INTO deliveries (dataset, district, topic, fingerprint, mode) VALUES (?,?,?,?,?)",
                 (dataset, district, topic_id, fingerprint, mode),
@@ -157,13 +165,13 @@ class Outbox(StateFile):
             return Delivery(int(cursor.lastrowid or 0), topic, mode)
 
     def accept(self, topic: str, entries: Sequence[Entry]) -> None:
-        """Keep rows of no delivery, whole or not at all; where the topic has snapshot state it follows."""
+        """Store rows that belong to no delivery, all or none; the topic's snapshot state, if any, is updated with them."""
         with self._write():
             topic_id = self._topic(topic)
             known = self._known(topic_id, entries) if self._has_state(topic_id) else None
             self._insert(topic_id, entries)
             if known is not None:
-                self._follow(topic_id, entries, known)
+                self._update_state(topic_id, entries, known)
 
     def advance(
         self,
@@ -174,18 +182,18 @@ class Outbox(StateFile):
         rejected: int = 0,
         rejects_size: int = 0,
     ) -> Delivery:
-        """Accept the next `read` rows of a delivery: its entries, its counts and how far it was read, in one transaction.
+        """Store the next `read` rows of a delivery in one transaction with its counts and its position in the source.
 
-        In a snapshot the rows that are as they were last time are only counted. StateError if another process
-        has advanced the same delivery meanwhile; then nothing was accepted.
+        In a snapshot, rows that have not changed since the last one are counted and not sent. `rejects_size` is the size of
+        the rejects file in bytes. StateError, and nothing is stored, if another process has advanced the same delivery.
         """
         with self._write() as db:
             topic_id = self._topic(delivery.topic)
             send: Sequence[Entry] = entries
             if delivery.mode == "snapshot":
-                send = self._changed(topic_id, entries, delivery.id)
+                send = self._changed_entries(topic_id, entries, delivery.id)
             elif self._has_state(topic_id):
-                self._follow(topic_id, entries, self._known(topic_id, entries))
+                self._update_state(topic_id, entries, self._known(topic_id, entries))
             self._insert(topic_id, send)
             upserts = sum(e.value is not None for e in send)
             after = replace(
@@ -197,13 +205,14 @@ class Outbox(StateFile):
                 unchanged=delivery.unchanged + len(entries) - len(send),
                 rejects_size=rejects_size or delivery.rejects_size,
             )
-            self._save(db, delivery, after)
+            self._save_progress(db, delivery, after)
         return after
 
     def delete_gone(self, delivery: Delivery, sequence: bytes | None = None) -> Delivery:
-        """Tombstones for the next chunk of keys the snapshot did not hold; the same delivery if none is left.
+        """Store tombstones for the next chunk of keys that the snapshot lacked; returns `delivery` itself when none is left.
 
-        Each carries the sequence last accepted for its key, its later offset decides; or `sequence` if none is known.
+        A tombstone carries the sequence last accepted for its key, or `sequence` if none is known. With the same sequence
+        as the row it deletes, its later offset makes it the newer version.
         """
         with self._write() as db:
             topic_id = self._topic(delivery.topic)
@@ -219,17 +228,17 @@ class Outbox(StateFile):
             self._insert(topic_id, gone)
             db.executemany("DELETE FROM state WHERE topic=? AND key=?", [(topic_id, e.key) for e in gone])
             after = replace(delivery, deleted=delivery.deleted + len(gone))
-            self._save(db, delivery, after)
+            self._save_progress(db, delivery, after)
         return after
 
     def complete(self, delivery: Delivery) -> Delivery:
-        """All of the source was read; it is finished once its last row is on the bus."""
+        """Record that all of the source was read; the delivery is finished once its last row is on the bus."""
         with self._write() as db:
             db.execute("UPDATE deliveries SET complete=1 WHERE id=?", (delivery.id,))
-            self._finish(db)
+            self._mark_finished(db)
         return replace(delivery, complete=True)
 
-    def _save(self, db: sqlite3.Connection, before: Delivery, after: Delivery) -> None:
+    def _save_progress(self, db: sqlite3.Connection, before: Delivery, after: Delivery) -> None:
         cursor = db.execute(
             "UPDATE deliveries SET rows_read=?, accepted=?, rejected=?, deleted=?, unchanged=?, "
             "rejects_size=?, last_seq=(SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name='outbox')"
@@ -241,35 +250,36 @@ class Outbox(StateFile):
         )
         if cursor.rowcount != 1:
             raise StateError(
-                "The same source is being published by another process. Let it end, or stop it and publish again.",
+                "The same source is being published by another process. Wait until it ends, or stop it and publish again.",
                 "另一个进程正在发布同一来源。请等待其结束，或停止它后重新发布。",
             )
 
     def _insert(self, topic_id: int, entries: Sequence[Entry]) -> None:
-        """Rows at the end of the outbox, two of one key never in the same millisecond.
+        """Append rows to the outbox with their Kafka timestamps.
 
-        Where the Kafka timestamp orders, a correction is sent under the refused record's: so it comes after what was
-        there before that record, and before all that was accepted since.
+        Two rows of a key get different timestamps, unless the outbox's clock would run more than `MAX_AHEAD_MS` ahead.
+        Where the Kafka timestamp orders versions, a correction takes the refused record's timestamp. It is then newer than
+        the versions before that record and older than those accepted after it.
         """
         now = self._clock() // 1_000_000
         known = self._get("clock")
         last = 0 if known is None else int(str(known))
-        clock = max(now, last + 1 if last < now + AHEAD else last)  # never runs back
+        clock = max(now, last + 1 if last < now + MAX_AHEAD_MS else last)  # never goes back
         seen: set[bytes] = set()
         rows = []
         for key, value, sequence, answers, timestamp_ms in entries:
-            if key in seen and clock < now + AHEAD:
+            if key in seen and clock < now + MAX_AHEAD_MS:
                 clock += 1
                 seen.clear()
             seen.add(key)
             stamp = clock if timestamp_ms is None else max(0, min(timestamp_ms, clock))
             rows.append((topic_id, key, value, None if value is not None else sequence, stamp, answers))
         self._set("clock", clock)
-        # Many rows a statement: each statement writes down the last seq used.
-        whole = len(rows) // STATEMENT * STATEMENT
-        for size, some in ((STATEMENT, rows[:whole]), (1, rows[whole:])):
+        # Several rows per INSERT, since AUTOINCREMENT makes each statement write the last seq to sqlite_sequence.
+        full = len(rows) // ROWS_PER_INSERT * ROWS_PER_INSERT
+        for size, part in ((ROWS_PER_INSERT, rows[:full]), (1, rows[full:])):
             values = ",".join(["(?,?,?,?,?,?)"] * size)
-            groups = ([*chain.from_iterable(some[at : at + size])] for at in range(0, len(some), size))
+            groups = ([*chain.from_iterable(part[at : at + size])] for at in range(0, len(part), size))
             self._db.executemany(
                 f"INSERT INTO outbox (topic, key, value, sequence, timestamp_ms, answers) VALUES {values}", groups
             )
@@ -279,28 +289,28 @@ class Outbox(StateFile):
     # --- receipts ---------------------------------------------------------------------------------
 
     def answered(self) -> list[str]:
-        """Some of the receipts that accepted rows answer, until `forget_answered` has them."""
+        """The ids of receipts that accepted rows answer and `forget_answered` has not removed; at most one chunk."""
         return [row[0] for row in self._db.execute("SELECT receipt FROM answered LIMIT ?", (CHUNK,))]
 
     def forget_answered(self, receipts: Iterable[str]) -> None:
-        """The inbox has noted that these are answered."""
+        """Remove the ids of receipts, once the inbox has recorded them as answered."""
         with self._write() as db:
             db.executemany("DELETE FROM answered WHERE receipt=?", [(r,) for r in receipts])
 
     def note_refused(self, topic: str, refused: Iterable[tuple[bytes, bool]]) -> None:
-        """Note keys of which the city refused a row or (True) a deletion: it does not hold what was last accepted.
+        """Record keys whose row, or (True) whose deletion, the city refused: it does not have what was last accepted for them.
 
-        Where the topic has snapshot state, the next snapshot sends such a key's row even if it did not change, and
-        deletes the key if it is gone. Doing it again changes nothing more.
+        If the topic has snapshot state, the next snapshot sends the row of such a key even if it is unchanged, and deletes
+        the key if the snapshot lacks it. Recording the same keys again changes nothing.
         """
         with self._write() as db:
             topic_id = self._topic(topic)
             if not self._has_state(topic_id):
                 return
             for key, deletion in refused:
-                if deletion:  # its key has left the state
-                    db.execute("INSERT OR IGNORE INTO state VALUES (?,?,?,NULL,0)", (topic_id, key, UNKNOWN))
-                db.execute("UPDATE state SET digest=? WHERE topic=? AND key=?", (UNKNOWN, topic_id, key))
+                if deletion:  # accepting it removed the key from the state
+                    db.execute("INSERT OR IGNORE INTO state VALUES (?,?,?,NULL,0)", (topic_id, key, UNKNOWN_DIGEST))
+                db.execute("UPDATE state SET digest=? WHERE topic=? AND key=?", (UNKNOWN_DIGEST, topic_id, key))
 
     # --- snapshot state ---------------------------------------------------------------------------
 
@@ -308,22 +318,23 @@ class Outbox(StateFile):
         return self._db.execute("SELECT 1 FROM state WHERE topic=? LIMIT 1", (topic_id,)).fetchone() is not None
 
     def has_state(self, topic: str) -> bool:
-        """True once a snapshot of the topic was accepted and as long as it has keys."""
-        found = self._db.execute("SELECT id FROM topics WHERE name=?", (topic,)).fetchone()
-        return found is not None and self._has_state(int(found[0]))
+        """Whether the topic has snapshot state: a snapshot of it was accepted, and it still has keys."""
+        topic_id = self._find_topic(topic)
+        return topic_id is not None and self._has_state(topic_id)
 
     def sequences(self, topic: str, keys: Sequence[bytes]) -> dict[bytes, bytes | None]:
-        """The sequence last accepted for each of the keys that the topic's snapshot state holds."""
-        found = self._db.execute("SELECT id FROM topics WHERE name=?", (topic,)).fetchone()
-        if not found:
+        """The sequence last accepted for each of the keys; keys that the topic's snapshot state lacks are left out."""
+        topic_id = self._find_topic(topic)
+        if topic_id is None:
             return {}
-        known = self._known(int(found[0]), [Entry(k, None) for k in keys])
+        known = self._known(topic_id, [Entry(k, None) for k in keys])
         return {key: sequence for key, (_, sequence) in known.items()}
 
     def _known(self, topic_id: int, entries: Sequence[Entry]) -> dict[bytes, tuple[bytes, bytes | None]]:
+        """Digest and sequence last accepted, by key, for those keys of the entries that the snapshot state has."""
         known: dict[bytes, tuple[bytes, bytes | None]] = {}
-        for first in range(0, len(entries), VALUES):
-            keys = [entry.key for entry in entries[first : first + VALUES]]
+        for first in range(0, len(entries), KEYS_PER_QUERY):
+            keys = [entry.key for entry in entries[first : first + KEYS_PER_QUERY]]
             rows = self._db.execute(
                 f"SELECT key, digest, sequence FROM state WHERE topic=? AND key IN ({','.join('?' * len(keys))})",
                 (topic_id, *keys),
@@ -331,8 +342,8 @@ class Outbox(StateFile):
             known |= {key: (digest, sequence) for key, digest, sequence in rows}
         return known
 
-    def _changed(self, topic_id: int, entries: Sequence[Entry], generation: int) -> list[Entry]:
-        """The entries that differ from what was last accepted; the state notes that this generation has all of them."""
+    def _changed_entries(self, topic_id: int, entries: Sequence[Entry], generation: int) -> list[Entry]:
+        """The entries that differ from what was last accepted; all of their keys are marked in the state with the generation."""
         known = self._known(topic_id, entries)
         changed: list[Entry] = []
         for entry in entries:
@@ -346,15 +357,17 @@ class Outbox(StateFile):
         )
         return changed
 
-    def _follow(self, topic_id: int, entries: Sequence[Entry], known: dict[bytes, tuple[bytes, bytes | None]]) -> None:
-        """State after an ordinary publish or delete: what the city will hold, latest sequence first."""
+    def _update_state(
+        self, topic_id: int, entries: Sequence[Entry], known: dict[bytes, tuple[bytes, bytes | None]]
+    ) -> None:
+        """Update the snapshot state after a publish or delete that is no snapshot: per key, the highest sequence wins."""
         gone: set[bytes] = set()
         for entry in entries:
             old = known.get(entry.key)
             if old is not None and self._earlier(entry.sequence, old[1]):
                 continue
-            if entry.answers:  # whether it or a newer version stands, the city decides
-                known[entry.key] = (UNKNOWN, entry.sequence)
+            if entry.answers:  # only the city knows whether a newer version outranks this correction
+                known[entry.key] = (UNKNOWN_DIGEST, entry.sequence)
                 gone.discard(entry.key)
             elif entry.value is None:
                 known.pop(entry.key, None)
@@ -375,53 +388,53 @@ class Outbox(StateFile):
     # --- sending ----------------------------------------------------------------------------------
 
     def waiting(self) -> int:
-        """How many rows wait: they leave in order, so it is the distance between the first and the last."""
+        """The number of rows that wait, computed from the first and last seq, since rows are removed in the order of seq."""
         first, last = self._db.execute("SELECT (SELECT min(seq) FROM outbox), (SELECT max(seq) FROM outbox)").fetchone()
         return 0 if first is None else int(last) - int(first) + 1
 
     def next_rows(self, rows: int, size: int) -> list[Waiting]:
-        """The next rows to send: at most `rows`, and no more of them once they have `size` bytes."""
-        found: list[Waiting] = []
+        """The next rows to send, in order: at most `rows` of them, and none after the one that reaches `size` bytes in total."""
+        waiting: list[Waiting] = []
         cursor = self._db.execute(
             "SELECT seq, name, key, value, sequence, timestamp_ms, answers FROM outbox JOIN topics ON topics.id=topic "
             "ORDER BY seq LIMIT ?",
             (rows,),
         )
         for row in cursor:
-            found.append(Waiting(*row))
+            waiting.append(Waiting(*row))
             size -= len(row[2]) + len(row[3] or b"")
             if size <= 0:
                 break
         cursor.close()
-        return found
+        return waiting
 
     @property
     def district(self) -> str:
-        """The district whose outbox it is: that of the first topic it took rows for."""
-        found = self._db.execute("SELECT name FROM topics ORDER BY id LIMIT 1").fetchone()
-        return parse_topic(found[0])[0] if found else ""
+        """The district of the outbox, taken from the first topic that rows were accepted for; empty if there is none yet."""
+        row = self._db.execute("SELECT name FROM topics ORDER BY id LIMIT 1").fetchone()
+        return parse_topic(row[0])[0] if row else ""
 
     @property
     def attempt(self) -> str | None:
-        """The name of the transaction whose end is not known yet."""
+        """The name of the last Kafka transaction, if it is not known yet whether it was committed; None otherwise."""
         value = self._get("attempt")
         return None if value is None else str(value)
 
     def begin_attempt(self) -> str:
-        """A new name for the next transaction, kept until `sent`."""
+        """Store and return a new name for the next Kafka transaction; `sent` clears it."""
         name = uuid.uuid4().hex
         with self._write():
             self._set("attempt", name)
         return name
 
     def sent(self, position: int) -> None:
-        """Every row below `position` is on the bus: forget them."""
+        """Remove every row with a seq below `position`, since all of them are on the bus, and the name of the transaction."""
         with self._write() as db:
             db.execute("DELETE FROM outbox WHERE seq<?", (position,))
             self._set("attempt", None)
-            self._finish(db)
+            self._mark_finished(db)
 
-    def _finish(self, db: sqlite3.Connection) -> None:
+    def _mark_finished(self, db: sqlite3.Connection) -> None:
         db.execute(
             "UPDATE deliveries SET finished=1 WHERE finished=0 AND complete=1 "
             "AND NOT EXISTS (SELECT 1 FROM outbox WHERE seq<=last_seq)"

@@ -1,7 +1,7 @@
-"""A node's state in one SQLite file: whole after any kill or power cut, and upgraded in place.
+"""One SQLite file with the state of a node: consistent after any kill or power cut, and upgraded in place.
 
-WAL with synchronous=FULL, every change one transaction. The file's `application_id` says what it is, and its
-`user_version` which steps made it.
+SQLite runs in WAL mode with synchronous=FULL, and every change is one transaction. The file's `application_id` says which
+kind of file it is, and its `user_version` is the version of its tables.
 """
 
 from __future__ import annotations
@@ -14,20 +14,21 @@ from typing import ClassVar, Self
 
 from schemas.errors import StateError, UnavailableError
 
-MOST_VALUES = 999  # of one statement: what every SQLite takes, however it was built
+MAX_PARAMETERS = 999  # of one statement: every build of SQLite accepts this number
 
 
 class StateFile:
-    """One such file, made where there is none, brought up to the newest version where it is older.
+    """An SQLite file of one kind: created if it is missing, upgraded if its version is older.
 
-    StateError if it is another program's, or was written by a newer Suibus or one from before version 1; then nothing was
-    changed. One thread at a time; several processes may open it at once.
+    Several processes may open it at once; within a process one thread at a time may use it. StateError, and no change, if
+    another program wrote the file, or a newer Suibus, or a Suibus from before version 1. UnavailableError if the disk is
+    full or another program has the file locked.
     """
 
-    kind: ClassVar[tuple[str, str]]  # what it is, as messages say it
-    application_id: ClassVar[int]  # SQLite's own field for what wrote a file, 4 bytes; each kind has its own
-    steps: ClassVar[tuple[str, ...]]  # SQL that makes version 1 of nothing, version 2 of version 1, …
-    unmarked: ClassVar[tuple[str, str]]  # what else to do with one that a Suibus from before version 1 wrote
+    kind: ClassVar[tuple[str, str]]  # what messages call it, in English and Chinese
+    application_id: ClassVar[int]  # in the SQLite header, 4 bytes; each kind has its own
+    steps: ClassVar[tuple[str, ...]]  # SQL: the first creates version 1, the second upgrades version 1 to 2, …
+    if_before_version_1: ClassVar[tuple[str, str]]  # what to do with the rows of a file that old; English and Chinese
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
@@ -35,36 +36,36 @@ class StateFile:
         self._db = sqlite3.connect(self.path, timeout=60, isolation_level=None, check_same_thread=False)
         en, zh = self.kind
         try:
-            self._db.setlimit(sqlite3.SQLITE_LIMIT_VARIABLE_NUMBER, MOST_VALUES)
+            self._db.setlimit(sqlite3.SQLITE_LIMIT_VARIABLE_NUMBER, MAX_PARAMETERS)
             self._check_version()
             self._db.execute("PRAGMA journal_mode=WAL")
             self._db.execute("PRAGMA synchronous=FULL")
-            self._bring_up()
-        except sqlite3.OperationalError as error:  # a full disk, not a strange file
+            self._upgrade()
+        except sqlite3.OperationalError as error:  # the disk is full or the file locked; the file itself is sound
             self._db.close()
             raise self._unwritable(error) from None
         except sqlite3.DatabaseError as error:
             self._db.close()
             raise StateError(
-                f"{self.path} is not an {en} ({error}). Put back the file Suibus wrote, or move this away.",
-                f"{self.path} 不是{zh}（{error}）。请恢复随巴士写入的文件，或将此文件移走。",
+                f"{self.path} is not an {en} ({error}). Restore the file that Suibus wrote, or move this file away.",
+                f"{self.path} 不是{zh}（{error}）。请恢复由 Suibus 写入的文件，或将此文件移走。",
             ) from None
         except BaseException:
             self._db.close()
             raise
 
     def _check_version(self) -> int:
-        """The file's version, 0 where it is new; StateError if it is none that this Suibus reads."""
-        mark, version = (int(self._ask(f"PRAGMA {name}")) for name in ("application_id", "user_version"))
+        """The file's version, 0 if the file is new; StateError if this Suibus cannot read that version."""
+        written_by, version = (int(self._read_number(f"PRAGMA {name}")) for name in ("application_id", "user_version"))
         (en, zh), known = self.kind, len(self.steps)
-        if mark == version == 0 and not self._ask("SELECT count(*) FROM sqlite_master"):
+        if written_by == version == 0 and not self._read_number("SELECT count(*) FROM sqlite_master"):
             return 0
-        if mark != self.application_id:
+        if written_by != self.application_id:
             raise StateError(
                 f"{self.path} is not marked as an {en}: another program wrote it, or a Suibus from before {en} version 1. Move "
-                f"it away. If Suibus wrote it, {self.unmarked[0]}.",
+                f"it away. If Suibus wrote it, {self.if_before_version_1[0]}.",
                 f"{self.path} 没有{zh}的标记：它由其他程序写入，或由{zh}版本 1 之前的 Suibus 写入。请将其移走。"
-                f"如由 Suibus 写入，{self.unmarked[1]}。",
+                f"如由 Suibus 写入，{self.if_before_version_1[1]}。",
             )
         if version > known:
             raise StateError(
@@ -75,16 +76,16 @@ class StateFile:
             )
         return version
 
-    def _bring_up(self) -> None:
+    def _upgrade(self) -> None:
         if self._check_version() < len(self.steps):
             with self._write() as db:
-                for step in self.steps[self._check_version() :]:  # another process may have been faster
+                for step in self.steps[self._check_version() :]:  # read again: another process may have upgraded it
                     for statement in step.split(";"):
                         db.execute(statement)
                 db.execute(f"PRAGMA application_id={self.application_id}")
                 db.execute(f"PRAGMA user_version={len(self.steps)}")
 
-    def _ask(self, sql: str) -> int:
+    def _read_number(self, sql: str) -> int:
         return int(self._db.execute(sql).fetchone()[0])
 
     def __enter__(self) -> Self:
@@ -94,12 +95,12 @@ class StateFile:
         self.close()
 
     def close(self) -> None:
-        """Close the file; what is in it stays."""
+        """Close the file."""
         self._db.close()
 
     @contextmanager
     def _write(self) -> Iterator[sqlite3.Connection]:
-        """One transaction: all of it or, on any error, nothing."""
+        """One transaction, rolled back on any error; UnavailableError if the file cannot be written."""
         try:
             self._db.execute("BEGIN IMMEDIATE")
             try:
@@ -114,8 +115,8 @@ class StateFile:
 
     def _unwritable(self, error: sqlite3.OperationalError) -> UnavailableError:
         return UnavailableError(
-            f"{self.path} cannot be written ({error}). Free the disk or wait for the other program, "
-            "then run the same command again: it goes on where it stopped.",
+            f"{self.path} cannot be written ({error}). Free disk space, or wait until the other program ends, "
+            "then run the same command again: it continues where it stopped.",
             f"{self.path} 无法写入（{error}）。请释放磁盘空间或等待其他程序结束，"
             "然后重新执行同一命令：将从中断处继续。",
         )

@@ -1,7 +1,7 @@
-"""What the SQL of a contract's rules means: the condition of a bad row, and the aggregate or query whose value is compared.
+"""The SQL of a contract's rules: the condition of a row that breaks a rule, or the aggregate or query to compare.
 
-The texts are matched with regular expressions, which recognise a few plain forms. A query in another form is run by
-itself at the gate: that is slower, and means the same.
+The SQL in a contract is matched with regular expressions that recognize a few simple forms. The gate runs a query in any
+other form on its own, which is slower and gives the same result.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ _ONE_AGGREGATE = re.compile(  # with at most one level of parentheses inside its
     r"\s*(count|count_if|sum|avg|min|max)\s*\((?!\s*distinct\b)([^();]|\([^();]*\))*\)\s*", re.IGNORECASE
 )
 _COUNT_IF = re.compile(r"\s*count_if\s*\((.+)\)\s*", re.IGNORECASE | re.DOTALL)
-_OTHER_ROWS = re.compile(  # words by which an expression looks at more than its own row
+_OTHER_ROWS = re.compile(  # SQL words that make an expression depend on other rows
     r"\b(select|over|group\s+by|having|order\s+by|limit|union|intersect|except|join)\b", re.IGNORECASE
 )
-_NOT_REPEATABLE = re.compile(  # functions whose value for the same row changes: with time, place, user or chance
+_NOT_REPEATABLE = re.compile(  # functions that may return another value for the same row: by time, file, user or at random
     r"\b(current_\w+|now|curdate|local\w+|unix_timestamp|rand\w*|uuid|shuffle|monotonically_increasing_id|spark_partition_id"
     r"|input_file_\w+|session_user|user|(try_)?reflect|java_method)\b",
     re.IGNORECASE,
@@ -39,11 +39,12 @@ _TEXT = re.compile(r"'(?:[^'\\]|\\.|'')*'")
 
 
 def row_condition(rule: Rule) -> str | None:
-    """The condition that is true for a row that counts against the rule; None if one row alone cannot tell."""
+    """The condition that is true for a row that breaks the rule; None if it cannot be decided for each row alone."""
     column = f"`{rule.column}`" if rule.column else ""
     if rule.type == "sql" and rule.query and (match := _COUNT_WHERE.match(rule.query)):
         condition = PROPERTY.sub(lambda _: column, match[1].strip())
-        return None if _OTHER_ROWS.search(_without_text(condition)) else f"({condition}\n)"  # it may end in a comment
+        # The line end closes a comment at the end of the condition.
+        return None if _OTHER_ROWS.search(_without_text(condition)) else f"({condition}\n)"
     if rule.type != "library" or not rule.column:
         return None
     if rule.metric == "nullValues":
@@ -65,14 +66,14 @@ def row_condition(rule: Rule) -> str | None:
 
 
 def repeatable(condition: str | None) -> str | None:
-    """The condition, if it is the same for the same row at any time; None otherwise."""
+    """The condition, if it always has the same value for the same row; None otherwise."""
     if condition is None or _NOT_REPEATABLE.search(_without_text(condition)) or _TODAY.search(condition):
         return None
     return condition
 
 
 def rule_aggregate(rule: Rule, broken: str | None) -> str | None:
-    """The aggregate whose value the rule compares, None where it needs a query; `broken` is its `row_condition`."""
+    """The aggregate whose value the rule compares; None if it needs a query. `broken` is the rule's `row_condition`."""
     if rule.metric == "rowCount":
         return "count(*)"
     if broken:
@@ -87,7 +88,7 @@ def rule_aggregate(rule: Rule, broken: str | None) -> str | None:
 
 
 def counted_condition(aggregate: str) -> str | None:
-    """The condition of the rows that an aggregate counts; None if it does anything else than count rows."""
+    """The condition of the rows that an aggregate counts; None if it does not count rows."""
     if "".join(aggregate.split()).lower() in ("count(*)", "count(1)"):
         return ALL_ROWS
     match = _COUNT_IF.fullmatch(aggregate)
@@ -95,7 +96,7 @@ def counted_condition(aggregate: str) -> str | None:
 
 
 def rule_query(rule: Rule) -> str:
-    """The query whose one value the rule compares, with ``{batch}`` for the candidate."""
+    """The query whose single value the rule compares, with ``{batch}`` for the candidate."""
     if rule.type == "sql" and rule.query:
         parts = OBJECT.split(_with_column(rule.query, rule))
         return "{batch}".join(double_braces(part) for part in parts)
@@ -105,7 +106,7 @@ def rule_query(rule: Rule) -> str:
 
 
 def double_braces(sql: str) -> str:
-    """The text as `str.format` gives it back."""
+    """The text escaped for `str.format`."""
     return sql.replace("{", "{{").replace("}", "}}")
 
 
@@ -134,15 +135,15 @@ def _literals(values: list[Any]) -> str:
 
 
 def _percent(count: str) -> str:
-    """The share that a count is of all rows; 0 where there are none."""
+    """SQL for a count as a percentage of all rows; 0 if there are none."""
     return f"coalesce(100.0D * {count} / nullif(count(*), 0), 0.0D)"
 
 
 def _with_column(sql: str, rule: Rule) -> str:
-    """A rule's text with its own column in place of ``${property}``."""
+    """The SQL with the rule's column in place of ``${property}``."""
     return PROPERTY.sub(lambda _: f"`{rule.column}`", sql)
 
 
 def _without_text(sql: str) -> str:
-    """The SQL with every text literal empty, so that words inside one are not taken for SQL."""
+    """The SQL with the content of text literals removed, so that words inside them are not taken for SQL."""
     return _TEXT.sub("''", sql)

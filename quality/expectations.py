@@ -1,4 +1,4 @@
-"""What Great Expectations lacks: expectations that compare one value as ODCS does, and configurations made once."""
+"""Additions to Great Expectations: expectations that compare one value as ODCS does, and cached configurations."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class AggregateMetric(TableMetricProvider):
         domain_type=MetricDomainTypes.TABLE,
     )
     def _spark(
-        cls,  # noqa: N805 - Great Expectations gives the class by this name
+        cls,  # noqa: N805 - Great Expectations passes the class under this name
         execution_engine: Any,
         metric_domain_kwargs: Any,
         metric_value_kwargs: Any,
@@ -41,7 +41,7 @@ class AggregateMetric(TableMetricProvider):
 
 
 class ExpectAggregateValue(BatchExpectation):
-    """Expect `aggregate`, a Spark SQL aggregate over all rows, to compare with `threshold` as `operator` says."""
+    """Expect `aggregate`, a Spark SQL aggregate over all rows, to satisfy the ODCS `operator` with `threshold`."""
 
     aggregate: str
     operator: str
@@ -54,11 +54,11 @@ class ExpectAggregateValue(BatchExpectation):
     def _validate(
         self, metrics: dict[str, Any], runtime_configuration: Any = None, execution_engine: Any = None
     ) -> Any:
-        return _compared(metrics["suibus.aggregate"], self.operator, self.threshold)
+        return _compare(metrics["suibus.aggregate"], self.operator, self.threshold)
 
 
 class ExpectQueryValue(QueryExpectation):
-    """Expect the first column of the first row of `query` to compare with `threshold` as `operator` says."""
+    """Expect the first column of the first row of `query` to satisfy the ODCS `operator` with `threshold`."""
 
     query: str
     operator: str
@@ -72,27 +72,27 @@ class ExpectQueryValue(QueryExpectation):
         self, metrics: dict[str, Any], runtime_configuration: Any = None, execution_engine: Any = None
     ) -> Any:
         rows = metrics["query.table"]
-        return _compared(next(iter(dict(rows[0]).values()), None) if rows else None, self.operator, self.threshold)
+        return _compare(next(iter(dict(rows[0]).values()), None) if rows else None, self.operator, self.threshold)
 
 
-def _compared(observed: Any, operator: str, threshold: Any) -> dict[str, Any]:
+def _compare(observed: Any, operator: str, threshold: Any) -> dict[str, Any]:
     value = observed if observed is None or isinstance(observed, int) else float(observed)
     return {"success": holds(value, cast(Operator, operator), threshold), "result": {"observed_value": value}}
 
 
 @contextmanager
-def configurations_made_once() -> Iterator[None]:
-    """While this lasts an expectation makes its configuration once, instead of at each of 10 uses a metric.
+def cache_configurations() -> Iterator[None]:
+    """During the block an expectation builds its configuration once, not at each of about 10 uses per metric.
 
-    It holds for the whole process, so one thread may use it at a time.
+    This changes a class of Great Expectations for the whole process, so only one thread may use it at a time.
     """
-    made: dict[int, tuple[Expectation, Any]] = {}  # by the expectation's id, which stays its own while it is kept here
+    cache: dict[int, tuple[Expectation, Any]] = {}  # by id(), which is not reused while the expectation is kept here
     original = Expectation.configuration
 
     def configuration(expectation: Expectation) -> Any:
-        if id(expectation) not in made:
-            made[id(expectation)] = (expectation, original.fget(expectation))  # type: ignore[attr-defined]
-        return made[id(expectation)][1]
+        if id(expectation) not in cache:
+            cache[id(expectation)] = (expectation, original.fget(expectation))  # type: ignore[attr-defined]
+        return cache[id(expectation)][1]
 
     Expectation.configuration = property(configuration)  # type: ignore[assignment,method-assign]
     try:

@@ -1,4 +1,4 @@
-"""Judging a candidate version of a dataset by its contract's rules, with Great Expectations."""
+"""Judge a candidate version of a dataset by its contract's rules, with Great Expectations."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from pyspark.sql import DataFrame
 
 _VIEW = "suibus_candidate"
-_judging = Lock()  # Great Expectations has one context for all threads
+_gx_lock = Lock()  # Great Expectations has one context for all threads of the process
 _Outcome = tuple[bool, Any, str | None]  # whether the rule holds, what was observed, why it could not be judged
 
 
@@ -29,29 +29,29 @@ def judge(
     candidate: DataFrame,
     dataset: Dataset,
     silver_version: int,
-    known: Mapping[str, int] | None = None,
+    carried_counts: Mapping[str, int] | None = None,
     rows: int | None = None,
 ) -> Verdict:
-    """The verdict on a candidate: one row a key, contract columns, deleted rows left out.
+    """The verdict on a candidate, which has one row per key and the contract's columns, without deleted rows.
 
-    A rule that cannot be judged (its SQL or its expectation fails) counts as failed, and its result has the error.
-    Samples are fetched afterwards, of failed rules only: asking Great Expectations for them costs it a job a rule.
+    A rule that cannot be judged, because its SQL or its expectation fails, counts as failed, and its result has the error.
+    Samples are queried afterwards and only for failed rules, since Great Expectations would need one Spark job per rule.
     RuntimeError if the candidate's rows cannot be counted.
 
-    `known` has counts of the whole candidate, by rule name, carried on from merge to merge: of rules that compose
-    (`quality.rules.composing_rules`) and, if merging keeps one row a key, 0 for `key_rule`. With `rows`, the number of all
-    rows, these rules and those of the row count are decided without looking at the candidate, as Great Expectations would
-    decide them by the same counts; it judges the others. Other names in `known` are ignored.
+    `carried_counts` has counts over the whole candidate by rule name, which merges keep up to date: those of rules that
+    compose (`quality.rules.composing_rules`) and, if the merge guarantees one row per key, 0 for `key_rule`. If `rows`, the
+    number of all rows, is given too, these rules and those on the row count are decided from the counts, with the same
+    result as in Great Expectations, which judges only the other rules. Unknown names are ignored.
     """
     started = time.monotonic()
     spark = candidate.sparkSession
     rules = gate_rules(dataset)
-    outcomes = _decided_by_counts(rules, known or {}, rows)
+    outcomes = _decide_by_counts(rules, carried_counts or {}, rows)
     carried = tuple(rules[i].name for i in outcomes)
     candidate.createOrReplaceTempView(_VIEW)
     if rows is None or len(outcomes) < len(rules):
-        with _judging:
-            started = time.monotonic()  # without the time that it waited for others
+        with _gx_lock:
+            started = time.monotonic()  # do not count the time spent waiting for the lock
             rows, judged = _validate(candidate, {i: rule for i, rule in enumerate(rules) if i not in outcomes}, rows)
         outcomes |= judged
     results = []
@@ -91,21 +91,26 @@ def judge(
     )
 
 
-def _decided_by_counts(rules: tuple[GateRule, ...], known: Mapping[str, int], rows: int | None) -> dict[int, _Outcome]:
-    """The outcomes that known counts decide, by the rule's index; none if the number of rows is not known."""
+def _decide_by_counts(
+    rules: tuple[GateRule, ...], carried_counts: Mapping[str, int], rows: int | None
+) -> dict[int, _Outcome]:
+    """The outcomes that carried counts decide, by the index of the rule; none if the number of rows is not known."""
     if rows is None:
         return {}
-    counts = {i: known.get(rule.name) if rule.counts != ALL_ROWS else rows for i, rule in enumerate(rules)}
-    usable = {i: n for i, n in counts.items() if n is not None and (rules[i].counts or i == 0)}  # 0: the key's rule
+    counts = {i: carried_counts.get(rule.name) if rule.counts != ALL_ROWS else rows for i, rule in enumerate(rules)}
+    usable = {i: n for i, n in counts.items() if n is not None and (rules[i].counts or i == 0)}  # 0: the key rule
     return {i: (*rules[i].decide(n, rows), None) for i, n in usable.items()}
 
 
 def _validate(candidate: DataFrame, rules: Mapping[int, GateRule], rows: int | None) -> tuple[int, dict[int, _Outcome]]:
-    """The row count, counted if not given, and the outcome of each rule by its index."""
+    """Judge rules with Great Expectations: the number of rows, counted if not given, and the outcome of each rule by its index.
+
+    RuntimeError if the rows cannot be counted.
+    """
     gx = load_great_expectations()
     from great_expectations.expectations.expectation_configuration import ExpectationConfiguration
 
-    from quality.expectations import configurations_made_once
+    from quality.expectations import cache_configurations
 
     context = gx.get_context(mode="ephemeral")
     context.variables.progress_bars = {"globally": False}
@@ -119,9 +124,9 @@ def _validate(candidate: DataFrame, rules: Mapping[int, GateRule], rows: int | N
     for config in configs:
         try:
             expectations.append(ExpectationConfiguration(**config).to_domain_obj())
-        except Exception as error:  # a wrong name or argument in the contract's own expectation
+        except Exception as error:  # the expectation in the contract has a wrong name or argument
             outcomes[config["meta"]["index"]] = (False, None, _first_line(error))
-    with configurations_made_once():
+    with cache_configurations():
         validation = batch.validate(
             gx.ExpectationSuite(name="candidate", expectations=expectations),
             result_format={"result_format": "BASIC", "partial_unexpected_count": 0},
@@ -140,7 +145,10 @@ def _validate(candidate: DataFrame, rules: Mapping[int, GateRule], rows: int | N
 
 
 def _exception(info: Any) -> str | None:
-    """The first line of what Great Expectations caught: one exception, or one for each metric of the expectation."""
+    """The first line of the first exception in Great Expectations' `exception_info`; None if there was none.
+
+    It holds one exception, or one for each metric of the expectation.
+    """
     if not info:
         return None
     caught = [info] if "raised_exception" in info else list(info.values())

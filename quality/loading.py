@@ -1,4 +1,4 @@
-"""Importing Great Expectations: it takes seconds, warns, and looks at the program that it is imported into."""
+"""Import Great Expectations, which takes seconds, prints warnings and inspects the main program."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from types import ModuleType
 
 
 def load_great_expectations() -> ModuleType:
-    """Great Expectations with Suibus's engine and expectations registered, quiet and without network use of its own."""
+    """Import Great Expectations without warnings and without its analytics; register the engine and expectations of Suibus."""
     os.environ.setdefault("GX_ANALYTICS_ENABLED", "false")
     with warnings.catch_warnings(), _main_has_a_file():
         warnings.simplefilter("ignore")
@@ -20,16 +20,17 @@ def load_great_expectations() -> ModuleType:
 
         import quality.expectations
         import quality.one_scan  # noqa: F401 - importing the two registers them
-    for name in ("great_expectations", "great_expectations.data_context.types.base"):  # the second sets its own level
+    # The second logger sets its own level.
+    for name in ("great_expectations", "great_expectations.data_context.types.base"):
         logging.getLogger(name).setLevel(logging.ERROR)
     return great_expectations
 
 
 @contextmanager
 def _main_has_a_file() -> Iterator[None]:
-    """Give a program without a file (`python -c`) one meanwhile.
+    """Set `__main__.__file__` during the block, if the program has none (`python -c`).
 
-    Great Expectations looks for PySpark Connect, which takes such a program for its own doctests and ends it.
+    Great Expectations imports PySpark Connect, which takes a program without a file for its doctests and ends it.
     """
     main = sys.modules["__main__"]
     if hasattr(main, "__file__"):

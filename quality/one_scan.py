@@ -1,7 +1,7 @@
-"""An engine for Great Expectations that takes all aggregates in about one scan.
+"""An engine for Great Expectations that computes all aggregates in about one scan.
 
-With `quality.expectations` the only module that uses what is not public in Great Expectations;
-`tests/unit/quality/test_internals.py` has a check for each such use.
+Only this module and `quality.expectations` use internals of Great Expectations; `tests/unit/quality/test_internals.py`
+checks each such use.
 """
 
 from __future__ import annotations
@@ -32,19 +32,20 @@ _UNIQUE = ("column_values.unique.unexpected_count", "compound_columns.unique.une
 
 
 class OneScanEngine(SparkDFExecutionEngine):
-    """Great Expectations' engine for Spark, changed: about one scan for all aggregates, and no samples.
+    """The Spark engine of Great Expectations, changed to compute all aggregates in about one scan and to collect no samples.
 
-    Great Expectations computes metrics in waves, each from the metrics of the waves before, and runs the aggregates of one
-    wave in one job. Here aggregates wait until no other metric is left, so that those of all waves run together. They are
-    then cut, in the order of their columns, into as few jobs as Spark still compiles, which run side by side; each reads
-    its own columns only. Metrics that need no other run meanwhile: the row count, and the repeated keys, which are counted
-    by grouping instead of by a window. If an aggregate fails at run time, Great Expectations computes each by itself.
+    Great Expectations computes metrics in waves, each from the metrics of earlier waves, and runs the aggregates of one wave
+    in one Spark job. Here aggregates are deferred until no other metric is left, so that those of all waves run together.
+    They are sorted by column and divided into jobs small enough for Spark to compile; the jobs run in parallel, and each
+    reads only its own columns. The row count and the counts of repeated keys depend on no other metric and run in the
+    background; repeated keys are counted with GROUP BY in place of a window. If an aggregate fails at run time, Great
+    Expectations computes each aggregate on its own.
     """
 
     def load_batch_data(self, batch_id: str, batch_data: Any) -> None:
-        """Take the candidate, and start to count its rows."""
+        """Set the candidate, and start to count its rows in the background."""
         super().load_batch_data(batch_id, batch_data)
-        # The session that has the candidate's view; Great Expectations would ask the process's first session.
+        # The session that has the candidate's view; Great Expectations would use the first session of the process.
         self.spark = self.dataframe.sparkSession
         self._pool = ThreadPoolExecutor(_JOBS_AT_ONCE, "gate")
         self._rows = self._start(self.dataframe.count)
@@ -53,7 +54,7 @@ class OneScanEngine(SparkDFExecutionEngine):
     def resolve_metrics(
         self, metrics_to_resolve: Iterable[MetricConfiguration], metrics: Any = None, runtime_configuration: Any = None
     ) -> Any:
-        """The values, by metric id, of those metrics that this wave computes; the others are asked for again in the next."""
+        """The values, by metric id, of the metrics that this wave computes; Great Expectations asks again for the others."""
         values: dict[Any, Any] = {}
         repeats, direct, counts, aggregates = [], [], [], []
         for metric in metrics_to_resolve:
@@ -77,7 +78,7 @@ class OneScanEngine(SparkDFExecutionEngine):
         return values or {metric.id: self._result(metric, self._repeats.pop(metric.id)) for metric in repeats}
 
     def resolve_metric_bundle(self, metric_fn_bundle: Iterable[Any]) -> Any:
-        """The values of aggregates, by metric id."""
+        """The values of aggregates, by metric id, computed in parallel jobs."""
         domains: dict[Any, list[Any]] = {}
         for metric in metric_fn_bundle:
             domains.setdefault(IDDict(metric.compute_domain_kwargs or {}).to_id(), []).append(metric)
@@ -85,17 +86,17 @@ class OneScanEngine(SparkDFExecutionEngine):
         compute, values = super().resolve_metric_bundle, dict[Any, Any]()
         for job in [self._start(partial(compute, part)) for part in parts]:
             values |= job.result()
-        for metric in values:  # a sum over no rows is null
+        for metric in values:  # Spark's sum over no rows is null
             if values[metric] is None and metric.metric_name.endswith(".unexpected_count"):
                 values[metric] = 0
         return values
 
     def _start(self, work: Callable[[], Any]) -> Future[Any]:
-        """Run work in the pool, with the local properties of Spark jobs that this thread has."""
+        """Run work in the pool, with the Spark local properties (such as the job group) of this thread."""
         return self._pool.submit(inheritable_thread_target(self.dataframe.sparkSession)(work))
 
     def _repeated(self, metric: MetricConfiguration) -> int:
-        """How many rows have a key that another row has too; as in Great Expectations, a key of one null column is none."""
+        """The number of rows whose key is not unique; as in Great Expectations, a null in a key of one column is not counted."""
         domain = metric.metric_domain_kwargs
         rows, names = self.get_domain_records(dict(domain)), domain.get("column_list") or [domain["column"]]
         if "column" in domain:
@@ -103,13 +104,14 @@ class OneScanEngine(SparkDFExecutionEngine):
         return rows.groupBy(*names).agg(F.count("*").alias("n")).where("n > 1").agg(F.sum("n")).collect()[0][0] or 0
 
     def _result(self, metric: MetricConfiguration, count: Future[int]) -> int:
+        """The count of a background job; MetricResolutionError if the job failed."""
         try:
             return count.result()
         except Exception as error:
             raise MetricResolutionError(str(error), (metric,)) from error
 
     def _computable(self, aggregates: list[MetricConfiguration], metrics: Any) -> list[MetricConfiguration]:
-        """The aggregates that Spark can analyse, found without running any; if it can none, the first, to raise its error."""
+        """The aggregates that Spark can analyze, without running any; if there is none, the first, so that its error is raised."""
         columns = [metrics[m.metric_dependencies["metric_partial_fn"].id][0] for m in aggregates]
         if not aggregates or self._analyses(*columns):
             return aggregates
@@ -124,21 +126,21 @@ class OneScanEngine(SparkDFExecutionEngine):
 
 
 def _parts(metrics: list[Any]) -> Iterator[list[Any]]:
-    """The metrics in their order, in as few parts of about equal size as their number allows."""
+    """The metrics in their order, in the fewest parts of at most `_AGGREGATES_A_JOB`, of about equal size."""
     size = ceil(len(metrics) / ceil(len(metrics) / _AGGREGATES_A_JOB))
     yield from (metrics[i : i + size] for i in range(0, len(metrics), size))
 
 
 def _column(metric: Any) -> str:
-    """The column that an aggregate reads, the first if several."""
+    """The column that an aggregate reads, the first one if it reads several."""
     configuration = metric.metric_configuration
     named = re.search("`([^`]+)`", configuration.metric_value_kwargs.get("aggregate") or "")
     return str(configuration.metric_domain_kwargs.get("column") or (named and named[1]) or "")
 
 
 class OneScanSpark(SparkDatasource):
-    """A Spark data source with this engine; defining it registers ``add_one_scan_spark`` with Great Expectations."""
+    """A Spark data source with this engine. Defining the class registers ``add_one_scan_spark`` in Great Expectations."""
 
-    type: Literal["one_scan_spark"] = "one_scan_spark"  # type: ignore[assignment] # each class has its own name
+    type: Literal["one_scan_spark"] = "one_scan_spark"  # type: ignore[assignment] # each class has its own literal
 
     execution_engine_override: ClassVar[Any] = OneScanEngine

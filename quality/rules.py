@@ -1,9 +1,9 @@
-"""A contract's rules as data: row rules for ingest, and a Great Expectations suite for the gate.
+"""A contract's rules in executable form: row rules for ingest, and a Great Expectations suite for the gate.
 
-A rule is a *row rule* when one row alone decides it, it allows no exception and it is critical: a library rule
-on a column, a limit of `logicalTypeOptions`, or a sql rule of the form ``SELECT COUNT(*) FROM ${object} WHERE
-<bad>`` that must be 0. Rows that break one go to quarantine. Every rule, row rules included, is judged again at
-the gate, since a contract may have changed after its rows were merged.
+A rule is a *row rule* if it is critical, allows no exception and can be decided for each row alone: a library rule on a
+column, a limit of `logicalTypeOptions`, or a sql rule of the form ``SELECT COUNT(*) FROM ${object} WHERE <bad>`` that must
+be 0. Rows that break a row rule go to quarantine. The gate judges all rules, row rules included, since a contract may have
+changed after its rows were merged.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from quality.conditions import (
 )
 from schemas.dataset import Dataset, Field, Rule, Severity
 
-SAMPLES = 20  # rows shown of each failed rule
+SAMPLES = 20  # rows in the verdict for each failed rule
 
 Operator = Literal[
     "mustBe", "mustNotBe", "mustBeGreaterThan", "mustBeGreaterOrEqualTo", "mustBeLessThan", "mustBeLessOrEqualTo",
@@ -36,7 +36,7 @@ Operator = Literal[
 
 
 def holds(value: float | None, operator: Operator, threshold: float | list[float]) -> bool:
-    """Whether a value is what the ODCS operator demands; a missing value never is."""
+    """Whether a value satisfies the ODCS operator; None never does."""
     if value is None:
         return False
     low, high = threshold if isinstance(threshold, list) else (threshold, threshold)
@@ -61,23 +61,23 @@ def holds(value: float | None, operator: Operator, threshold: float | list[float
 
 @dataclass(frozen=True)
 class RowRule:
-    """A rule that one row decides: `broken` is the Spark SQL condition that is true for a bad row."""
+    """A rule that each row decides alone. `broken` is the Spark SQL condition that is true for a row that breaks it."""
 
     name: str
     column: str | None
     broken: str
     en: str
     zh: str
-    native: tuple[str, dict[str, Any]] | None = None  # Great Expectations' own expectation and arguments, if it has one
+    native: tuple[str, dict[str, Any]] | None = None  # a built-in expectation of the same meaning, and its arguments
 
 
 @dataclass(frozen=True)
 class GateRule:
-    """A rule that the gate judges: a Great Expectations configuration, and the query that shows rows that fail it.
+    """A rule that the gate judges: a Great Expectations configuration, and the query for sample rows that fail it.
 
-    In queries ``{batch}`` stands for the candidate and literal braces are doubled. A rule *composes* if its measure is the
-    number, or the percentage, of rows for which `counts` is true, and each row decides that alone and always the same: the
-    count then changes by the rows that a merge adds and takes away.
+    In queries ``{batch}`` stands for the candidate, and literal braces are doubled. A rule *composes* if it measures the
+    number or the percentage of rows for which the condition `counts` is true, and the condition depends on nothing but the
+    row. After a merge, the new count is then the old one plus that of the rows added, minus that of the rows removed.
     """
 
     name: str
@@ -87,11 +87,11 @@ class GateRule:
     kwargs: dict[str, Any]
     samples: str | None
     description: str
-    counts: str | None = None  # "true": all rows; None: does not compose
+    counts: str | None = None  # Spark SQL; "true": all rows; None: the rule does not compose
     percent: bool = False
 
     def decide(self, count: int, rows: int) -> tuple[bool, Any]:
-        """Whether the rule holds if `count` of all `rows` count, and the observed value, both as Great Expectations decides it."""
+        """Whether the rule holds if `count` of `rows` satisfy `counts`, and the observed value, both as Great Expectations has them."""
         value = (100.0 * count / rows if rows else 0.0) if self.percent else count
         match self.expectation:
             case "expect_aggregate_value":
@@ -103,7 +103,7 @@ class GateRule:
         return count == 0, value
 
     def config(self) -> dict[str, Any]:
-        """The expectation as a Great Expectations suite file has it."""
+        """The expectation in the format of a Great Expectations suite file."""
         meta = {"rule": self.name, "description": self.description}
         return {"type": self.expectation, "kwargs": self.kwargs, "severity": self.severity, "meta": meta}
 
@@ -112,19 +112,19 @@ Derived = TypeVar("Derived", RowRule, GateRule)
 
 
 def row_rules(dataset: Dataset) -> tuple[RowRule, ...]:
-    """The rules that every arriving row is checked against: limits in table order, then rules in the contract's order."""
-    limits = [_renamed(rule, dataset) for field in dataset.table_fields for rule in _limit_rules(field)]
+    """The rules that ingest checks each row against: limits in table order, then rules in the contract's order."""
+    limits = [_with_unused_name(rule, dataset) for field in dataset.table_fields for rule in _limit_rules(field)]
     named = [
         RowRule(rule.name, rule.column, broken, *_reason(rule))
         for rule in dataset.rules
-        if rule.severity == "critical" and _allows_none(rule) and (broken := row_condition(rule))
+        if rule.severity == "critical" and _allows_no_exception(rule) and (broken := row_condition(rule))
     ]
     return (*limits, *named)
 
 
 def gate_rules(dataset: Dataset) -> tuple[GateRule, ...]:
-    """Every rule that a candidate version is judged by; the first is that of the key."""
-    rules = [_renamed(rule, dataset) for rule in _derived_rules(dataset)]
+    """All rules that a candidate version is judged by; the first is the rule that the key is unique."""
+    rules = [_with_unused_name(rule, dataset) for rule in _derived_rules(dataset)]
     rules += [_gate_rule(rule, dataset) for rule in dataset.rules]
     return tuple(rules)
 
@@ -132,24 +132,24 @@ def gate_rules(dataset: Dataset) -> tuple[GateRule, ...]:
 def composing_rules(dataset: Dataset) -> tuple[tuple[str, str], ...]:
     """Name and condition of the gate's rules that compose, without those that count all rows.
 
-    A row for which the condition is null does not count. Counts must be taken under the settings of the gate.
+    A row for which the condition is null is not counted. Count under the Spark SQL settings of the gate.
     """
     return tuple((r.name, r.counts) for r in gate_rules(dataset) if r.counts and r.counts != ALL_ROWS)
 
 
 def rules_hash(dataset: Dataset) -> str:
-    """SHA-256 of what the counts of composing rules depend on: their names and conditions, the columns' types, the key."""
+    """SHA-256 of everything that carried counts depend on: names and conditions of composing rules, column types, the key."""
     columns = [(f.name, f.type_name) for f in dataset.table_fields]
     return hashlib.sha256(json.dumps([composing_rules(dataset), columns, dataset.key]).encode()).hexdigest()
 
 
 def key_rule(dataset: Dataset) -> str:
-    """The name of the rule that no two rows have one key; it counts the rows whose key another row has too."""
+    """The name of the rule that the key is unique; its count is that of the rows whose key is not."""
     return gate_rules(dataset)[0].name
 
 
-def _renamed(rule: Derived, dataset: Dataset) -> Derived:
-    """A derived rule, with ``_derived`` after its name if a rule of the contract has that name."""
+def _with_unused_name(rule: Derived, dataset: Dataset) -> Derived:
+    """The derived rule, with ``_derived`` appended to its name if a rule of the contract has the same name."""
     taken = any(rule.name == other.name for other in dataset.rules)
     return replace(rule, name=f"{rule.name}_derived") if taken else rule
 
@@ -159,13 +159,14 @@ def suite(dataset: Dataset) -> dict[str, Any]:
     return {"name": dataset.id, "expectations": [rule.config() for rule in gate_rules(dataset)]}
 
 
-def _allows_none(rule: Rule) -> bool:
+def _allows_no_exception(rule: Rule) -> bool:
     limits = {"mustBe": 0, "mustBeLessOrEqualTo": 0} | ({"mustBeLessThan": 1} if rule.unit == "rows" else {})
     return rule.operator in limits and rule.threshold == limits[rule.operator]
 
 
 def _reason(rule: Rule) -> tuple[str, str]:
-    if rule.description:  # by convention English first, Chinese from the first Chinese character on
+    """Why a row breaks the rule, in English and Chinese, as a receipt says it."""
+    if rule.description:  # by convention English comes first, and Chinese begins at the first Chinese character
         start = re.search(r"[\u3400-\u9fff]", rule.description)
         if start and start.start():
             return rule.description[: start.start()].strip(), rule.description[start.start() :].strip()
@@ -184,16 +185,17 @@ def _reason(rule: Rule) -> tuple[str, str]:
 
 
 def _limit_rules(field: Field) -> Iterator[RowRule]:
-    """The rules of the type and limits of a column and of what is inside it; a node checks them too, but not every producer."""
+    """The rules of a column's type and limits, and of its members and items. A node checks them too; other producers may not."""
     return _limits_of(field, field.name, f"`{field.name}`", field.name, lambda broken: broken)
 
 
 def _limits_of(field: Field, column: str, value: str, name: str, for_any: Callable[[str], str]) -> Iterator[RowRule]:
-    """The rules of one value of a row: `value` is its SQL, `name` its name, as in ``lines[].price``.
+    """The rules of one value in a row: `value` is its SQL, `name` its path, as in ``lines[].price``.
 
-    `for_any` turns a condition on the value into one on the row: that it is true for any item of the arrays around it.
+    `for_any` turns a condition on the value into one on the row, which is true if the condition is true for any item of the
+    arrays that enclose the value.
     """
-    size = f"size({value})" if field.kind == "array" else f"char_length({value})"  # of bytes it is their number
+    size = f"size({value})" if field.kind == "array" else f"char_length({value})"  # for bytes it is their number
     limits = field.limits
     between, lengths = "expect_column_values_to_be_between", "expect_column_value_lengths_to_be_between"
     checks: list[tuple[str, Any, str, str, str, str, dict[str, Any]]] = [
@@ -243,6 +245,7 @@ def _limits_of(field: Field, column: str, value: str, name: str, for_any: Callab
 
 
 def _derived_rules(dataset: Dataset) -> Iterator[GateRule]:
+    """The gate's rules that follow from key, types and limits, not from the contract's `quality`."""
     key = list(dataset.key)
     columns = ", ".join(f"`{c}`" for c in key)
     unique: tuple[str, dict[str, Any]] = (
@@ -262,33 +265,36 @@ def _derived_rules(dataset: Dataset) -> Iterator[GateRule]:
                 f"`{field.name}` IS NULL",
             )  # fmt: skip
         for rule in _limit_rules(field):
-            says = f"Never: {rule.en}. 不得：{rule.zh}。"
+            description = f"Never: {rule.en}. 不得：{rule.zh}。"
             if rule.native:
                 samples = _rows(dataset, rule.broken)
-                yield GateRule(rule.name, "critical", rule.column, *rule.native, samples, says, rule.broken)
+                yield GateRule(rule.name, "critical", rule.column, *rule.native, samples, description, rule.broken)
             else:
-                yield _none_may(rule.name, "critical", rule.column, rule.broken, says, dataset)
+                yield _no_row_rule(rule.name, "critical", rule.column, rule.broken, description, dataset)
 
 
 def _repeats(columns: str) -> str:
+    """The query for values of the columns that more than one row has."""
     return f"SELECT {columns}, count(*) AS _rows FROM {{batch}} GROUP BY {columns} HAVING count(*) > 1 LIMIT {SAMPLES}"
 
 
 def _rows(dataset: Dataset, condition: str) -> str:
+    """The query for rows that satisfy a condition."""
     columns = ", ".join(f"`{f.name}`" for f in dataset.table_fields)
     return f"SELECT {columns} FROM {{batch}} WHERE {double_braces(condition)} LIMIT {SAMPLES}"
 
 
-def _none_may(
+def _no_row_rule(
     name: str, severity: Severity, column: str | None, broken: str, description: str, dataset: Dataset
 ) -> GateRule:
+    """The rule that `broken` is true for no row, as an aggregate."""
     kwargs = {"aggregate": f"count_if({broken})", "operator": "mustBe", "threshold": 0}
     samples = _rows(dataset, broken)
     return GateRule(name, severity, column, "expect_aggregate_value", kwargs, samples, description, repeatable(broken))
 
 
 def _gate_rule(rule: Rule, dataset: Dataset) -> GateRule:
-    """Great Expectations' own expectation where it has exactly this one; else an aggregate or a query, whose value is compared."""
+    """The gate's rule for one of the contract's: a built-in expectation of the same meaning, else an aggregate, else a query."""
     if rule.type == "greatExpectations" and rule.expectation:
         kind, kwargs = str(rule.expectation["type"]), dict(rule.expectation["kwargs"])
         return GateRule(rule.name, rule.severity, rule.column, kind, kwargs, None, rule.description)
@@ -296,8 +302,9 @@ def _gate_rule(rule: Rule, dataset: Dataset) -> GateRule:
     counts = ALL_ROWS if rule.metric == "rowCount" else repeatable(broken)
     samples = _rows(dataset, broken) if broken else None
     native: tuple[str, dict[str, Any]] | None = None
-    in_json = rule.column is not None and dataset.field(rule.column).kind in ("string", "int", "long")  # exactly
-    if _allows_none(rule):
+    # Arguments are written as JSON, which keeps only these types exactly.
+    in_json = rule.column is not None and dataset.field(rule.column).kind in ("string", "int", "long")
+    if _allows_no_exception(rule):
         if rule.metric == "nullValues":
             native = ("expect_column_values_to_not_be_null", {"column": rule.column})
         elif rule.metric == "invalidValues" and set(rule.arguments) == {"validValues"} and in_json:
@@ -318,7 +325,7 @@ def _gate_rule(rule: Rule, dataset: Dataset) -> GateRule:
                 else ("expect_column_values_to_be_unique", {"column": names[0]})
             )
         elif broken:
-            return _none_may(rule.name, rule.severity, rule.column, broken, rule.description, dataset)
+            return _no_row_rule(rule.name, rule.severity, rule.column, broken, rule.description, dataset)
     if rule.metric == "rowCount" and rule.operator in ("mustBe", "mustBeBetween"):
         native = (
             ("expect_table_row_count_to_equal", {"value": rule.threshold})
@@ -329,11 +336,11 @@ def _gate_rule(rule: Rule, dataset: Dataset) -> GateRule:
             )
         )
     if native is None:
-        value = {"operator": rule.operator, "threshold": rule.threshold}
+        comparison = {"operator": rule.operator, "threshold": rule.threshold}
         if aggregate := rule_aggregate(rule, broken):  # shares one scan with all other aggregates
-            native = ("expect_aggregate_value", {"aggregate": aggregate, **value})
+            native = ("expect_aggregate_value", {"aggregate": aggregate, **comparison})
             counts = counts or repeatable(counted_condition(aggregate))
         else:
-            native = ("expect_query_value", {"query": rule_query(rule), **value})
+            native = ("expect_query_value", {"query": rule_query(rule), **comparison})
     percent = broken is not None and rule.unit == "percent" and native[0] == "expect_aggregate_value"
     return GateRule(rule.name, rule.severity, rule.column, *native, samples, rule.description, counts, percent)

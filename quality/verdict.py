@@ -1,4 +1,4 @@
-"""The record of one judgement: enough to prove what was checked, with what, and what was seen."""
+"""The record of one judgement, which proves what was checked, by which rules and versions, and what was observed."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ _ORDER: dict[Severity, int] = {"critical": 0, "warning": 1, "info": 2}
 
 @dataclass(frozen=True)
 class Result:
-    """What the gate says of one rule."""
+    """The result of one rule."""
 
     rule: str
     severity: Severity
     success: bool
     expectation: str
     parameters: dict[str, Any]  # of the expectation: column, limits, operator and threshold, or its SQL
-    observed: Any  # a number: the value compared, or how many rows or values failed; None if it could not be judged
-    samples: tuple[dict[str, Any], ...]  # rows that fail the rule; none of a rule that holds
+    observed: Any  # the value compared, or the number of rows or values that failed; None if it could not be judged
+    samples: tuple[dict[str, Any], ...]  # rows that fail the rule; empty if it holds
     error: str | None  # why the rule could not be judged
     description: str
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """A candidate version of a dataset, and the result of each of its rules."""
+    """The judgement of a candidate version of a dataset, with the result of each rule."""
 
     dataset: str  # its id, <name>.vN
     contract_version: str
@@ -44,9 +44,9 @@ class Verdict:
     judged_at: str  # ISO 8601, UTC
     seconds: float
     versions: dict[str, str]  # of Great Expectations and Spark
-    carried: tuple[str, ...] = ()  # rules decided by counts carried on from merge to merge; the others were judged now
-    counted_at: str = ""  # when those were last counted in the rows themselves, ISO 8601, UTC; empty: now
-    account_version: int = -1  # the version of the account that was found to close
+    carried: tuple[str, ...] = ()  # rules decided by counts that merges carry on; the others were judged on the rows
+    counted_at: str = ""  # when the carried counts were last taken from the rows, ISO 8601, UTC; empty: now
+    account_version: int = -1  # the version of the account table that was checked with the candidate; -1: none
 
     @property
     def failures(self) -> tuple[Result, ...]:
@@ -55,19 +55,19 @@ class Verdict:
 
     @cached_property
     def by_rule(self) -> dict[str, Result]:
-        """The results by the name of their rule."""
+        """The results by rule name."""
         return {result.rule: result for result in self.results}
 
     def to_json(self) -> str:
-        """The verdict as canonical JSON: sorted keys, no spaces; what `sha256` is taken of.
+        """The verdict as canonical JSON, with sorted keys and no spaces, on which `sha256` is computed.
 
-        What JSON lacks (a date or decimal of a sample) is written as text, and `from_json` gives that text.
+        Sample values of types that JSON lacks, such as dates and decimals, are written as text; `from_json` returns that text.
         """
         return json.dumps(asdict(self), ensure_ascii=False, sort_keys=True, separators=(",", ":"), default=str)
 
     @staticmethod
     def from_json(text: str) -> Verdict:
-        """The verdict that `to_json` wrote, which writes the same text again; StateError if the text is no verdict."""
+        """The verdict that `to_json` wrote, for which `to_json` gives the same text again; StateError if the text is not one."""
         try:
             members = json.loads(text)
             results = tuple(Result(**{**r, "samples": tuple(r["samples"])}) for r in members["results"])
@@ -82,5 +82,5 @@ class Verdict:
 
     @property
     def sha256(self) -> str:
-        """The hash by which a release names its verdict."""
+        """SHA-256 of `to_json`, hexadecimal, by which a release refers to its verdict."""
         return hashlib.sha256(self.to_json().encode()).hexdigest()

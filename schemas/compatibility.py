@@ -1,7 +1,7 @@
-"""Whether one version of a contract can take the place of another, and if not, why.
+"""The differences between two versions of a contract, and which of them break something.
 
-A change is breaking when some node, job or department that works today would not work tomorrow. A `wire` change makes
-records unreadable or tables unmergeable; the bus itself refuses it within a major version.
+A change is breaking if a node, job or department that works with the old version could fail with the new one. A `wire`
+change is one after which records cannot be read or rows cannot be merged; Suibus refuses it within a major version.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ class Change:
     """One difference between two versions of a contract."""
 
     breaking: bool
-    wire: bool  # breaking for the records themselves: refused within a major version
+    wire: bool  # records could not be read or merged: refused within a major version
     where: str
     en: str
     zh: str
 
 
 def compare(old: Dataset, new: Dataset) -> list[Change]:
-    """Every change from `old` to `new` that matters to somebody, breaking ones first."""
+    """Every change from `old` to `new` that can affect a node, a job or a department, breaking ones first."""
     changes = [
         *_identity(old, new),
         *_fields(old.fields, new.fields, ""),
@@ -39,7 +39,7 @@ def _wire(where: str, en: str, zh: str) -> Change:
     return Change(True, True, where, en, zh)
 
 
-def _graded(breaking: bool, where: str, en: str, zh: str) -> Change:
+def _not_wire(breaking: bool, where: str, en: str, zh: str) -> Change:
     return Change(breaking, False, where, en, zh)
 
 
@@ -53,7 +53,7 @@ def _identity(old: Dataset, new: Dataset) -> Iterator[Change]:
         if before != after:
             yield _wire(
                 name,
-                f"the {name} is {after}, was {before}: rows already merged would be identified or ordered otherwise",
+                f"the {name} is {after}, was {before}: rows already merged would be identified or ordered differently",
                 f"{zh}由 {before} 改为 {after}：已合并的行将无法一致识别或排序",
             )
     if old.sharing != new.sharing:
@@ -61,16 +61,19 @@ def _identity(old: Dataset, new: Dataset) -> Iterator[Change]:
         who = (
             ("departments that read it today would lose it", "现有部门将无法读取")
             if narrower.index(new.sharing) > narrower.index(old.sharing)
-            else ("nodes gave their rows under a narrower promise", "各节点是按更窄的共享承诺提供数据的")
+            else (
+                "the districts published their rows under a narrower sharing class",
+                "各区是按更严格的共享类型提供数据的",
+            )
         )
-        yield _graded(
+        yield _not_wire(
             True,
             "sharing",
             f"the sharing class is {new.sharing}, was {old.sharing}: {who[0]}",
             f"共享类型由 {old.sharing} 改为 {new.sharing}：{who[1]}",
         )
     if old.freshness != new.freshness:
-        yield _graded(
+        yield _not_wire(
             False,
             "freshness",
             f"freshness is {new.freshness}, was {old.freshness}",
@@ -100,7 +103,7 @@ def _fields(old: tuple[Field, ...], new: tuple[Field, ...], prefix: str) -> Iter
                 f"新增字段 {prefix}{name} 没有默认值，仍使用旧版本的节点的记录将无法读取。请改为可选（默认空值）",
             )
         else:
-            yield _graded(
+            yield _not_wire(
                 False, prefix + name, f"optional field {prefix}{name} was added", f"新增可选字段 {prefix}{name}"
             )
 
@@ -137,26 +140,26 @@ def _field(old: Field, new: Field, where: str) -> Iterator[Change]:
 
 
 def _limits(old: Field, new: Field, where: str) -> Iterator[Change]:
-    a, b = old.limits, new.limits
+    old_limits, new_limits = old.limits, new.limits
     for name, sign in (
         ("minimum", 1), ("exclusive_minimum", 1), ("min_length", 1),
         ("maximum", -1), ("exclusive_maximum", -1), ("max_length", -1),
     ):  # fmt: skip
-        before, after = getattr(a, name), getattr(b, name)
+        before, after = getattr(old_limits, name), getattr(new_limits, name)
         if before == after or old.kind != new.kind:
             continue
         tighter = after is not None and (before is None or (after > before if sign > 0 else after < before))
-        yield _graded(
+        yield _not_wire(
             tighter,
             where,
             f"{name} of {where} is {after}, was {before}: {'rows that pass today would be refused' if tighter else 'looser'}",
             f"{where} 的 {name} 由 {before} 改为 {after}：{'现在合格的行将被拒绝' if tighter else '放宽'}",
         )
     for name in ("pattern", "multiple_of"):
-        before, after = getattr(a, name), getattr(b, name)
+        before, after = getattr(old_limits, name), getattr(new_limits, name)
         if before != after and old.kind == new.kind:
             looser = after is None or (name == "multiple_of" and before is not None and before % after == 0)
-            yield _graded(
+            yield _not_wire(
                 not looser,
                 where,
                 f"{name} of {where} is {after}, was {before}",
@@ -167,15 +170,15 @@ def _limits(old: Field, new: Field, where: str) -> Iterator[Change]:
 def _rules(old: Dataset, new: Dataset) -> Iterator[Change]:
     before, after = {r.name: r for r in old.rules}, {r.name: r for r in new.rules}
     for name in before.keys() - after.keys():
-        yield _graded(
+        yield _not_wire(
             False,
             f"rule {name}",
-            f"rule {name} was removed: a weaker promise to departments",
-            f"删除了规则 {name}：对部门的质量承诺减弱",
+            f"rule {name} was removed: a weaker quality guarantee for departments",
+            f"删除了规则 {name}：对部门的质量保证减弱",
         )
     for name in after.keys() - before.keys():
         breaking = after[name].severity == "critical"
-        yield _graded(
+        yield _not_wire(
             breaking,
             f"rule {name}",
             f"rule {name} was added"
@@ -189,42 +192,43 @@ def _rules(old: Dataset, new: Dataset) -> Iterator[Change]:
 def _rule(old: Rule, new: Rule) -> Iterator[Change]:
     where = f"rule {new.name}"
     if old.severity != "critical" == new.severity:
-        tighter, word, zh = True, f"is critical, was {old.severity}", f"严重程度由 {old.severity} 改为 critical"
+        tighter, en, zh = True, f"is critical, was {old.severity}", f"严重程度由 {old.severity} 改为 critical"
     elif _measure(old) != _measure(new):
-        tighter, word = True, "measures something else: what passes today may be refused"
+        tighter, en = True, "measures something else: data that passes today may be refused"
         zh = "度量内容改变：现在合格的数据可能被拒绝"
-    elif (loosened := _accepts(old, new)) is not None:
+    elif (loosened := _accepts_more(old, new)) is not None:
         tighter = not loosened
-        word = "accepts more" if loosened else "accepts less: what passes today would be refused"
+        en = "accepts more" if loosened else "accepts less: data that passes today would be refused"
         zh = "放宽" if loosened else "收紧：现在合格的数据将被拒绝"
     elif old.severity != new.severity:
         tighter = False
-        word, zh = f"is {new.severity}, was {old.severity}", f"严重程度由 {old.severity} 改为 {new.severity}"
+        en, zh = f"is {new.severity}, was {old.severity}", f"严重程度由 {old.severity} 改为 {new.severity}"
     else:
         return
-    yield _graded(tighter and new.severity == "critical", where, f"{where} {word}", f"规则 {new.name} {zh}")
+    yield _not_wire(tighter and new.severity == "critical", where, f"{where} {en}", f"规则 {new.name} {zh}")
 
 
 def _measure(rule: Rule) -> tuple[Any, ...]:
+    """What the rule measures, without the values and numbers that it accepts."""
     arguments = {k: v for k, v in rule.arguments.items() if k != "validValues"}
     return (rule.type, rule.column, rule.metric, repr(arguments), rule.unit, rule.query, repr(rule.expectation))
 
 
-def _accepts(old: Rule, new: Rule) -> bool | None:
-    """True: the new rule accepts all that the old one did, and more; False: it does not; None: both accept the same."""
-    olds, news = old.arguments.get("validValues") or [], new.arguments.get("validValues") or []
-    same_values = sorted(map(repr, olds)) == sorted(map(repr, news))
+def _accepts_more(old: Rule, new: Rule) -> bool | None:
+    """True if the new rule accepts all that the old one does, and more; None if both accept the same; else False."""
+    old_values, new_values = old.arguments.get("validValues") or [], new.arguments.get("validValues") or []
+    same_values = sorted(map(repr, old_values)) == sorted(map(repr, new_values))
     same_range = (old.operator, old.threshold) == (new.operator, new.threshold)
     if same_values and same_range:
         return None
-    wider_values = all(v in news for v in olds)
+    wider_values = all(v in new_values for v in old_values)
     a, b = _interval(old), _interval(new)
     wider_range = same_range or (a is not None and b is not None and b[0] <= a[0] and a[1] <= b[1])
     return wider_values and wider_range
 
 
 def _interval(rule: Rule) -> tuple[float, float] | None:
-    """The accepted numbers as a closed interval, an open end moved by the smallest step; None if they are none."""
+    """The accepted numbers as a closed interval, an open end moved to the next float; None if they form no interval."""
     t = rule.threshold
     match rule.operator:
         case "mustBe":

@@ -1,7 +1,7 @@
-"""From an Open Data Contract Standard v3 file to a `Dataset`, or a refusal with the line of every problem.
+"""Read an Open Data Contract Standard v3 file as a `Dataset`; ContractError has the line of every problem.
 
-`schemas.odcs.standard` checks the file against the standard; here it is checked against what Suibus can serve: one schema
-object, plain names, types that survive fastavro, Kafka and Spark, and rules that can be executed.
+`schemas.odcs.standard` checks the file against the standard. This module checks what Suibus needs beyond it: one schema
+object, names that topics, Avro and SQL accept, types that fastavro, Kafka and Spark keep exactly, and executable rules.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from schemas.odcs.columns import check_name, columns
 from schemas.odcs.rules import rules
 from schemas.odcs.standard import Pointer, Problems, read_standard
 
-OWN_PROPERTIES = ("suibus.sequence", "suibus.sharing", "suibus.freshness", "suibus.district")
+SUIBUS_PROPERTIES = ("suibus.sequence", "suibus.sharing", "suibus.freshness", "suibus.district")
 
 _KEY_KINDS: tuple[Kind, ...] = ("string", "int", "long", "date", "timestamp")
 _SEQUENCE_KINDS: tuple[Kind, ...] = ("int", "long", "timestamp", "date", "string")
-_DURATION = re.compile(  # of ISO 8601, without years and months, which have no fixed length
+_DURATION = re.compile(  # ISO 8601 without years and months, whose length varies
     r"P(?!$)(?:(?P<weeks>\d+)W)?(?:(?P<days>\d+)D)?"
     r"(?:T(?=\d)(?:(?P<hours>\d+)H)?(?:(?P<minutes>\d+)M)?(?:(?P<seconds>\d+)S)?)?",
     re.ASCII,
@@ -58,12 +58,12 @@ def parse_contract(text: str, where: str = "<contract>") -> Dataset:
 
 
 def _dataset(contract: OpenDataContractStandard, text: str, where: str, problems: Problems) -> Dataset:
-    """What Suibus makes of a contract that the standard accepts."""
+    """The dataset of a contract that the standard accepts; ContractError names every problem that Suibus has with it."""
     objects = contract.schema_ or []
     if len(objects) != 1:
         problems.add(
             ("schema",),
-            f"found {len(objects)} schema objects, expected exactly one: a contract is one dataset. Give each a file.",
+            f"found {len(objects)} schema objects, expected exactly one: a contract is one dataset. Use one file for each.",
             f"有 {len(objects)} 个 schema 对象，应恰好一个：一份契约对应一个数据集。请各用一个文件。",
         )
         problems.raise_if_any()
@@ -89,7 +89,7 @@ def _dataset(contract: OpenDataContractStandard, text: str, where: str, problems
         (("customProperties", i), e) for i, e in enumerate(contract.customProperties or [])
     ]
     entries += [((*at, "customProperties", i), e) for i, e in enumerate(schema.customProperties or [])]
-    own = _OwnProperties(entries, problems)
+    own = _SuibusProperties(entries, problems)
     sequence = _column(own, "suibus.sequence", by_name, _SEQUENCE_KINDS, problems)
     district = _column(own, "suibus.district", by_name, ("string",), problems)
     sharing = own.values.get("suibus.sharing", "conditional")
@@ -120,8 +120,8 @@ def _dataset(contract: OpenDataContractStandard, text: str, where: str, problems
     )
 
 
-class _OwnProperties:
-    """The `customProperties` called ``suibus.…``, of the contract or of its schema object, each at most once."""
+class _SuibusProperties:
+    """The `customProperties` named ``suibus.…`` of the contract and of its schema object, each allowed once in both."""
 
     def __init__(self, entries: Sequence[tuple[Pointer, CustomProperty]], problems: Problems) -> None:
         self.values: dict[str, Any] = {}
@@ -130,31 +130,31 @@ class _OwnProperties:
             name = entry.property or ""
             if not name.lower().startswith("suibus"):
                 continue
-            if name not in OWN_PROPERTIES:
+            if name not in SUIBUS_PROPERTIES:
                 problems.add(
                     at,
-                    f"found {name}, which Suibus does not know; expected one of {', '.join(OWN_PROPERTIES)}",
-                    f"实际为 {name}，Suibus 没有此属性；应为 {'、'.join(OWN_PROPERTIES)} 之一",
+                    f"found {name}, which Suibus does not know; expected one of {', '.join(SUIBUS_PROPERTIES)}",
+                    f"实际为 {name}，Suibus 没有此属性；应为 {'、'.join(SUIBUS_PROPERTIES)} 之一",
                 )
             elif name in self.values:
                 first = problems.line(self._pointers[name])
                 problems.add(
                     at,
-                    f"found {name} a second time, first in line {first}; expected it once",
+                    f"found {name} a second time, first in line {first}; expected it only once",
                     f"{name} 重复，首次出现于第 {first} 行；应只写一次",
                 )
             else:
                 self.values[name], self._pointers[name] = entry.value, at
 
     def pointer(self, name: str) -> Pointer:
-        """Where in the contract a property is written."""
+        """Where in the contract a property is written; the empty pointer if it is not."""
         return self._pointers.get(name, ())
 
 
 def _column(
-    own: _OwnProperties, name: str, fields: Mapping[str, Field], kinds: tuple[Kind, ...], problems: Problems
+    own: _SuibusProperties, name: str, fields: Mapping[str, Field], kinds: tuple[Kind, ...], problems: Problems
 ) -> str | None:
-    """The column that an own property names, which must be required and of one of the kinds."""
+    """The column that a ``suibus.…`` property names; it must be required and of one of the kinds. None without the property."""
     column = own.values.get(name)
     if column is None:
         return None
@@ -172,7 +172,7 @@ def _column(
     return str(column)
 
 
-def _freshness(own: _OwnProperties, problems: Problems) -> timedelta | None:
+def _freshness(own: _SuibusProperties, problems: Problems) -> timedelta | None:
     value = own.values.get("suibus.freshness")
     if value is None:
         return None
@@ -215,7 +215,7 @@ def _key(
         if p.required is False:
             problems.add(
                 (*here, "required"),
-                f"key column {p.name} is required: false, expected required: true: a row without its key cannot be identified",
+                f"key column {p.name} is required: false, expected required: true: a row without a key cannot be identified",
                 f"主键列 {p.name} 为 required: false，应为 required: true：没有主键的行无法识别",
             )
     return tuple(p.name or "" for p in keyed)

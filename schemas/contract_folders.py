@@ -1,4 +1,4 @@
-"""The contracts of some folders, which are edited by hand: those that can be served, and why the others cannot."""
+"""Load the contracts of folders of YAML files: those that can be used, and the errors of the others."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ def contract_files(folders: Sequence[Path]) -> Iterator[Path]:
 
 
 def load_contracts(folders: Sequence[Path], naming: str = "") -> tuple[dict[str, Dataset], list[ContractError]]:
-    """All contracts of the folders by dataset id (``name.vN``), and the refusals of those that cannot be served.
+    """All contracts of the folders by dataset id (``name.vN``), and the errors of those that cannot be used.
 
-    One broken contract keeps no other from being served. Of two different files for one id the first is kept.
-    `naming`: only the files that hold this text, since checking one against the standard takes 0.05 s.
+    A broken contract does not affect the others. Of two different files for one id the first is used. `naming`: read only
+    files that contain this text, since checking one file against the standard takes 0.05 s.
     """
     served: dict[str, Dataset] = {}
     refused: list[ContractError] = []
     for path in contract_files(folders):
-        with suppress(OSError):  # load_contract says why the file cannot be read
+        with suppress(OSError):  # load_contract below reports a file that cannot be read
             if naming.encode() not in path.read_bytes():
                 continue
         try:
@@ -37,23 +37,23 @@ def load_contracts(folders: Sequence[Path], naming: str = "") -> tuple[dict[str,
         except ContractError as error:
             refused.append(error)
             continue
-        twin = next((d for d in served.values() if d.id.lower() == dataset.id.lower()), None)
-        if twin is None:
+        same_id = next((d for d in served.values() if d.id.lower() == dataset.id.lower()), None)
+        if same_id is None:
             served[dataset.id] = dataset
-        elif twin.text != dataset.text:
+        elif same_id.text != dataset.text:
             refused.append(
                 ContractError(
-                    f"{path}: dataset {dataset.id} is already declared by {twin.path}. Keep one of the two files, "
+                    f"{path}: dataset {dataset.id} is already declared by {same_id.path}. Keep one of the two files, "
                     "or raise the major version in this one.",
-                    f"{path}：数据集 {dataset.id} 已由 {twin.path} 声明。请只保留其中一个文件，或提升本文件的主版本号。",
+                    f"{path}：数据集 {dataset.id} 已由 {same_id.path} 声明。请只保留其中一个文件，或提升本文件的主版本号。",
                 )
             )
     return served, refused
 
 
 def find_dataset(name: str, folders: Sequence[Path]) -> Dataset:
-    """The newest major of the dataset called `name` (or exactly ``name.vN``); InputError lists what there is."""
-    for naming in (re.sub(r"\.v\d+$", "", name), ""):  # first the files that name it, which is quicker
+    """The highest major version of the dataset `name`, or exactly ``name.vN``; InputError lists the known datasets."""
+    for naming in (re.sub(r"\.v\d+$", "", name), ""):  # first only the files that contain the name, which is faster
         served, refused = load_contracts(folders, naming)
         if name in served:
             return served[name]

@@ -1,4 +1,4 @@
-"""A contract as a page for people, in Markdown: its columns, key, sharing class and rules."""
+"""A contract as a Markdown page in English and Chinese: its columns, key, sharing class and rules."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _SHARING = {
 
 
 def page(dataset: Dataset) -> str:
-    """The page of a contract, its tables in the contract's order."""
+    """The Markdown page of a contract; columns and rules in the contract's order."""
     lines = [
         f"# {dataset.title} · {dataset.name} {dataset.version}",
         "",
@@ -55,7 +55,7 @@ def _rule(rule: Rule) -> str:
 
 
 def _measure(rule: Rule) -> str:
-    """What a rule counts or computes, exactly enough to repeat it by hand."""
+    """What a rule counts or computes, complete enough to compute it by hand."""
     if rule.expectation:
         kwargs = ", ".join(f"{k} {v}" for k, v in rule.expectation["kwargs"].items())
         return f"{rule.expectation['type']} ({kwargs})"

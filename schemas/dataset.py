@@ -1,6 +1,6 @@
-"""What a dataset is, once its contract has been read: names, types, keys, rules. Plain frozen data.
+"""A dataset as its contract declares it: names, types, keys and rules, as frozen data.
 
-Everything else is derived from here: the Avro schema (`schemas.wire.avro`), topic names, the Spark schema and table
+Everything else is derived from it: the Avro schema (`schemas.wire.avro`), topic names, the Spark schema and table
 DDL (`pipelines.lake`), row rules and the Great Expectations suite (`quality.rules`), and `schemas.contract_page`.
 """
 
@@ -35,11 +35,11 @@ Severity = Literal["critical", "warning", "info"]
 
 @dataclass(frozen=True)
 class Limits:
-    """What `logicalTypeOptions` allow beyond the type; None where the contract says nothing.
+    """The limits of a field from `logicalTypeOptions`; None where the contract sets none.
 
-    Minimum, maximum and multiple are int, float, Decimal, date or aware datetime, as the field's type is. Lengths are in
-    characters of text, bytes of bytes, items of an array. `pattern` is searched for, as ECMA-262 and Java do: a
-    pattern for the whole text has its own ^ and $.
+    Minimum, maximum and multiple are int, float, Decimal, date or aware datetime, according to the field's type. Lengths
+    count characters of a string, bytes of bytes, items of an array. `pattern` matches anywhere in the text, as in ECMA-262;
+    a pattern for the whole text needs ^ and $.
     """
 
     minimum: Any = None
@@ -71,7 +71,7 @@ class Field:
 
     @property
     def type_name(self) -> str:
-        """The type as a person reads it: ``decimal(12,2)``, ``array<string>``, ``record<a:int>``."""
+        """The type as messages show it: ``decimal(12,2)``, ``array<string>``, ``record<a:int>``."""
         if self.kind == "decimal":
             return f"decimal({self.precision},{self.scale})"
         if self.kind == "array" and self.item:
@@ -83,10 +83,11 @@ class Field:
 
 @dataclass(frozen=True)
 class Rule:
-    """One entry of a contract's `quality`, as data; `quality.rules` compiles it for ingest and for the gate.
+    """One entry of a contract's `quality`; `quality.rules` compiles it for ingest and for the gate.
 
-    `operator` is the ODCS word (``mustBe`` …) and `threshold` its number or pair. `query` is the SQL text with
-    ``${object}`` and ``${property}`` still in place; `expectation` is the Great Expectations configuration.
+    `operator` is that of ODCS (``mustBe`` …), `threshold` its number or pair of numbers. `query` is the SQL text, in which
+    ``${object}`` and ``${property}`` are not replaced yet; `expectation` is the Great Expectations configuration. `line` is
+    the line in the contract.
     """
 
     name: str
@@ -106,7 +107,7 @@ class Rule:
 
 @dataclass(frozen=True)
 class Dataset:
-    """One contract, ready to use."""
+    """One contract that was read and checked."""
 
     name: str
     version: str
@@ -115,16 +116,16 @@ class Dataset:
     sequence: str | None  # the column that orders versions of a row; None: the record's Kafka timestamp does
     district: str | None  # the column that names the district, if there is one
     sharing: Sharing
-    freshness: timedelta | None  # how old a release may grow while changes wait
+    freshness: timedelta | None  # the greatest age of a release while changes wait
     rules: tuple[Rule, ...]
     title: str
     description: str
     path: str  # of the contract's file, for messages
-    text: str = field(repr=False)  # the contract's YAML, kept whole
+    text: str = field(repr=False)  # the contract's YAML, unchanged
 
     @property
     def major(self) -> int:
-        """The first number of the version: what the topic and the tables are named after."""
+        """The first number of the version; topics and tables have it in their names."""
         return int(self.version.split(".")[0])
 
     @property
@@ -138,12 +139,12 @@ class Dataset:
         return hashlib.sha256(self.text.encode()).hexdigest()
 
     def topic(self, district: str) -> str:
-        """The one topic a district publishes this dataset on."""
+        """The topic on which a district publishes this dataset."""
         return f"{UP_PREFIX}{district}.{self.id}"
 
     @cached_property
     def topics(self) -> tuple[str, ...]:
-        """All its topics, one a district."""
+        """The topics of all districts for this dataset, in the order of district codes."""
         return tuple(self.topic(code) for code in districts())
 
     def field(self, name: str) -> Field:
@@ -156,7 +157,7 @@ class Dataset:
 
     @cached_property
     def table_fields(self) -> tuple[Field, ...]:
-        """Columns in table order: keys, sequence and district first, since Delta keeps statistics of the first 32."""
+        """Columns in table order: key, sequence and district first, since Delta keeps statistics of the first 32 columns."""
         first = [*self.key, *(c for c in (self.sequence, self.district) if c and c not in self.key)]
         rest = [f.name for f in self.fields if f.name not in first]
         return tuple(self.field(name) for name in dict.fromkeys([*first, *rest]))

@@ -1,4 +1,4 @@
-"""The eleven districts of the city, which alone may publish."""
+"""The eleven districts of the city. Only they may publish."""
 
 from __future__ import annotations
 
@@ -17,15 +17,12 @@ def districts() -> dict[str, str]:
 
 
 def check_district(code: str) -> str:
-    """The code itself, if it is one of the eleven; InputError lists them otherwise."""
+    """Returns the code if it is that of a district; InputError lists the districts otherwise."""
     known = districts()
     if code not in known:
-        listed, listed_zh = (
-            ", ".join(f"{c} {n}" for c, n in known.items()),
-            "、".join(f"{c} {n}" for c, n in known.items()),
-        )
+        listed = [f"{c} {n}" for c, n in known.items()]
         raise InputError(
-            f"District {code!r} is not known. The districts are: {listed}. Give one of these codes.",
-            f"没有编码为 {code!r} 的区。可用的区：{listed_zh}。请使用其中一个编码。",
+            f"District {code!r} is not known. The districts are: {', '.join(listed)}. Give one of these codes.",
+            f"没有编码为 {code!r} 的区。可用的区：{'、'.join(listed)}。请使用其中一个编码。",
         )
     return code

@@ -1,20 +1,20 @@
-"""The errors of Suibus: each says, in English and Chinese, where, what was found, what was expected, what to do.
+"""The errors of Suibus. Each says in English and Chinese where, what was found, what was expected and what to do.
 
 SuibusError            exit status 2: nothing was done
-├── ContractError      a contract that cannot be read or served
-├── InputError         a file, row or argument that cannot be taken
-├── UnavailableError   exit status 3: the broker, Spark or the lake is away; nothing was lost, try again
+├── ContractError      a contract that cannot be read or used
+├── InputError         a file, row or argument that cannot be accepted
+├── UnavailableError   exit status 3: the broker, Spark or the lake is unavailable; nothing was lost, try again
 └── StateError         the state folder or a table is not as Suibus left it
 """
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of an error that says something; its kind where none does."""
+    """The first line of an error message that is not blank; the repr of the error if there is none."""
     return next((line.strip() for line in str(error).splitlines() if line.strip()), repr(error))
 
 
 class SuibusError(Exception):
-    """An error a person reads: ``en`` and ``zh`` say the same thing."""
+    """An error with a message for the operator: ``en`` and ``zh`` have the same content."""
 
     exit_status = 2
 
@@ -28,15 +28,15 @@ class SuibusError(Exception):
 
 
 class ContractError(SuibusError):
-    """A contract cannot be read or served; the last good version stays in force."""
+    """A contract cannot be read or used; the last valid version stays in force."""
 
 
 class InputError(SuibusError):
-    """A file, a row or an argument cannot be taken; nothing of it was accepted."""
+    """A file, a row or an argument cannot be accepted; nothing of it was."""
 
 
 class UnavailableError(SuibusError):
-    """Something outside is away. What was accepted is kept; the same command may be run again."""
+    """A service that Suibus needs is unavailable. What was accepted is kept; the same command may be run again."""
 
     exit_status = 3
 

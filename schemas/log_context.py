@@ -1,4 +1,4 @@
-"""What the work at hand is about (dataset, district, batch), for every log line that is written meanwhile."""
+"""The dataset, district, batch and so on that the current thread works on, added to each of its log lines."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ _about: ContextVar[Mapping[str, str]] = ContextVar("about", default=MappingProxy
 
 @contextmanager
 def log_context(**about: str) -> Iterator[None]:
-    """Every line that this thread logs within has these words, beside those of the contexts around it.
+    """Within the block, every log line of this thread has these names and values, and those of the enclosing contexts.
 
-    Names only: of datasets, districts, versions and offsets, never what a record holds.
+    Only names of datasets and districts, versions and offsets belong here, never values of a record.
     """
     token = _about.set({**_about.get(), **about})
     try:
@@ -24,5 +24,5 @@ def log_context(**about: str) -> Iterator[None]:
 
 
 def log_about() -> Mapping[str, str]:
-    """The words of all contexts around this call."""
+    """The names and values of all contexts around this call."""
     return _about.get()

@@ -1,10 +1,11 @@
-"""Every version of every contract the bus ever served, kept as files, so that records of days ago decode.
+"""All versions of all contracts that were ever in force, kept as files, so that older records can be decoded.
 
-    <folder>/<dataset>.v<major>/history.jsonl            one line a registration, newest last
+    <folder>/<dataset>.v<major>/history.jsonl            one line per registration, newest last
                                 <version>-<hash8>.yaml   the contract's text
                                 <fingerprint>.avsc       the Avro schema that its records were written with
 
-Files are only ever added. A registration that was cut off leaves at most files that no line of the history names.
+Files are only added, never changed or removed. An interrupted registration leaves at most files that no line of the
+history names.
 """
 
 from __future__ import annotations
@@ -31,13 +32,13 @@ class ContractStore:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._parsed: dict[Path, Dataset] = {}  # files never change once they are named in a history
+        self._parsed: dict[Path, Dataset] = {}  # a file never changes once the history names it
 
     def register(self, dataset: Dataset) -> bool:
-        """Put a contract in force; False if it already was.
+        """Put a contract in force; False if it already is.
 
-        ContractError, and no change, if records of any earlier version of its major could not be read with it. Killed at
-        any moment, the earlier contract stays in force, and the same call may be made again.
+        ContractError, and no change, if records of an earlier version with the same major version could not be read with
+        it. Killed at any moment, it leaves either the earlier contract or the new one in force, and the call may be repeated.
         """
         with Lease(self.folder / ".lock").hold():
             earlier = self.versions(dataset.id)
@@ -58,13 +59,14 @@ class ContractStore:
                 "registered_at": datetime.now(UTC).isoformat(timespec="milliseconds"),
             }
             with (folder / "history.jsonl").open("a", encoding="utf-8") as history:
-                history.write("\n" + json.dumps(registration, ensure_ascii=False))  # first ends a line that was cut off
+                # The line end comes first, in case the last line is incomplete.
+                history.write("\n" + json.dumps(registration, ensure_ascii=False))
                 history.flush()
                 os.fsync(history.fileno())
             return True
 
     def check(self, dataset: Dataset) -> None:
-        """ContractError if records of any earlier version of the contract's major could not be read with it."""
+        """ContractError if records of an earlier version with the same major version could not be read with this contract."""
         for old in self.versions(dataset.id):
             if changes := [c for c in compare(old, dataset) if c.wire]:
                 raise ContractError(
@@ -89,18 +91,18 @@ class ContractStore:
                 self._parsed[file] = parse_contract(file.read_bytes().decode(), where)
             except (ContractError, OSError, UnicodeDecodeError) as error:
                 raise ContractError(
-                    f"The stored contract {file} cannot be served: {first_line(error)}. Work on its dataset stops, and nothing of it "
-                    "is lost. Put the file back from a backup, or upgrade Suibus.",
+                    f"The stored contract {file} cannot be served: {first_line(error)}. Processing of its dataset is stopped; no data is "
+                    "lost. Restore the file from a backup, or upgrade Suibus.",
                     f"已存契约 {file} 无法使用：{first_line(error)}。该数据集暂停处理，数据不会丢失。请从备份恢复该文件，或升级 Suibus。",
                 ) from None
         return self._parsed[file]
 
     def datasets(self) -> dict[str, Dataset]:
-        """The contracts in force, by dataset id; those that `broken` explains are missing."""
+        """The contracts in force, by dataset id, without those that `broken` reports."""
         return self._in_force()[0]
 
     def broken(self) -> list[ContractError]:
-        """Why contracts in force cannot be used: the stored file is damaged, or this Suibus does not serve what it says."""
+        """One error for each contract in force that cannot be used: its file is damaged, or this Suibus does not support it."""
         return self._in_force()[1]
 
     def _in_force(self) -> tuple[dict[str, Dataset], list[ContractError]]:
@@ -110,7 +112,7 @@ class ContractStore:
             try:
                 if versions := self.versions(folder.name):
                     datasets[folder.name] = versions[-1]
-            except ContractError as error:  # one dataset must not stop another
+            except ContractError as error:  # must not stop the other datasets
                 broken.append(error)
         return datasets, broken
 
@@ -123,7 +125,7 @@ class ContractStore:
 
 
 def _registrations(history: Path) -> Iterator[dict[str, str]]:
-    """The registrations of a history, oldest first, without a line that was cut off."""
+    """The registrations in a history file, oldest first; incomplete lines are skipped."""
     for line in history.read_bytes().decode(errors="replace").split("\n"):
         with suppress(ValueError):
             yield json.loads(line)

@@ -1,4 +1,4 @@
-"""How a long step tells a person what is going on: a `Tell` is passed down to whatever has something to say."""
+"""Progress messages of a long step: a `Tell` is passed down to the code that reports."""
 
 from __future__ import annotations
 
@@ -8,4 +8,4 @@ Tell = Callable[[str, str], None]  # takes a message in English and in Chinese; 
 
 
 def quiet(_en: str, _zh: str) -> None:
-    """Tell nobody."""
+    """Drop the message."""

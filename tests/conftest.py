@@ -6,6 +6,8 @@ import os
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import HealthCheck
+from hypothesis import settings as hypothesis_settings
 
 from infra.kafka.broker import Broker
 from infra.settings import Settings
@@ -15,6 +17,10 @@ for _name in [name for name in os.environ if name.startswith("SUIBUS_")]:
     if _name not in ("SUIBUS_JARS", "SUIBUS_IVY_SETTINGS"):
         del os.environ[_name]
 
+
+# A loaded machine must not fail a property: no example has a deadline.
+hypothesis_settings.register_profile("suibus", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+hypothesis_settings.load_profile("suibus")
 
 # A command's JVM lives for seconds: compiling once, and not again for a speed that comes too late, costs a third less.
 _SHORT_LIVED = "-XX:TieredStopAtLevel=1"

@@ -1,4 +1,4 @@
-"""The bus of one state folder: what a command needs to publish to it, to run a pass over it, and to repair it."""
+"""The bus of one state folder: publish to it, run a pass, rebuild and resume."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from infra.kafka.topics import Kafka
 from infra.node_file import read_node_file
 from infra.settings import Settings
 from pipelines.ingest.offsets import TopicState, all_taken
-from pipelines.lake.unchanged_tables import is_as_left, table_names
+from pipelines.lake.unchanged_tables import is_unchanged, table_names
 from pipelines.sync_info import SyncInfo
 from producers.publish.publisher import Publisher
 from producers.send.sender import flush
@@ -37,11 +37,11 @@ if TYPE_CHECKING:
     from pipelines.lake.lake import Lake
 
 log = logging.getLogger(__name__)
-_LOOKED_AT = 1.0  # seconds: a command that asks who runs the bus may hold its lease for a moment
+_LEASE_WAIT = 1.0  # seconds: another command may hold the lease for a moment to see who runs the bus
 
 
 class Bus:
-    """The bus of one state folder. Making one starts nothing; StateError if the folder is of another format."""
+    """The bus of one state folder. Creating the object starts nothing. StateError if the folder has another format."""
 
     def __init__(self, settings: Settings) -> None:
         check_state_folder(settings.home)
@@ -55,17 +55,17 @@ class Bus:
 
     @property
     def access(self) -> KafkaAccess:
-        """How to reach Kafka: the outside one of the settings, else the embedded broker. UnavailableError if that does not run."""
+        """The access to Kafka: the external Kafka of the settings, else the embedded broker. UnavailableError if that does not run."""
         return self.settings.access or self.broker.access
 
     @property
     def access_when_up(self) -> KafkaAccess:
-        """How to reach Kafka once it runs: a node may accept rows while it is away."""
+        """The access to Kafka once it runs. It need not run now: a node accepts rows without it."""
         return self.settings.access or self.broker.access_when_up
 
     @property
     def kafka(self) -> Kafka:
-        """The Kafka of this bus. UnavailableError if it is the embedded one and does not run."""
+        """The client for the Kafka of this bus. UnavailableError if the embedded broker does not run."""
         return Kafka(self.access)
 
     @property
@@ -75,15 +75,15 @@ class Bus:
 
     @contextmanager
     def only_one(self) -> Iterator[None]:
-        """Keep any other process from running this bus; StateError if one does."""
+        """Hold the lease to run this bus until the block ends; StateError if another process holds it."""
         make_state_folder(self.home)
-        with self.state.up_lease.hold_if_free(_LOOKED_AT) as held:
+        with self.state.up_lease.hold_if_free(_LEASE_WAIT) as held:
             if not held:
                 raise self.running_already()
             yield
 
     def running_already(self) -> StateError:
-        """The error for a second process that would run this bus."""
+        """The error for a second process that tries to run this bus."""
         pid = self.state.up_lease.holder()
         return StateError(
             f"This bus is already running (process {pid}, {self.home}). `suibus down` stops it.",
@@ -93,22 +93,25 @@ class Bus:
     # --- a district's node ------------------------------------------------------------------------
 
     def outbox(self, district: str) -> Path:
-        """The outbox of a district's node on this machine; InputError if the node file is another district's."""
+        """The path of the outbox of a district's node on this machine; InputError if the node file belongs to another district."""
         mine = read_node_file(self.settings.node).district if self.settings.node else None
         if mine not in (None, district):
             raise InputError(
-                f"The node file {self.settings.node} is of district {mine}, not {district}. Name {mine}, or set SUIBUS_NODE "
-                f"to the file of {district}.",
-                f"节点文件 {self.settings.node} 属于 {mine}，而不是 {district}。请使用 {mine}，或将 SUIBUS_NODE 设为 {district} 的文件。",
+                f"The node file {self.settings.node} belongs to district {mine}, not {district}. Use {mine}, or set SUIBUS_NODE "
+                f"to the node file of {district}.",
+                f"节点文件 {self.settings.node} 属于 {mine}，而不是 {district}。请使用 {mine}，或将 SUIBUS_NODE 设为 {district} 的节点文件。",
             )
         return self.home / "nodes" / district / "outbox.sqlite"
 
     def outboxes(self) -> list[Path]:
-        """The outboxes of all nodes on this machine, in the order of their districts."""
+        """The paths of the outboxes of all nodes on this machine, sorted by district."""
         return sorted((self.home / "nodes").glob("*/outbox.sqlite"))
 
     def publisher(self, name: str, district: str, timeout: float = 60.0) -> Publisher:
-        """A publisher of the dataset called `name` for a district, over the outbox of its node on this machine."""
+        """A publisher of dataset `name` for a district, using the outbox of its node on this machine.
+
+        With a schema registry configured, the dataset's schema is registered first.
+        """
         check_district(district)
         dataset = self.contracts.find(name)
         number = None
@@ -122,13 +125,16 @@ class Bus:
         )  # fmt: skip
 
     def flush_outboxes(self) -> int:
-        """Send what waits in the outboxes of the nodes on this machine; how many records went."""
+        """Send the waiting rows of every outbox on this machine; the number of records sent.
+
+        An outbox that fails is logged and does not stop the others.
+        """
         sent = 0
         for path in self.outboxes():
             with log_context(district=path.parent.name):
                 try:
                     info = flush(path, self.access, timeout=10, transport=self.settings.transport)
-                except Exception as error:  # one outbox must not stop another
+                except Exception as error:  # no outbox may stop another
                     reason = error.en if isinstance(error, SuibusError) else first_line(error)
                     log.warning("outbox %s: %s", path, reason)
                     continue
@@ -141,7 +147,7 @@ class Bus:
     # --- the city ---------------------------------------------------------------------------------
 
     def lake(self) -> Lake:
-        """The lake, with Spark started on first use (seconds). StateError if the lake is of another format."""
+        """The lake. The first call starts Spark, which takes seconds. StateError if the lake has another format."""
         if self._lake is None:
             from infra.jvm.spark import spark_session  # a node has no Spark
             from pipelines.lake.lake import Lake
@@ -150,21 +156,21 @@ class Bus:
         return self._lake
 
     def adopt_contracts(self, tell: Tell = quiet) -> list[Dataset]:
-        """Put the contracts of the folders in force, their topics made first; the newly registered ones."""
+        """Create the topics of the contracts in the folders and put the contracts in force; the newly registered datasets."""
         return self.contracts.adopt(self.kafka, self.settings.partitions, self.settings.replication, tell)
 
     def sync(self, only: set[str] | None = None, tell: Tell = quiet) -> SyncInfo:
-        """One pass over the whole road; waits for another process that is in the middle of one.
+        """Run one pass of the pipeline; waits if another process is running one. A pass with nothing to do does not start Spark.
 
-        `only` limits it as `pipelines.sync.sync` says, and to what failed before. Where a pass was cut off, or another program
-        wrote to a table, every dataset is looked at for what was left undone. A pass with nothing to do starts no Spark.
+        `only`: as in `pipelines.sync.sync`; datasets that failed in the last pass are added. If the last pass was killed, or another
+        program wrote to a table, all datasets are processed, whatever `only` says.
         """
 
         def refresh() -> None:
             if self.contracts.changed():
                 self.adopt_contracts(tell)
 
-        with self.state.pass_lease.hold(lambda: _told_to_wait(tell)):
+        with self.state.pass_lease.hold(lambda: _tell_of_waiting(tell)):
             last = self.state.last_pass()
             states = self.kafka.states(self.contracts.topics())
             refresh()
@@ -176,73 +182,84 @@ class Bus:
             if self._lake is None:
                 tell("starting Spark, which takes some seconds", "正在启动 Spark，需要数秒")
             lake = self.lake()
-            # Taken before the pass: a contract put in force while it runs is known by its hash to need another.
+            # Read before the pass: a contract put in force while it runs then has another hash, and causes another pass.
             hashes = self.contracts.hashes()
-            if not is_as_left(lake.root, last.tables):
+            if not is_unchanged(lake.root, last.tables):
                 only = None
             elif only is not None:
                 only = only | last.failures.keys()
             info = sync(Inputs(lake, self.store, self.kafka, self.registry), only, tell, refresh, states, last.taken)
             self.state.note_totals(count_pass(self.state.totals(), info, lake))
-            marks = lake.marks(table_names(self.store.datasets().keys() - info.failures.keys()))
-            self.state.note_pass(PassState(info.records, info.failures, info.taken, hashes, marks, now()))
+            commit_stats = lake.commit_stats(table_names(self.store.datasets().keys() - info.failures.keys()))
+            self.state.note_pass(PassState(info.records, info.failures, info.taken, hashes, commit_stats, now()))
         return info
 
     def rebuild(self, dataset: Dataset, from_topics: bool, tell: Tell = quiet) -> SyncInfo:
-        """Make silver again from bronze, or bronze from the topics, bring it up to date and judge it."""
+        """Rebuild silver from bronze, or bronze from the topics; then run a pass for the dataset.
+
+        Killed before the pass, the next pass completes it.
+        """
         from pipelines.merge.rebuild import rebuild_bronze, rebuild_silver  # Spark
 
-        with self.state.pass_lease.hold(lambda: _told_to_wait(tell)):
+        with self.state.pass_lease.hold(lambda: _tell_of_waiting(tell)):
             (rebuild_bronze if from_topics else rebuild_silver)(dataset, self.lake())
             if from_topics:
                 last = self.state.last_pass()
                 taken = {topic: at for topic, at in last.taken.items() if topic not in dataset.topics}
                 self.state.note_pass(replace(last, taken=taken))
-        tell(f"{dataset.id}: made again; a pass follows", f"{dataset.id}：已重建，随后同步一次")
+        tell(
+            f"{dataset.id}: {'set aside' if from_topics else 'rebuilt'}; a pass follows",
+            f"{dataset.id}：{'bronze 已移出' if from_topics else 'silver 已重建'}，随后处理一轮",
+        )
         return self.sync({dataset.id}, tell)
 
     def rebuild_lake(self, tell: Tell = quiet) -> SyncInfo:
-        """Set the whole lake aside, whatever its format, and make it again from all that the topics still hold."""
+        """Set the whole lake aside, whatever its format, and rebuild it from all records that the topics still hold."""
         from infra.jvm.spark import spark_session  # Spark
         from pipelines.lake.lake import set_lake_aside
 
-        with self.state.pass_lease.hold(lambda: _told_to_wait(tell)):
+        with self.state.pass_lease.hold(lambda: _tell_of_waiting(tell)):
             self.kafka.states(self.contracts.topics())  # UnavailableError before anything is moved
             aside = set_lake_aside(spark_session(self.settings), self.settings.lake_path)
             self._lake = None
             self.state.forget_pass()
         tell(
-            f"the lake is kept at {aside}; a pass makes it again from the topics"
+            f"the old lake is kept at {aside}; a pass rebuilds it from the topics"
             if aside
-            else "there was no lake; a pass makes it",
-            f"旧数据湖保留于 {aside}；随后从主题重建" if aside else "原先没有数据湖；随后从主题建立",
+            else "there was no lake; a pass creates it",
+            f"旧数据湖保留在 {aside}；随后处理一轮，从主题重建"
+            if aside
+            else "原先没有数据湖；随后处理一轮，从主题建立",
         )
         return self.sync(None, tell)
 
     def resume(self, dataset: Dataset, yes: bool, tell: Tell = quiet) -> list[tuple[str, str]]:
-        """What became of the dataset's topics; with `yes` the dataset goes on, from the first offsets they still have."""
+        """The changes of the dataset's topics that stop it, in English and Chinese; with `yes` they are accepted.
+
+        The dataset then continues from the position of `pipelines.ingest.offsets.position_after_change`.
+        """
         from pipelines.ingest.ingest import resume  # Spark
-        from pipelines.ingest.offsets import changes
+        from pipelines.ingest.offsets import topic_changes
         from pipelines.lake.progress import ingested_position
 
-        with self.state.pass_lease.hold(lambda: _told_to_wait(tell)):
+        with self.state.pass_lease.hold(lambda: _tell_of_waiting(tell)):
             states = self.kafka.states(dataset.topics)
-            found = list(changes(dataset, ingested_position(self.lake().bronze(dataset)), states))
-            if found and yes:
+            changes = list(topic_changes(dataset, ingested_position(self.lake().bronze(dataset)), states))
+            if changes and yes:
                 resume(dataset, self.lake(), states)
-        return found
+        return changes
 
     def _nothing_new(self, last: PassState, states: dict[str, TopicState]) -> bool:
-        """Whether a pass would certainly change nothing, by what the last one left; False where only the pass can tell."""
+        """Whether a pass would certainly change nothing, judged by the last pass's state; False if only a pass can find out."""
         if not last.tables or last.failures or self.contracts.hashes() != last.contracts:
             return False
-        if not is_as_left(self.settings.lake_path, last.tables):
+        if not is_unchanged(self.settings.lake_path, last.tables):
             return False
         try:
             return all_taken(self.store.datasets().values(), last.taken, states)
-        except SuibusError:  # the pass itself says what is wrong
+        except SuibusError:  # the pass will report the error
             return False
 
 
-def _told_to_wait(tell: Tell) -> None:
+def _tell_of_waiting(tell: Tell) -> None:
     tell("another pass is under way; waiting for it", "另一轮处理正在进行，等待其结束")

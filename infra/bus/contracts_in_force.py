@@ -1,4 +1,4 @@
-"""Which contracts are in force: those of the contract folders that can be served, and the last good version of the others."""
+"""The contracts in force: each contract in the folders that can be served; of the others the last version that could."""
 
 from __future__ import annotations
 
@@ -15,31 +15,31 @@ from schemas.errors import ContractError
 from schemas.store import ContractStore
 from schemas.tell import Tell, quiet
 
-Signature = tuple[tuple[str, int, int], ...]  # path, time of change in ns and size of each contract file
+FolderFiles = tuple[tuple[str, int, int], ...]  # path, modification time in ns and size of each contract file
 
 
 class ContractsInForce:
-    """The contract folders of one bus, and the store of what was ever put in force."""
+    """The contract folders of one bus, and the store of every contract that was ever put in force."""
 
     def __init__(self, folders: Sequence[Path], store: ContractStore, state: RunState) -> None:
         self.folders = tuple(folders)
         self.store = store
         self._state = state
-        self._adopted: Signature | None = None
+        self._adopted: FolderFiles | None = None
 
     def find(self, name: str) -> Dataset:
-        """The dataset of that name in the folders; ContractError if the city could not read what is published by its contract."""
+        """The dataset of that name in the folders; ContractError if the city could not read records published with its contract."""
         dataset = find_dataset(name, self.folders)
         self.store.check(dataset)
         return dataset
 
     def adopt(self, kafka: Kafka, partitions: int, replication: int, tell: Tell = quiet) -> list[Dataset]:
-        """Make the topics of every contract in the folders and put it in force; the newly registered ones.
+        """Create the topics of every contract in the folders and put it in force; the newly registered datasets.
 
-        In this order, since another process subscribes to the topics of all that is in force. A contract that cannot be served
-        is named in the status; the last good version of it stays in force.
+        Topics come first, since another process reads the topics of every contract in force. A contract that cannot be served is
+        listed in the status; its last version that could be served stays in force.
         """
-        self._adopted = self._signature()
+        self._adopted = self._folder_files()
         found, refused = load_contracts(self.folders)
         refused += self.store.broken()
         served = {**self.store.datasets(), **found}
@@ -55,7 +55,7 @@ class ContractsInForce:
                 refused.append(error)
         if fresh or made:
             tell(
-                f"{len(fresh)} contracts put in force, {len(made)} topics made",
+                f"{len(fresh)} contracts put in force, {len(made)} topics created",
                 f"{len(fresh)} 份契约生效，新建 {len(made)} 个主题",
             )
         for refusal in refused:
@@ -64,21 +64,21 @@ class ContractsInForce:
         return fresh
 
     def changed(self) -> bool:
-        """Whether a file in the folders is another than when they were adopted; no if this process has adopted none."""
-        return self._adopted is not None and self._adopted != self._signature()
+        """Whether a contract file was added, changed or removed since `adopt`; False if this process has not called it."""
+        return self._adopted is not None and self._adopted != self._folder_files()
 
     def topics(self) -> list[str]:
-        """The upward topics of all contracts in force."""
+        """The topics on which districts publish, for all contracts in force."""
         return [topic for dataset in self.store.datasets().values() for topic in dataset.topics]
 
     def hashes(self) -> dict[str, str]:
         """The hash of each contract in force, by dataset id."""
         return {name: dataset.hash for name, dataset in self.store.datasets().items()}
 
-    def _signature(self) -> Signature:
-        found = []
+    def _folder_files(self) -> FolderFiles:
+        listed = []
         for path in contract_files(self.folders):
             with suppress(FileNotFoundError):
                 stat = path.stat()
-                found.append((str(path), stat.st_mtime_ns, stat.st_size))
-        return tuple(found)
+                listed.append((str(path), stat.st_mtime_ns, stat.st_size))
+        return tuple(listed)

@@ -1,13 +1,13 @@
-"""What the processes of one state folder tell each other: small JSON files in <home>/run, and the leases beside them.
+"""The state that the processes of one state folder share: small JSON files and leases in <home>/run.
 
-    run/pipeline.json    what the last pass left: `PassState`
+    run/pipeline.json    the state after the last pass: `PassState`
         metrics.json     running totals: `infra.bus.totals.Totals`
         up.json          the process that runs the bus: `Running`
-        contracts.json   the contracts that are refused
+        contracts.json   the contracts that cannot be put in force
         up.lock          held by the process that runs the bus
-        pipeline.lock    held by the process that is in the middle of a pass
+        pipeline.lock    held by the process that is running a pass
 
-All of it can be lost: the tables and topics say the same, more slowly.
+All of these files may be lost: the tables and topics hold the same facts, but reading them takes longer.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import Any, Self
 
 from infra.bus.totals import Totals
 from pipelines.lake.position import Position, dump_position, parse_position
-from pipelines.lake.unchanged_tables import Marks, TableMark
+from pipelines.lake.unchanged_tables import CommitStat, CommitStats
 from pipelines.release.release_record import Records, ReleaseRecord
 from schemas.ports.files import write_whole
 from schemas.ports.lease import Lease
@@ -30,58 +30,58 @@ from schemas.ports.state_format import make_state_folder
 
 @dataclass(frozen=True)
 class PassState:
-    """What the last pass left: it tells whether another would do anything, and what `status` shows of each dataset."""
+    """The state after a pass. It shows whether another pass has anything to do, and gives `status` what it prints."""
 
     records: Records = field(default_factory=dict)  # the newest decision of each dataset
-    failures: Mapping[str, str] = field(default_factory=dict)  # why a dataset stopped
-    taken: Position = field(default_factory=dict)
+    failures: Mapping[str, str] = field(default_factory=dict)  # by dataset id: why it stopped
+    taken: Position = field(default_factory=dict)  # how far bronze has taken each topic
     contracts: Mapping[str, str] = field(default_factory=dict)  # the hash of each contract in force when the pass began
-    tables: Marks = field(default_factory=dict)  # the newest commit of each table; empty if that could not be told
-    ended_at: str | None = None  # ISO 8601, UTC; None: no pass was through yet
+    tables: CommitStats = field(default_factory=dict)  # the newest commit of each table; empty if one was unknown
+    ended_at: str | None = None  # ISO 8601, UTC; None: no pass has ended yet
 
     def to_json(self) -> dict[str, Any]:
-        """The state as JSON has it."""
+        """The state as a JSON object."""
         return {
             "records": {name: record.to_json() for name, record in self.records.items()},
             "failures": dict(self.failures),
             "taken": dump_position(self.taken),
             "contracts": dict(self.contracts),
-            "tables": {name: list(mark) for name, mark in self.tables.items()},
+            "tables": {name: list(stat) for name, stat in self.tables.items()},
             "ended_at": self.ended_at,
         }
 
     @classmethod
     def from_json(cls, found: Mapping[str, Any]) -> Self:
-        """A state from what `to_json` made."""
+        """The state that `to_json` wrote."""
         return cls(
             {name: ReleaseRecord.from_json(record) for name, record in found["records"].items()},
             found["failures"],
             parse_position(found["taken"]),
             found["contracts"],
-            {name: TableMark(*mark) for name, mark in found["tables"].items()},
+            {name: CommitStat(*stat) for name, stat in found["tables"].items()},
             found["ended_at"],
         )
 
 
 @dataclass(frozen=True)
 class Running:
-    """The process that runs the bus, once it is ready."""
+    """The process that runs the bus and is ready."""
 
     pid: int
-    pipeline: bool  # whether it runs passes, or the services alone
+    pipeline: bool  # True: it runs passes; False: the services only
     since: str  # ISO 8601, UTC
 
 
 @dataclass(frozen=True)
 class Refusal:
-    """Why a contract is not in force."""
+    """Why a contract cannot be put in force."""
 
     en: str
     zh: str
 
 
 class RunState:
-    """The files and leases in <home>/run. A file that is missing or damaged counts as one that was never written."""
+    """The files and leases in <home>/run. A file that is missing or damaged is treated as never written."""
 
     def __init__(self, home: Path) -> None:
         self._home = home
@@ -91,18 +91,18 @@ class RunState:
         self.up_log = self._folder / "up.log"
 
     def last_pass(self) -> PassState:
-        """What the last pass left; an empty state before the first."""
+        """The state after the last pass; an empty state before the first."""
         try:
             return PassState.from_json(self._read("pipeline.json"))
         except (KeyError, TypeError, ValueError, AttributeError):
             return PassState()
 
     def note_pass(self, state: PassState) -> None:
-        """Keep what a pass left."""
+        """Write the state after a pass."""
         self._write("pipeline.json", state.to_json())
 
     def forget_pass(self) -> None:
-        """The next pass looks at everything: what the last one left is of another lake."""
+        """Delete the state of the last pass, which belongs to another lake, so that the next pass processes all datasets."""
         (self._folder / "pipeline.json").unlink(missing_ok=True)
 
     def totals(self) -> Totals:
@@ -113,40 +113,40 @@ class RunState:
             return Totals()
 
     def note_totals(self, totals: Totals) -> None:
-        """Keep the running totals."""
+        """Write the running totals."""
         self._write("metrics.json", totals.to_json())
 
     def running(self) -> Running | None:
-        """The process that runs the bus and is ready; one that was killed may still be named here: see `up_lease`."""
+        """The process that runs the bus and is ready. It may have been killed since: `up_lease` tells."""
         try:
             return Running(**self._read("up.json"))
         except TypeError:
             return None
 
     def note_running(self, running: Running | None) -> None:
-        """Say which process is ready, None: none is any more."""
+        """Write which process runs the bus and is ready; None: no process."""
         if running is None:
             (self._folder / "up.json").unlink(missing_ok=True)
         else:
             self._write("up.json", asdict(running))
 
     def refused_contracts(self) -> list[Refusal]:
-        """The contracts that could not be put in force when they were last looked at."""
+        """The contracts that could not be put in force when they were last read."""
         try:
             return [Refusal(**one) for one in self._read("contracts.json").get("refused", [])]
         except (TypeError, AttributeError):
             return []
 
     def note_refused_contracts(self, refused: Sequence[Refusal]) -> None:
-        """Keep which contracts could not be put in force."""
+        """Write which contracts could not be put in force."""
         self._write("contracts.json", {"refused": [asdict(one) for one in refused]})
 
     def _read(self, name: str) -> dict[str, Any]:
         try:
-            found = json.loads((self._folder / name).read_text("utf-8"))
+            content = json.loads((self._folder / name).read_text("utf-8"))
         except (FileNotFoundError, ValueError):
             return {}
-        return found if isinstance(found, dict) else {}
+        return content if isinstance(content, dict) else {}
 
     def _write(self, name: str, value: Any) -> None:
         make_state_folder(self._home)
@@ -154,5 +154,5 @@ class RunState:
 
 
 def now() -> str:
-    """This moment as the state has it: ISO 8601, UTC, seconds."""
+    """The current time as text: ISO 8601, UTC, to the second."""
     return datetime.now(UTC).isoformat(timespec="seconds")

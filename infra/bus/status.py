@@ -1,4 +1,4 @@
-"""A look at the bus: what runs, what is in force, what waits. It starts no Spark and changes nothing."""
+"""The status of the bus: what runs, which contracts are in force, what waits. Reading it starts no Spark and changes nothing."""
 
 from __future__ import annotations
 
@@ -15,16 +15,18 @@ from pipelines.release.release_record import ReleaseRecord
 from schemas.dataset import Dataset, parse_topic
 from schemas.errors import SuibusError
 
-RETENTION_ALARM = 0.5  # of its topic's retention: a record that has waited longer is in danger
+RETENTION_ALARM = 0.5  # part of its topic's retention that a record may wait before it is reported
 
 
 @dataclass(frozen=True)
 class Backlog:
-    """What waits on the topics."""
+    """The offsets that no pass has ingested yet."""
 
-    behind: Mapping[tuple[str, int], tuple[int, int]]  # by topic and partition: the next offset to take, and the end
-    since: Mapping[tuple[str, int], float]  # when its first waiting record was accepted, in seconds since 1970
-    endangered: Mapping[str, float]  # the retention, in days, of the topics whose records are in danger of it
+    offsets: Mapping[tuple[str, int], tuple[int, int]]  # by topic and partition: the next to ingest, and the end
+    # By topic and partition: when its node accepted the first waiting record, Unix time in seconds.
+    oldest_accepted: Mapping[tuple[str, int], float]
+    # The topics whose records have waited longer than RETENTION_ALARM, with their retention in days.
+    near_retention: Mapping[str, float]
 
 
 @dataclass(frozen=True)
@@ -36,16 +38,16 @@ class DatasetStatus:
     version: str
     title: str
     sharing: str
-    offsets_waiting: int | None  # None: Kafka is away
+    offsets_waiting: int | None  # None: Kafka does not answer
     last_decision: ReleaseRecord | None
-    late: bool  # changes wait longer than the contract allows
-    near_retention: Mapping[str, float]  # its topics whose records are in danger, with their retention in days
-    failure: str | None  # why the last pass stopped at it
+    late: bool  # changes have waited longer than the contract allows
+    near_retention: Mapping[str, float]  # as in Backlog, for the topics of this dataset
+    failure: str | None  # why the dataset stopped in the last pass
 
 
 @dataclass(frozen=True)
 class Status:
-    """The whole bus at one moment."""
+    """The status of the whole bus at one time."""
 
     home: str
     bootstrap_servers: str | None
@@ -57,25 +59,25 @@ class Status:
     refused_contracts: tuple[Refusal, ...]
     last_pass: str | None
     datasets: tuple[DatasetStatus, ...]
-    backlog: Backlog | None  # None: Kafka is away
+    backlog: Backlog | None  # None: Kafka does not answer
 
     def to_json(self) -> dict[str, Any]:
-        """The status as `suibus status --json` prints it; what waits is told of each dataset."""
-        found = {name: value for name, value in asdict(self).items() if name != "backlog"}
-        for shown, dataset in zip(found["datasets"], self.datasets, strict=True):
+        """The status as `suibus status --json` prints it: the backlog is left out, since each dataset has its own part of it."""
+        status = {name: value for name, value in asdict(self).items() if name != "backlog"}
+        for shown, dataset in zip(status["datasets"], self.datasets, strict=True):
             shown["last_decision"] = dataset.last_decision and dataset.last_decision.to_json()
-        return found
+        return status
 
 
-def look(bus: Bus) -> Status:
-    """The bus as it is now. A Kafka that is away is told, not raised."""
+def read_status(bus: Bus) -> Status:
+    """The status of the bus now. A Kafka that does not answer is part of the status and raises no error."""
     state, datasets = bus.state.last_pass(), bus.store.datasets()
     backlog = _backlog(bus, datasets.values(), state.taken)
     waiting: dict[str, int] = {}
-    for (topic, _), (at, end) in backlog.behind.items() if backlog else ():
+    for (topic, _), (at, end) in backlog.offsets.items() if backlog else ():
         dataset_id = parse_topic(topic)[1]
         waiting[dataset_id] = waiting.get(dataset_id, 0) + end - at
-    endangered = backlog.endangered if backlog else {}
+    near_retention = backlog.near_retention if backlog else {}
     listed = []
     for dataset in datasets.values():
         record, mine = state.records.get(dataset.id), waiting.get(dataset.id, 0) if backlog else None
@@ -89,7 +91,7 @@ def look(bus: Bus) -> Status:
                 mine,
                 record,
                 is_late(dataset, record, mine),
-                {topic: days for topic, days in endangered.items() if parse_topic(topic)[1] == dataset.id},
+                {topic: days for topic, days in near_retention.items() if parse_topic(topic)[1] == dataset.id},
                 state.failures.get(dataset.id),
             )
         )
@@ -110,10 +112,10 @@ def look(bus: Bus) -> Status:
 
 
 def is_late(dataset: Dataset, record: ReleaseRecord | None, waiting: int | None) -> bool:
-    """Whether changes wait, on the topics or held at the gate, and the release is older than its contract's freshness."""
+    """Whether changes wait (on the topics, or in a held candidate) and the last release is older than the contract's freshness."""
     if record is None or dataset.freshness is None or not (waiting or record.status == "held"):
         return False
-    since = record.released_at or record.decided_at  # never released: from its last hold
+    since = record.released_at or record.decided_at  # never released: since the last hold
     return datetime.now(UTC) - since > dataset.freshness
 
 
@@ -128,15 +130,15 @@ def _backlog(bus: Bus, datasets: Iterable[Dataset], taken: Position) -> Backlog 
     try:
         kafka = bus.kafka
         states = kafka.states(t for d in datasets for t in d.topics)
-        behind: dict[tuple[str, int], tuple[int, int]] = {}
+        offsets: dict[tuple[str, int], tuple[int, int]] = {}
         for topic, state in states.items():
-            known = taken[topic].next if topic in taken else {}
+            known = taken[topic].next_offsets if topic in taken else {}
             for partition, (first, end) in state.partitions.items():
                 if (at := known.get(partition, first)) < end:
-                    behind[topic, partition] = (at, end)
-        since, kept = kafka.since(behind), kafka.retention(topic for topic, _ in behind)
+                    offsets[topic, partition] = (at, end)
+        since, kept = kafka.since(offsets), kafka.retention(topic for topic, _ in offsets)
     except SuibusError:
         return None
     now = time.time()
-    endangered = {t: kept[t] / 86_400 for (t, _), at in since.items() if now - at > kept[t] * RETENTION_ALARM}
-    return Backlog(behind, since, endangered)
+    near_retention = {t: kept[t] / 86_400 for (t, _), at in since.items() if now - at > kept[t] * RETENTION_ALARM}
+    return Backlog(offsets, since, near_retention)

@@ -1,4 +1,4 @@
-"""Running totals over all passes: the fates of records as the account has them, and the time each hop took. They only grow."""
+"""Running totals of all passes: the fates of records, from the account, and the time that each hop took. They only grow."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ _COUNTED = ("received", *FATES)
 
 
 class Spent(NamedTuple):
-    """The time that a hop spent on a dataset, and for how many batches."""
+    """The time that a hop has spent on a dataset, and the number of batches."""
 
     seconds: float
     batches: int
 
 
 class Counted(NamedTuple):
-    """How far the account is in the totals: the table, by Delta's id, and its version."""
+    """The version of the account table up to which the totals count it; the table by Delta's id."""
 
     table_id: str
     version: int
@@ -35,19 +35,19 @@ class Counted(NamedTuple):
 
 @dataclass(frozen=True)
 class Totals:
-    """Running totals. `fates`: by dataset, district and name in the account; `spent`: by hop and dataset."""
+    """Running totals. `fates`: by dataset, district and the account's column; `spent`: by hop and dataset."""
 
     fates: Mapping[str, Mapping[str, Mapping[str, int]]] = field(default_factory=dict)
     spent: Mapping[str, Mapping[str, Spent]] = field(default_factory=dict)
     counted: Counted | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """The totals as JSON has them."""
+        """The totals as a JSON object."""
         return {"fates": self.fates, "seconds": self.spent, "account": self.counted}
 
     @classmethod
     def from_json(cls, found: Mapping[str, Any]) -> Self:
-        """Totals from what `to_json` made."""
+        """The totals that `to_json` wrote."""
         spent = {
             hop: {dataset: Spent(*one) for dataset, one in by_dataset.items()}
             for hop, by_dataset in found["seconds"].items()
@@ -56,9 +56,9 @@ class Totals:
 
 
 def count_pass(before: Totals, info: SyncInfo, lake: Lake) -> Totals:
-    """The running totals after a pass, and a line in the log for each district whose records it accounted for.
+    """The running totals after a pass; writes a line to the log for each dataset and district with newly accounted records.
 
-    The fates are the account's own sums, so a pass that was killed before it counted is counted by the next.
+    The fates come from the account, so a pass that was killed before this call is counted with the next one.
     """
     spent = {hop: dict(by_dataset) for hop, by_dataset in before.spent.items()}
     for hop, dataset, seconds in info.seconds:
@@ -79,18 +79,21 @@ def count_pass(before: Totals, info: SyncInfo, lake: Lake) -> Totals:
 
 
 def _accounted_since(before: Totals, now: Counted, lake: Lake) -> Iterable[tuple[str, str, dict[str, int]]]:
-    """What each dataset and district has in the account beyond the totals: by the notes of its commits, else by all its rows."""
+    """By dataset and district: the counts in the account that are not in the totals yet.
+
+    They are read from the notes of the account's commits; if one is missing, from all its rows.
+    """
     account = lake.account()
     if before.counted and before.counted.table_id == now.table_id:
         commits = [account.commit(version) for version in range(before.counted.version + 1, now.version + 1)]
         notes = [commit.note for commit in commits if commit.changes_rows]
         if all(isinstance(note, AccountNote) for note in notes):
             for note in notes:
-                if isinstance(note, AccountNote):  # as mypy wants it
+                if isinstance(note, AccountNote):  # narrows the type for mypy
                     for district, counts in note.account.items():
                         yield note.dataset, district, {name: counts[name] for name in _COUNTED}
             return
-    from pipelines.merge.account import account_totals  # Spark: a metrics page does without
+    from pipelines.merge.account import account_totals  # the light install has no Spark
 
     for row in account_totals(account.read(now.version)).collect():
         known = before.fates.get(row["dataset"], {}).get(row["district"], {})

@@ -15,7 +15,7 @@ from infra.operate.receipts import ToCorrect, write_to_correct
 from infra.operate.receipts import acknowledge as mark_seen
 from infra.settings import read_settings
 from infra.terminal.console import SHOWN, both, print_json_array, print_table, say
-from producers.inbox import Held, Inbox, fetch_receipts
+from producers.inbox import Inbox, StoredReceipt, fetch_receipts
 from producers.outbox import Outbox
 from schemas.contract_folders import find_dataset
 from schemas.districts import check_district
@@ -97,7 +97,7 @@ def _print(inbox: Inbox, only: str | None) -> None:
         click.echo(f"({both(f'the first {SHOWN}; --json gives all', f'仅显示前 {SHOWN} 条，--json 可输出全部')})")
 
 
-def _row(held: Held) -> tuple[str, ...]:
+def _row(held: StoredReceipt) -> tuple[str, ...]:
     r = held.receipt
     rules = ", ".join(reason.rule for reason in r.reasons)
     reasons = "; ".join(

@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from infra.bus.bus import Bus
-from infra.bus.status import look
+from infra.bus.status import read_status
 from infra.settings import read_settings
 from infra.terminal.console import as_json, both, print_json, print_table, say
 
@@ -16,7 +16,7 @@ from infra.terminal.console import as_json, both, print_json, print_table, say
 @as_json
 def status(as_json: bool) -> None:
     """What runs, what is in force, what waits. 查看状态。"""
-    found = look(Bus(read_settings())).to_json()
+    found = read_status(Bus(read_settings())).to_json()
     if as_json:
         print_json(found)
         return

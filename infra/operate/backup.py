@@ -1,11 +1,11 @@
-"""A copy of the whole state folder that can be trusted: complete or absent, and every byte checked on the way back.
+"""Back up and restore the state folder and the lake: a backup is complete or absent, and a restore checks every byte.
 
-    DEST/manifest.json      what made it, when, and of each file its SHA-256, size and mode
-         manifest.sha256    the manifest's own, as `sha256sum -c` reads it
+    DEST/manifest.json      version and time of the backup; SHA-256, size and mode of each file
+         manifest.sha256    the SHA-256 of manifest.json, for `sha256sum -c`
          state/…            the state folder: contracts, outboxes, inboxes, credentials, the broker's data
-         lake/…             the tables, wherever the lake lies
+         lake/…             the tables, also if the lake is outside the state folder
 
-What is no state is left out: locks, logs, Spark's scratch. A lake behind a URL is its store's own to back up.
+Locks, logs and Spark's temporary files are not backed up. A lake behind a URL has to be backed up by its storage system.
 """
 
 from __future__ import annotations
@@ -32,43 +32,43 @@ from schemas.tell import Tell, quiet
 
 FORMAT = 1
 BLOCK = 1 << 20
-MARK = "suibus.part"  # in a draft: it is ours to clear
-_NO_STATE = re.compile(r".*\.(lock|part|draft)|up\.(json|log)|.*\.sqlite-(wal|shm)")
+DRAFT_LEASE = "suibus.part"  # the lock file in a draft folder; it shows that a backup or restore made the folder
+_NOT_BACKED_UP = re.compile(r".*\.(lock|part|draft)|up\.(json|log)|.*\.sqlite-(wal|shm)")
 
 
 @dataclass(frozen=True)
 class BackupInfo:
-    """What a backup holds; `left_out` says in English and Chinese what of the bus it does not."""
+    """The content of a backup; `left_out` says in English and Chinese which parts of the bus it does not contain."""
 
     files: int
     bytes: int
-    made_at: str
+    made_at: str  # ISO 8601, UTC
     version: str
     left_out: tuple[tuple[str, str], ...]
 
 
 def back_up(bus: Bus, destination: Path, without_broker: bool = False, tell: Tell = quiet) -> BackupInfo:
-    """Copy the whole state of a bus to a folder that is not there yet, which only its owner can read.
+    """Copy the whole state of a bus to a new folder that only its owner can read.
 
-    It is taken between two passes, so the tables agree with each other. Killed anywhere it leaves no DEST, at most a
-    DEST.part, which the next run clears. InputError where DEST cannot be used; StateError where the embedded broker runs
-    and is not left out: its files cannot be copied meanwhile.
+    The copy is made between two passes, so that the tables agree with each other. Killed anywhere, it leaves no DEST, at most a
+    DEST.part, which the next run clears. InputError if DEST cannot be used; StateError if the embedded broker runs and is not
+    left out, since its files cannot be copied while it runs; UnavailableError if the disk is full or cannot be written.
     """
     destination = destination.expanduser().absolute()
     roots = _roots(bus)
     if not bus.home.is_dir():
         raise InputError(
-            f"There is no state folder {bus.home}. SUIBUS_HOME names the one to back up.",
-            f"状态文件夹 {bus.home} 不存在。请由 SUIBUS_HOME 指定要备份的文件夹。",
+            f"There is no state folder {bus.home}. Set SUIBUS_HOME to the one to back up.",
+            f"状态文件夹 {bus.home} 不存在。请将 SUIBUS_HOME 设为要备份的状态文件夹。",
         )
     if destination.exists():
         raise InputError(
-            f"{destination} exists, and a backup is never written over anything. Name another folder.",
+            f"{destination} exists; a backup never overwrites anything. Choose another folder.",
             f"{destination} 已存在，备份不会覆盖任何内容。请另选文件夹。",
         )
     if any(destination.resolve().is_relative_to(root.resolve()) for root in roots.values()):
         raise InputError(
-            f"{destination} lies inside what is backed up. Name a folder outside it, best on another disk.",
+            f"{destination} lies inside a folder that is backed up. Choose a folder outside it, preferably on another disk.",
             f"{destination} 位于被备份的文件夹之内。请选择其外的文件夹，最好在另一块磁盘上。",
         )
     with ExitStack() as held:
@@ -105,26 +105,26 @@ def back_up(bus: Bus, destination: Path, without_broker: bool = False, tell: Tel
 
 
 def restore(bus: Bus, source: Path, lake_only: bool = False, tell: Tell = quiet) -> BackupInfo:
-    """Put a backup back into a state folder that is empty or absent; with `lake_only`, the tables into an empty lake.
+    """Restore a backup to an empty or absent state folder; with `lake_only`, only the tables, to an empty or absent lake.
 
-    Every file is checked before anything is written. Killed anywhere, it can be run again. StateError where the backup
-    is damaged or of a newer Suibus; InputError where something is there already: nothing is ever written over.
+    Every file is checked before anything is written. Killed anywhere, it can be run again. StateError if the backup is damaged or a
+    newer Suibus made it; InputError if a target is not empty, since nothing is ever overwritten.
     """
     source = source.expanduser().absolute()
     manifest = _manifest(source)
     home, lake = bus.home, _roots(bus).get("lake")
     if lake_only and lake is None:
         raise InputError(
-            f"The lake is at {bus.settings.lake_path}: its store has to restore it.",
+            f"The lake is at {bus.settings.lake_path}; it has to be restored by its storage system.",
             f"数据湖位于 {bus.settings.lake_path}，须由其存储系统恢复。",
         )
     inside = lake is not None and lake.is_relative_to(home) and not lake_only
-    apart = None if lake is None or inside or _is_placed(manifest, lake) else lake
+    apart = None if lake is None or inside or _is_restored(manifest, lake) else lake
     for target in [path for path in (apart, None if lake_only else home) if path and path.exists()]:
         if not target.is_dir() or any(target.iterdir()):
             raise InputError(
-                f"{target} is not empty, and nothing is ever written over. Move it away, or set another one.",
-                f"{target} 不为空，恢复不会覆盖任何内容。请将其移走，或另设路径。",
+                f"{target} is not empty; a restore never overwrites anything. Move it away, or configure another folder.",
+                f"{target} 不为空，恢复不会覆盖任何内容。请将其移走，或另行配置文件夹。",
             )
     tell("checking every file of the backup", "正在校验备份中的每个文件")
     for name, file in manifest["files"].items():
@@ -137,7 +137,7 @@ def restore(bus: Bus, source: Path, lake_only: bool = False, tell: Tell = quiet)
         if apart:
             with _draft(apart) as draft:
                 _fill(draft, manifest, source, "lake")
-        if lake_only:  # what it tells of is a lake that was further on
+        if lake_only:  # the state of the last pass belongs to the lake that was there before
             bus.state.forget_pass()
         else:
             with _draft(home) as draft:
@@ -154,11 +154,11 @@ def _roots(bus: Bus) -> dict[str, Path]:
 
 @contextmanager
 def _stopped(bus: Bus) -> Iterator[None]:
-    """Keep the bus from starting; StateError if it or its broker runs."""
+    """Keep the bus from starting until the block ends; StateError if it or its broker is running."""
     with bus.state.up_lease.hold_if_free(1.0) as held:
         if not held or bus.broker.running():
             raise StateError(
-                "The embedded broker runs, so its files cannot be copied. Run `suibus down` first, or leave them out "
+                "The embedded broker is running, so its files cannot be copied. Run `suibus down` first, or leave them out "
                 "with --without-broker.",
                 "内置消息代理正在运行，无法复制其文件。请先执行 suibus down，或用 --without-broker 将其排除。",
             )
@@ -174,28 +174,33 @@ def _between_passes(bus: Bus, tell: Tell) -> AbstractContextManager[None]:
 def _left_out(bus: Bus, without_broker: bool) -> Iterator[tuple[str, str]]:
     if bus.settings.access or without_broker:
         yield (
-            "what Kafka keeps, the topics and the nodes' rights: beside another Kafka the lake goes on after `suibus resume`",
-            "Kafka 中的主题数据与节点权限：若改用另一个 Kafka，须先执行 suibus resume，数据湖才能继续",
+            "the topics and the nodes' access rights, which Kafka keeps: with another Kafka, run `suibus resume` before the lake can go on",
+            "Kafka 中的主题数据与节点权限：若改用另一个 Kafka，须先执行 suibus resume，数据湖才能继续处理",
         )
     if local_folder(bus.settings.lake_path) is None:
         yield f"the lake at {bus.settings.lake_path}", f"位于 {bus.settings.lake_path} 的数据湖"
 
 
 def _state(home: Path, roots: dict[str, Path], without_broker: bool) -> Iterator[Path]:
-    """The state folder without the lake; of the broker its data, since it writes its settings whenever it starts."""
+    """All folders and files of the state folder, without the lake. Of the broker only its data: it rewrites its settings on each start."""
     kafka = home / "kafka"
     without = {home / "spark", roots.get("lake", home / "lake"), *([kafka] if without_broker else [])}
 
     def leave(path: Path) -> bool:
-        return path in without or (path.parent == kafka and path.name != "data") or bool(_NO_STATE.fullmatch(path.name))
+        return (
+            path in without
+            or (path.parent == kafka and path.name != "data")
+            or bool(_NOT_BACKED_UP.fullmatch(path.name))
+        )
 
     return _tree(home, leave)
 
 
 def _tree(root: Path, leave: Callable[[Path], bool] = lambda path: False) -> Iterator[Path]:
-    """A folder, all folders and files in it, each after the one it is in; links are followed.
+    """A folder and everything in it, parents first; links are followed.
 
-    In order of their names: an inbox comes before its outbox, which is told of receipts first and so must be the newer.
+    Sorted by name, so that an inbox is copied before its outbox: the inbox copy must not call a receipt answered
+    if the outbox copy lacks the row that answers it.
     """
     seen = set()
     for folder, folders, files in os.walk(root, followlinks=True):
@@ -211,18 +216,18 @@ def _tree(root: Path, leave: Callable[[Path], bool] = lambda path: False) -> Ite
 
 @contextmanager
 def _draft(target: Path) -> Iterator[Path]:
-    """A folder beside the target that takes its place once all of it is on the disk; on an error it is gone."""
+    """A folder next to the target that is renamed to the target once all of it is on disk; on an error it is deleted."""
     draft = target.with_name(f"{target.name}.part")
     in_use = StateError(
-        f"{draft} is needed and in use: another backup or restore is writing to it, or it is something else. Wait, or "
-        "move it away.",
-        f"需要使用 {draft}，但它已被占用：另一备份或恢复正在写入，或该文件夹另有用途。请等待或将其移走。",
+        f"{draft} cannot be used: another backup or restore is writing to it, or the folder belongs to something else. Wait, "
+        "or move it away.",
+        f"{draft} 无法使用：另一备份或恢复正在写入，或该文件夹另有用途。请等待，或将其移走。",
     )
     try:
         draft.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if not ((draft / MARK).exists() or not any(draft.iterdir())):
+        if not ((draft / DRAFT_LEASE).exists() or not any(draft.iterdir())):
             raise in_use
-        with Lease(draft / MARK).hold_if_free() as held:
+        with Lease(draft / DRAFT_LEASE).hold_if_free() as held:
             if not held:
                 raise in_use
             try:
@@ -233,29 +238,29 @@ def _draft(target: Path) -> Iterator[Path]:
             except BaseException:
                 shutil.rmtree(draft, ignore_errors=True)
                 raise
-            (target / MARK).unlink()
+            (target / DRAFT_LEASE).unlink()
     except OSError as error:
         raise UnavailableError(
-            f"{target} was not made: {first_line(error)}. Look at the disk and the rights, and run the same command again.",
+            f"{target} was not created: {first_line(error)}. Check the disk and the permissions, then run the same command again.",
             f"未能生成 {target}：{first_line(error)}。请检查磁盘与权限，然后重新执行同一命令。",
         ) from error
 
 
 def _empty(draft: Path) -> None:
-    """Clear what a killed run left."""
+    """Delete what a killed run left."""
     draft.chmod(0o700)
     for path in draft.iterdir():
-        if path.name != MARK:
+        if path.name != DRAFT_LEASE:
             shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def _copy(source: Path, target: Path) -> str:
-    """Copy a file with its mode and time, holes staying holes; the SHA-256 of what was read."""
+    """Copy a file with its mode and times; blocks of zeros become holes. The SHA-256 of the bytes read."""
     digest = hashlib.sha256()
     with source.open("rb") as read, target.open("xb") as write:
         while block := read.read(BLOCK):
             digest.update(block)
-            if block == bytes(len(block)):  # Kafka makes its indexes large and empty
+            if block == bytes(len(block)):  # Kafka preallocates its indexes
                 write.seek(len(block), os.SEEK_CUR)
             else:
                 write.write(block)
@@ -265,13 +270,13 @@ def _copy(source: Path, target: Path) -> str:
 
 
 def _copy_database(source: Path, target: Path) -> str:
-    """Copy an SQLite file as of one moment, whoever writes to it meanwhile."""
+    """Copy an SQLite file in a consistent state while others may write to it; the SHA-256 of the copy."""
     try:
         with closing(sqlite3.connect(source, timeout=60)) as database, closing(sqlite3.connect(target)) as copy:
             database.backup(copy)
     except sqlite3.DatabaseError as error:
         raise StateError(
-            f"{source} cannot be read ({error}), so nothing was backed up. Put it back from an older backup or move it away.",
+            f"{source} cannot be read ({error}), so nothing was backed up. Restore it from an older backup, or move it away.",
             f"{source} 无法读取（{error}），因此未做备份。请从更早的备份恢复该文件，或将其移走。",
         ) from None
     shutil.copystat(source, target)
@@ -287,15 +292,17 @@ def _is_whole(path: Path, file: dict[str, Any]) -> bool:
     return path.is_file() and path.stat().st_size == file["size"] and _digest(path) == file["sha256"]
 
 
-def _is_placed(manifest: dict[str, Any], lake: Path) -> bool:
-    """Whether a lake outside the state folder was put back already, by a run that was killed right after."""
-    here = {path.relative_to(lake).as_posix() for path in lake.rglob("*") if path.is_file() and path.name != MARK}
+def _is_restored(manifest: dict[str, Any], lake: Path) -> bool:
+    """Whether a lake outside the state folder is restored already, by a run that was killed later on."""
+    here = {
+        path.relative_to(lake).as_posix() for path in lake.rglob("*") if path.is_file() and path.name != DRAFT_LEASE
+    }
     files = {name.removeprefix("lake/"): file for name, file in manifest["files"].items() if name.startswith("lake/")}
     return bool(here) and here == files.keys() and all(_is_whole(lake / name, file) for name, file in files.items())
 
 
 def _fill(draft: Path, manifest: dict[str, Any], source: Path, part: str) -> None:
-    """Copy one part of a backup into a draft, each file checked once more as it is read."""
+    """Copy one part of a backup (state or lake) into a draft; StateError if a file's SHA-256 differs from the manifest."""
     modes = {}
     for name, mode in manifest["folders"].items():
         if name.split("/")[0] == part:
@@ -313,11 +320,11 @@ def _fill(draft: Path, manifest: dict[str, Any], source: Path, part: str) -> Non
 
 
 def _manifest(source: Path) -> dict[str, Any]:
-    """A backup's manifest; the errors of `restore` where there is none, or it cannot be trusted or understood."""
+    """The manifest of a backup. InputError if there is none; StateError if it is damaged, or a newer Suibus made the backup."""
     path = source / "manifest.json"
     if not path.is_file():
         raise InputError(
-            f"{source} is no backup: it has no manifest.json. Name the folder that `suibus backup` made.",
+            f"{source} is no backup: it has no manifest.json. Give the folder that `suibus backup` made.",
             f"{source} 不是备份：其中没有 manifest.json。请指定由 suibus backup 生成的文件夹。",
         )
     sums = source / "manifest.sha256"
@@ -327,7 +334,7 @@ def _manifest(source: Path) -> dict[str, Any]:
     made_by = found["info"]["version"]
     if found["format"] > FORMAT or _numbers(made_by) > _numbers(version("suibus")):
         raise StateError(
-            f"{source} was made by Suibus {made_by}; this is {version('suibus')}. Upgrade Suibus, then restore.",
+            f"{source} was made by Suibus {made_by}, but this is {version('suibus')}. Upgrade Suibus, then restore.",
             f"{source} 由 Suibus {made_by} 生成，而当前版本为 {version('suibus')}。请先升级 Suibus 再恢复。",
         )
     for name in (*found["folders"], *found["files"]):
@@ -342,6 +349,6 @@ def _numbers(text: str) -> list[int]:
 
 def _damaged(source: Path, name: str) -> StateError:
     return StateError(
-        f"{source} is damaged: {name} is missing or not as it was written. Nothing was restored. Take another backup.",
-        f"{source} 已损坏：{name} 缺失或与写入时不一致。没有恢复任何内容。请使用其他备份。",
+        f"{source} is damaged: {name} is missing or was changed. Nothing was restored. Use another backup.",
+        f"{source} 已损坏：{name} 缺失或已被改动。没有恢复任何内容。请使用其他备份。",
     )

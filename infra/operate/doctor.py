@@ -1,4 +1,4 @@
-"""Whether this machine has what Suibus needs, with the remedy for each thing that is missing."""
+"""Check that this machine has what Suibus needs, with a remedy for each thing that is missing."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ MEMORY_GIB, DISK_GIB = 4, 5
 
 @dataclass(frozen=True)
 class Check:
-    """One thing that was examined: what was found, and what to do about it; the remedy is empty where it is ok."""
+    """The result of one check: what was found, and the remedy; the remedy is empty if the check is ok."""
 
     name: str
     ok: bool
@@ -35,9 +35,9 @@ class Check:
 
 
 def examine(settings: Settings) -> list[Check]:
-    """Examine everything that Suibus needs, without changing anything and without network.
+    """Run every check, without changing anything; the only connection made is to Kafka.
 
-    A check that cannot be made is not ok; none raises.
+    A check that cannot be made counts as not ok. No check raises an error.
     """
     return [
         _python(),
@@ -80,16 +80,16 @@ def _memory() -> Check:
     try:
         text = Path("/proc/meminfo").read_text("ascii")
         free = int(re.findall(r"MemAvailable:\s+(\d+)", text)[0]) * 1024 / GIB
-    except (OSError, IndexError):  # not Linux: what the machine has at all
+    except (OSError, IndexError):  # not Linux: the total memory
         try:
             free = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / GIB
         except (AttributeError, ValueError):  # nor macOS
-            return Check("memory", False, "not known", "Look at it by hand.", "请自行查看。")
+            return Check("memory", False, "not known", "Check the free memory yourself.", "请自行查看可用内存。")
     return _check(
         "memory",
         free >= MEMORY_GIB,
         f"{free:.1f} GiB available",
-        f"Spark and the broker want {MEMORY_GIB} GiB: close other programs or lower SUIBUS_SPARK_MEMORY.",
+        f"Spark and the broker need {MEMORY_GIB} GiB of memory: close other programs or lower SUIBUS_SPARK_MEMORY.",
         f"Spark 与消息代理需要 {MEMORY_GIB} GiB 内存：请关闭其他程序，或调低 SUIBUS_SPARK_MEMORY。",
     )
 
@@ -155,7 +155,7 @@ def _jars(name: SetName, settings: Settings) -> Check:
 
 
 def _libraries() -> Check:
-    """Whether the installed libraries are of the versions that were tested together; those of an extra may be absent."""
+    """Whether the installed libraries have the pinned versions; libraries of an extra may be absent."""
     try:
         lines = requires("suibus") or []
     except PackageNotFoundError:

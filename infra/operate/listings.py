@@ -1,4 +1,4 @@
-"""What the lake says of releases, quarantined records and the account, as plain values that print as JSON."""
+"""Listings of releases, quarantined records and the account, as plain values that can be printed as JSON."""
 
 from __future__ import annotations
 
@@ -13,32 +13,35 @@ from schemas.errors import InputError
 
 
 def datasets_in_force(bus: Bus, name: str | None) -> dict[str, Dataset]:
-    """The majors of a dataset in force, or of all, by id; InputError names those that are."""
+    """The datasets in force by id: every major of dataset `name` (a name or an id), or of all.
+
+    InputError if none is in force; the message lists the names that are.
+    """
     known = bus.store.datasets()
-    found = {k: d for k, d in known.items() if name is None or name in (d.name, d.id)}
-    if name is not None and not found:
+    matching = {k: d for k, d in known.items() if name is None or name in (d.name, d.id)}
+    if name is not None and not matching:
         names = ", ".join(sorted({d.name for d in known.values()}))
         raise InputError(
             f"Dataset {name!r} is not in force here. In force: {names or 'none'}.",
             f"数据集 {name!r} 未生效。已生效：{names or '无'}。",
         )
-    return found
+    return matching
 
 
 def dataset_in_force(bus: Bus, name: str) -> Dataset:
-    """The newest major of a dataset in force; InputError names those that are."""
+    """The newest major of a dataset that is in force; InputError as in `datasets_in_force`."""
     return max(datasets_in_force(bus, name).values(), key=lambda d: d.major)
 
 
 def release_records(bus: Bus, name: str | None) -> list[dict[str, Any]]:
-    """Every decision of the gate, newest first; `verdict` is the whole verdict."""
+    """Every decision of the gate, newest first; `verdict` is the full verdict."""
     lake = bus.lake()
     frame = lake.releases().read().orderBy("decided_at", ascending=False)
-    found = [plain(row.asDict(recursive=True)) for row in frame.collect()]
+    records = [plain(row.asDict(recursive=True)) for row in frame.collect()]
     names = {d.id: d.name for d in bus.store.datasets().values()}
     wanted = datasets_in_force(bus, name)
     listed = []
-    for record in found:
+    for record in records:
         if record["dataset"] in wanted or name is None:
             record["verdict"] = json.loads(record["verdict"])
             listed.append(
@@ -52,14 +55,14 @@ def release_records(bus: Bus, name: str | None) -> list[dict[str, Any]]:
 
 
 def quarantined_records(bus: Bus, name: str | None) -> list[dict[str, Any]]:
-    """Every quarantined record, as `each_quarantined` gives them."""
+    """Every quarantined record, as a list: see `each_quarantined`."""
     return list(each_quarantined(bus, name))
 
 
 def each_quarantined(bus: Bus, name: str | None) -> Iterator[dict[str, Any]]:
-    """Every quarantined record, oldest first: its topic, partition and offset, its bytes (base64), its reasons, what could be read.
+    """Every quarantined record by dataset, oldest first: topic, partition, offset, bytes (base64), reasons, and the decoded record if any.
 
-    They come from the lake a partition at a time: there may be more than memory holds.
+    The records are read one Spark partition at a time, since all of them may not fit in memory.
     """
     lake = bus.lake()
     for dataset in datasets_in_force(bus, name).values():
@@ -88,7 +91,7 @@ def _quarantined(row: dict[str, Any], dataset: Dataset) -> dict[str, Any]:
 
 
 def account_records(bus: Bus, name: str | None) -> list[dict[str, Any]]:
-    """The conservation sum of each dataset and district, and whether it closes."""
+    """The sums of the account by dataset and district, and whether they close."""
     from pipelines.merge.account import account_totals  # the light install has no Spark
 
     lake = bus.lake()

@@ -1,4 +1,4 @@
-"""Metrics of every hop, in Prometheus's text format: from the state folder and from Kafka, without Spark."""
+"""Metrics of every hop in Prometheus's text format, read from the state folder and from Kafka, without Spark."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from infra.bus.bus import Bus
-from infra.bus.status import Status, look
+from infra.bus.status import Status, read_status
 from infra.bus.totals import Totals
 from pipelines.fates import FATES
 from producers.outbox import Outbox
@@ -27,14 +27,14 @@ DATASET, DISTRICT = ("dataset",), ("dataset", "district")
 
 
 class Metrics(Collector):
-    """The metrics of one bus, asked anew each time; Kafka away leaves out what only Kafka knows."""
+    """The metrics of one bus, read again for each scrape. If Kafka does not answer, the metrics that come from Kafka are left out."""
 
     def __init__(self, bus: Bus) -> None:
         self._bus = bus
 
     def collect(self) -> Iterator[Metric]:
         """Every metric with its samples."""
-        status = look(self._bus)
+        status = read_status(self._bus)
         yield from _of_the_bus(status)
         yield from _of_datasets(status, self._bus)
         yield from _of_topics(status)
@@ -42,29 +42,29 @@ class Metrics(Collector):
         yield self._outboxes()
 
     def _outboxes(self) -> Metric:
-        found = _gauge(
-            "outbox_rows_waiting", "Rows in outboxes on this machine. 本机发件箱中待发的行数。", ("district",)
+        waiting = _gauge(
+            "outbox_rows_waiting", "Rows waiting in outboxes on this machine. 本机发件箱中待发送的行数。", ("district",)
         )
         for path in self._bus.outboxes():
             try:
                 with Outbox(path) as outbox:
-                    found.add_metric([path.parent.name], outbox.waiting())
+                    waiting.add_metric([path.parent.name], outbox.waiting())
             except (SuibusError, sqlite3.Error) as error:
                 log.warning(
                     "outbox: %s",
                     error.en if isinstance(error, SuibusError) else error,
                     extra={"about": {"district": path.parent.name}},
                 )
-        return found
+        return waiting
 
 
 def metrics_text(bus: Bus) -> str:
-    """All metrics as Prometheus reads them."""
+    """All metrics in Prometheus's text format."""
     return generate_latest(_registry(bus)).decode()
 
 
 def serve_metrics(bus: Bus, port: int) -> WSGIServer:
-    """Serve them at http://127.0.0.1:<port>/metrics until shut down. InputError where the port cannot be had."""
+    """Serve the metrics at http://127.0.0.1:<port>/metrics until shut down. InputError if the port cannot be used."""
     try:
         return start_http_server(port, "127.0.0.1", _registry(bus))[0]
     except OSError as error:
@@ -93,32 +93,42 @@ def _of_the_bus(status: Status) -> Iterator[Metric]:
         ("pipeline_running", "Whether `suibus up` runs the pipeline. 流水线是否运行。", status.pipeline),
         (
             "refused_contracts",
-            "Contract files that cannot be served. 无法生效的契约文件数。",
+            "Contract files that cannot be put in force. 无法生效的契约文件数。",
             len(status.refused_contracts),
         ),
     ):
-        found = _gauge(name, text)
-        found.add_metric([], value)
-        yield found
-    found = _gauge("last_pass_timestamp_seconds", "When the last pass ended. 最近一轮处理的结束时间。")
+        gauge = _gauge(name, text)
+        gauge.add_metric([], value)
+        yield gauge
+    gauge = _gauge("last_pass_timestamp_seconds", "When the last pass ended. 最近一轮处理的结束时间。")
     if status.last_pass:
-        found.add_metric([], datetime.fromisoformat(status.last_pass).timestamp())
-    yield found
+        gauge.add_metric([], datetime.fromisoformat(status.last_pass).timestamp())
+    yield gauge
 
 
 def _of_datasets(status: Status, bus: Bus) -> Iterator[Metric]:
     held = _gauge("release_held", "Whether the newest candidate is held. 最新候选版本是否暂缓发布。", DATASET)
-    late = _gauge("release_late", "Whether changes wait longer than the contract allows. 是否超过契约时限。", DATASET)
-    failed = _gauge("dataset_failed", "Whether the last pass stopped at it. 最近一轮处理是否失败。", DATASET)
-    age = _gauge("release_age_seconds", "Since a version was last released. 距最近一次发布的时间。", DATASET)
-    fresh = _gauge("contract_freshness_seconds", "How old its contract lets it be. 契约允许的时限。", DATASET)
+    late = _gauge(
+        "release_late",
+        "Whether changes have waited longer than the contract allows. 变更等待是否超过契约时限。",
+        DATASET,
+    )
+    failed = _gauge(
+        "dataset_failed", "Whether the dataset stopped in the last pass. 该数据集在最近一轮处理中是否已停止。", DATASET
+    )
+    age = _gauge("release_age_seconds", "Seconds since a version was last released. 距最近一次发布的秒数。", DATASET)
+    fresh = _gauge(
+        "contract_freshness_seconds",
+        "The age of a release that the contract allows. 契约允许的发布时限（秒）。",
+        DATASET,
+    )
     datasets = bus.store.datasets()
     now = datetime.now(UTC)
-    for found in status.datasets:
-        dataset, record = datasets[found.id], found.last_decision
+    for one in status.datasets:
+        dataset, record = datasets[one.id], one.last_decision
         held.add_metric([dataset.id], record is not None and record.status == "held")
-        late.add_metric([dataset.id], found.late)
-        failed.add_metric([dataset.id], found.failure is not None)
+        late.add_metric([dataset.id], one.late)
+        failed.add_metric([dataset.id], one.failure is not None)
         if record and record.released_at:
             age.add_metric([dataset.id], (now - record.released_at).total_seconds())
         if dataset.freshness is not None:
@@ -131,18 +141,24 @@ def _of_topics(status: Status) -> Iterator[Metric]:
         return
     waiting = {(found.id, code): 0 for found in status.datasets for code in districts()}
     oldest: dict[tuple[str, str], float] = {}
-    for topic_and_partition, (at, end) in backlog.behind.items():
+    for topic_and_partition, (at, end) in backlog.offsets.items():
         code, dataset = parse_topic(topic_and_partition[0])
         waiting[dataset, code] += end - at
-        if since := backlog.since.get(topic_and_partition):
+        if since := backlog.oldest_accepted.get(topic_and_partition):
             oldest[dataset, code] = min(since, oldest.get((dataset, code), since))
-    near = {parse_topic(topic)[::-1] for topic in backlog.endangered}
-    lag = _gauge("offsets_waiting", "Offsets on the topic that no pass took yet. 主题中待处理的偏移量。", DISTRICT)
+    near = {parse_topic(topic)[::-1] for topic in backlog.near_retention}
+    lag = _gauge(
+        "offsets_waiting", "Offsets on the topic that no pass has ingested yet. 主题中尚未接入的偏移量个数。", DISTRICT
+    )
     danger = _gauge(
-        "near_retention", "Whether waiting records are half way to removal. 待处理记录是否临近保留期。", DISTRICT
+        "near_retention",
+        "Whether records have waited half of the topic's retention. 记录等待的时间是否已达主题保留期的一半。",
+        DISTRICT,
     )
     age = _gauge(
-        "oldest_waiting_record_age_seconds", "Since its node accepted it. 最早待处理记录的等待时间。", DISTRICT
+        "oldest_waiting_record_age_seconds",
+        "Seconds since a node accepted the oldest waiting record. 最早一条待接入记录自节点接受以来的秒数。",
+        DISTRICT,
     )
     for labels, count in waiting.items():
         lag.add_metric(labels, count)
@@ -154,10 +170,12 @@ def _of_topics(status: Status) -> Iterator[Metric]:
 
 def _totals(totals: Totals) -> Iterator[Metric]:
     received = CounterMetricFamily(
-        "suibus_received_records", "Records taken from the topics. 已接收的记录数。", labels=DISTRICT
+        "suibus_received_records",
+        "Records ingested from the topics and accounted for. 已接入并计入收支的记录数。",
+        labels=DISTRICT,
     )
     fates = CounterMetricFamily(
-        "suibus_accounted_records", "The same by what became of them. 按去向统计的记录数。", labels=(*DISTRICT, "fate")
+        "suibus_accounted_records", "The same records by fate. 按去向统计的同一批记录数。", labels=(*DISTRICT, "fate")
     )
     for dataset, by_district in totals.fates.items():
         for code, counts in by_district.items():
@@ -165,7 +183,9 @@ def _totals(totals: Totals) -> Iterator[Metric]:
             for fate in FATES:
                 fates.add_metric([dataset, code, fate], counts[fate])
     spent = SummaryMetricFamily(
-        "suibus_batch_seconds", "Time that a hop took for a batch. 各环节每批耗时。", labels=("hop", "dataset")
+        "suibus_batch_seconds",
+        "Seconds that a hop took for a batch. 各环节每批的耗时（秒）。",
+        labels=("hop", "dataset"),
     )
     for hop, by_dataset in totals.spent.items():
         for dataset, (seconds, batches) in by_dataset.items():

@@ -1,8 +1,8 @@
-"""Who may publish on the bus: the credentials, rights and limits of the districts' nodes. Kafka itself keeps them.
+"""The districts' nodes that may publish on the bus: their credentials, access rights (ACLs) and quotas, all kept by Kafka.
 
-Every set of credentials has a name of its own, `<district>.<8 hex digits>`, never used twice, and rights belong to
-that name. So taking the rights away ends a lost file at once: with a certificate too, which Kafka cannot revoke, and
-on a connection that is open, since Kafka asks for the right at each request.
+Every set of credentials has its own user name, `<district>.<8 hex digits>`, which is never used twice, and the ACLs name that user. So
+removing the ACLs makes a lost node file useless at once, even with a certificate, which Kafka cannot revoke, and on open connections,
+since Kafka checks the ACLs at each request.
 """
 
 from __future__ import annotations
@@ -26,98 +26,98 @@ from schemas.ports.files import write_whole
 if TYPE_CHECKING:
     from infra.bus.bus import Bus
 
-RATE = 16  # MiB a second, each way, unless told otherwise
+RATE = 16  # MiB per second in each direction, the default quota
 _NAME = re.compile(r"(\d{6})\.[0-9a-f]{8}")
 
 
 @dataclass(frozen=True)
 class Node:
-    """One set of credentials as Kafka has it; nothing in it is secret."""
+    """One set of credentials in Kafka, without its secrets."""
 
     district: str
     user: str
     mutual_tls: bool = True
-    in_force: bool = False  # False: what a killed command left; it may do nothing
+    in_force: bool = False  # False: left by a killed command; it has no access rights
     bytes_per_second: int | None = None
-    expires: str | None = None  # of a certificate
+    expires: str | None = None  # when its certificate expires, ISO 8601
 
 
 class Nodes:
-    """The nodes of one bus, as its administrator sees them. Every call may be repeated after a kill."""
+    """The nodes of one bus, for its administrator. After a kill, every call may be repeated."""
 
     def __init__(self, bus: Bus) -> None:
         outside = bus.settings.access
         if outside is None:
-            bus.broker.servers(mutual_tls=False)  # StateError where the bus lets everybody in
+            bus.broker.servers(mutual_tls=False)  # StateError if the bus accepts clients without credentials
         elif not bus.settings.node:
             raise InputError(
-                f"Nodes of {outside.servers} can be managed by its administrator only: put the path of a node file "
-                "with the administrator's credentials into SUIBUS_NODE.",
-                f"只有管理员可以管理 {outside.servers} 的节点：请将含管理员凭据的节点文件路径写入 SUIBUS_NODE。",
+                f"Only an administrator can manage the nodes of {outside.servers}: set SUIBUS_NODE to the path of a node file "
+                "with the administrator's credentials.",
+                f"只有管理员可以管理 {outside.servers} 的节点：请将 SUIBUS_NODE 设为含管理员凭据的节点文件的路径。",
             )
         self._kafka = bus.kafka
         self._bus = bus
 
     def all(self) -> list[Node]:
-        """Every set of credentials, by district; names that are no district's are not listed."""
-        found: dict[str, Node] = {}
+        """Every set of credentials, by district. Users that do not belong to a district are not listed."""
+        nodes: dict[str, Node] = {}
         with self._kafka.admin() as admin:
             for user, publishes in acls.publishers(admin).items():
-                if node := _known(found, user):
-                    found[user] = replace(node, in_force=publishes)
+                if node := _node_of_user(nodes, user):
+                    nodes[user] = replace(node, in_force=publishes)
             for user, rate in quotas.limits(admin).items():
-                if node := _known(found, user):
-                    found[user] = replace(node, bytes_per_second=rate)
+                if node := _node_of_user(nodes, user):
+                    nodes[user] = replace(node, bytes_per_second=rate)
             for user in passwords.users_with_password(admin):
-                if node := _known(found, user):
-                    found[user] = replace(node, mutual_tls=False)
-        for node in list(found.values()):
+                if node := _node_of_user(nodes, user):
+                    nodes[user] = replace(node, mutual_tls=False)
+        for node in list(nodes.values()):
             if (certificate := self._certificate(node.user)).is_file():
                 from infra.kafka.certificates import expires  # the light install has no cryptography
 
                 ends = expires(certificate.read_text("ascii")).isoformat(timespec="seconds")
-                found[node.user] = replace(node, expires=ends)
-        return sorted(found.values(), key=lambda n: (n.district, not n.in_force, n.user))
+                nodes[node.user] = replace(node, expires=ends)
+        return sorted(nodes.values(), key=lambda n: (n.district, not n.in_force, n.user))
 
     def add(self, code: str, output: Path, *, mutual_tls: bool = False, rate: int = RATE) -> Node:
-        """Make credentials, rights and limits of a district's node, and write its file (mode 0600).
+        """Create the credentials, ACLs and quota of a district's node, and write its node file (mode 0600).
 
-        `rate` is in MiB a second. The file is there only once all else is. A district has one set of credentials:
-        InputError where it has another, or where the file exists and is not this very one.
+        `rate` is in MiB per second. The file appears last, once everything else is in place. A district has only one set of
+        credentials: InputError if it has one already, or if the file exists; repeating a completed call returns the same node.
         """
-        mine = self._of(code)
+        mine = self._nodes_of(code)
         with suppress(InputError):
             if output.exists() and (here := _in_force(mine, read_node_file(output).user)):
-                return here  # made before
+                return here  # an earlier call made it
         _check_absent(output)
         draft = _draft(code, output)
         if any(n.in_force for n in mine) and not (draft and _in_force(mine, draft.user)):
             raise InputError(
-                f"District {code} has credentials already ({mine[0].user}). `suibus node rotate {code}` makes new ones "
-                "and ends these.",
-                f"{code} 已有凭据（{mine[0].user}）。执行 suibus node rotate {code} 可换发新凭据并作废旧凭据。",
+                f"District {code} already has credentials ({mine[0].user}). `suibus node rotate {code}` issues new ones "
+                "and revokes these.",
+                f"区 {code} 已有凭据（{mine[0].user}）。执行 suibus node rotate {code} 可换发新凭据并作废旧凭据。",
             )
         return self._issue(code, output, draft, mutual_tls, rate * 2**20, mine)
 
     def rotate(self, code: str, output: Path) -> Node:
-        """Make new credentials of the same kind and limits, write their file, and end all others at once."""
-        mine = self._of(code)
+        """Issue new credentials with the same kind and quota, revoke all others of the district at once, and write the node file."""
+        mine = self._nodes_of(code)
         if not mine:
-            raise _none(code)
+            raise _no_credentials(code)
         _check_absent(output)
         old = mine[0]
         rate = old.bytes_per_second or RATE * 2**20
         return self._issue(code, output, _draft(code, output), old.mutual_tls, rate, mine)
 
     def remove(self, code: str) -> list[Node]:
-        """End a district's credentials at once and forget them; returns what was ended. Its topics and records stay."""
-        mine = self._of(code)
+        """Revoke a district's credentials at once and delete them; returns the revoked ones. Its topics and records stay."""
+        mine = self._nodes_of(code)
         if not mine:
-            raise _none(code)
-        self._end(mine)
+            raise _no_credentials(code)
+        self._revoke(mine)
         return mine
 
-    def _of(self, code: str) -> list[Node]:
+    def _nodes_of(self, code: str) -> list[Node]:
         check_district(code)
         return [node for node in self.all() if node.district == code]
 
@@ -127,9 +127,9 @@ class Nodes:
     def _issue(
         self, code: str, output: Path, draft: NodeFile | None, mutual_tls: bool, rate: int, before: Sequence[Node]
     ) -> Node:
-        """Written down first, made in Kafka next, in force by the rights, and only then handed out."""
+        """Create credentials in an order that survives a kill: draft file, password, quota, ACLs, revoke the old ones, node file."""
         if draft is None:
-            text = self._text(code, f"{code}.{secrets.token_hex(4)}", mutual_tls)
+            text = self._node_file_text(code, f"{code}.{secrets.token_hex(4)}", mutual_tls)
             write_whole(_part(output), text, secret=True)
             draft = read_node_file(_part(output))
         with self._kafka.admin() as admin:
@@ -137,16 +137,16 @@ class Nodes:
                 passwords.set_password(admin, draft.user, password)
             quotas.limit(admin, draft.user, rate)
             acls.grant(admin, code, draft.user)
-        self._end([node for node in before if node.user != draft.user])
+        self._revoke([node for node in before if node.user != draft.user])
         hand_out(output)
-        return next(node for node in self._of(code) if node.user == draft.user)
+        return next(node for node in self._nodes_of(code) if node.user == draft.user)
 
-    def _text(self, code: str, user: str, mutual_tls: bool) -> str:
+    def _node_file_text(self, code: str, user: str, mutual_tls: bool) -> str:
         settings, broker = self._bus.settings, self._bus.broker
         if settings.node:
             if mutual_tls:
                 raise InputError(
-                    "Certificates for another Kafka come from its own authority, which is not here. Leave out --mutual-tls.",
+                    "Certificates for an external Kafka come from its own authority. Leave out --mutual-tls.",
                     "外部 Kafka 的证书由其自身的证书机构签发。请去掉 --mutual-tls。",
                 )
             trusted, servers = read_node_file(settings.node).authority, self._kafka.access.servers
@@ -161,8 +161,8 @@ class Nodes:
         write_whole(self._certificate(user), certificate)
         return node_text(servers, user, authority.certificate, code, certificate=certificate, key=key)
 
-    def _end(self, nodes: Sequence[Node]) -> None:
-        """The rights first, which is what cuts off; then whatever else bears the name."""
+    def _revoke(self, nodes: Sequence[Node]) -> None:
+        """Revoke credentials: first the ACLs, which ends all access; then password, quota and certificate."""
         with self._kafka.admin() as admin:
             for node in nodes:
                 acls.revoke(admin, node.user)
@@ -173,7 +173,7 @@ class Nodes:
 
 
 def hand_out(output: Path) -> None:
-    """Put the finished draft in the place of the node's file; InputError where a file is there by now."""
+    """Rename the finished draft to the node file; InputError if that file exists by now."""
     _check_absent(output)
     _part(output).rename(output)
 
@@ -187,34 +187,34 @@ def _part(output: Path) -> Path:
 
 
 def _draft(code: str, output: Path) -> NodeFile | None:
-    """What a killed command had begun to make for this file, so that this one goes on with it."""
+    """The draft that a killed command left for this file, so that this command can continue; None if there is none."""
     try:
-        found = read_node_file(_part(output))
+        draft = read_node_file(_part(output))
     except InputError:
         return None
-    return found if found.district == code else None
+    return draft if draft.district == code else None
 
 
 def _check_absent(output: Path) -> None:
     if output.exists():
         raise InputError(
-            f"{output} exists and is not overwritten. Move it away, or name another file with --output.",
+            f"{output} exists and is not overwritten. Move it away, or choose another file with --output.",
             f"{output} 已存在，不会被覆盖。请移走该文件，或用 --output 指定其他文件。",
         )
 
 
-def _known(found: Mapping[str, Node], user: str) -> Node | None:
-    """What is known of a name so far; None of one that is no district's."""
+def _node_of_user(nodes: Mapping[str, Node], user: str) -> Node | None:
+    """The node with this user name, from `nodes` or new; None if the user does not belong to a district."""
     match = _NAME.fullmatch(user)
-    return found.get(user, Node(match[1], user)) if match and match[1] in districts() else None
+    return nodes.get(user, Node(match[1], user)) if match and match[1] in districts() else None
 
 
 def _in_force(nodes: Sequence[Node], user: str) -> Node | None:
     return next((node for node in nodes if node.user == user and node.in_force), None)
 
 
-def _none(code: str) -> InputError:
+def _no_credentials(code: str) -> InputError:
     return InputError(
-        f"District {code} has no credentials on this bus. `suibus node add {code}` makes them.",
-        f"{code} 在本总线上没有凭据。可执行 suibus node add {code} 签发。",
+        f"District {code} has no credentials on this bus. `suibus node add {code}` issues them.",
+        f"区 {code} 在本总线上没有凭据。可执行 suibus node add {code} 签发。",
     )

@@ -1,4 +1,4 @@
-"""What a district does about its receipts: acknowledge them, or write them to a file to be corrected."""
+"""A district's work on its receipts: acknowledge them, or write the rows to a file to be corrected."""
 
 from __future__ import annotations
 
@@ -17,16 +17,17 @@ from schemas.wire.receipt import Receipt, parse_receipt_id
 
 @dataclass(frozen=True)
 class ToCorrect:
-    """What was written to a file of corrections: rows; refused deletions are not in it."""
+    """The number of rows written to a file of corrections, and of refused deletions, which are not written."""
 
     rows: int
     deletions: int
 
 
 def acknowledge(inbox: Inbox, district: str, dataset_id: str | None, ids: Sequence[str]) -> int:
-    """Mark receipts as seen, `all` for every open one of the dataset (None: of any); returns how many were open.
+    """Acknowledge receipts by id; the number of them that were open.
 
-    InputError, and nothing is marked, where one of them was never fetched.
+    The id `all` means every open receipt of the dataset (None: of all datasets). InputError, and nothing is changed, if an id is not
+    that of a fetched receipt.
     """
     if "all" in ids:
         held = [h.receipt for h in inbox.receipts("new", dataset_id)]
@@ -36,23 +37,23 @@ def acknowledge(inbox: Inbox, district: str, dataset_id: str | None, ids: Sequen
         refused = parse_receipt_id(text, district)
         if refused is None or inbox.find(*refused) is None:
             raise InputError(
-                f"{text!r} is no receipt that was fetched. Write it as `suibus receipts` shows it; nothing was marked.",
-                f"没有获取过回执 {text!r}。请按 `suibus receipts` 所示填写；未作任何标记。",
+                f"{text!r} is not the id of a fetched receipt. Copy the id from `suibus receipts`. Nothing was acknowledged.",
+                f"没有取回过编号为 {text!r} 的回执。请从 suibus receipts 的输出中复制编号。未确认任何回执。",
             )
         named.append(refused)
     return inbox.set_state(named, "acknowledged")
 
 
 def write_to_correct(inbox: Inbox, dataset: Dataset, file: Path) -> ToCorrect:
-    """Write the open receipts of a dataset's rows as a CSV that Excel opens and `suibus publish --corrections` takes.
+    """Write the rows of a dataset's open receipts to a CSV that Excel opens and `suibus publish --corrections` reads.
 
-    InputError where the file exists.
+    InputError if the file exists.
     """
     try:
         out = file.open("x", encoding="utf-8-sig", newline="")
     except FileExistsError:
         raise InputError(
-            f"{file} exists already and may hold corrections. Name another file.",
+            f"{file} exists already and may hold corrections. Choose another file.",
             f"{file} 已存在，其中可能有更正内容。请换一个文件名。",
         ) from None
     rows = deletions = 0

@@ -1,4 +1,4 @@
-"""The process that runs a bus: start it here or detached, and stop it."""
+"""The process that runs a bus: run it in the foreground, start it detached, stop it."""
 
 from __future__ import annotations
 
@@ -25,14 +25,15 @@ if TYPE_CHECKING:
 
 
 def run(bus: Bus, tell: Tell, *, services_only: bool = False, secure: bool = False) -> None:
-    """Run the bus until told to stop (SIGTERM or Ctrl-C); the pass that runs then is finished first.
+    """Run the bus in this process until SIGTERM or Ctrl-C; a pass under way is finished first.
 
-    With `secure` the embedded broker lets nobody in without credentials, from now on. StateError if the bus runs already.
+    With `secure` the embedded broker accepts only clients with credentials, now and in later runs. StateError if the bus is
+    already running; InputError for `secure` with an external Kafka.
     """
     settings = bus.settings
     if secure and settings.access:
         raise InputError(
-            f"--secure is for the embedded broker; who may do what on {settings.access.servers} is set up there.",
+            f"--secure is only for the embedded broker. Set up the access rights of {settings.access.servers} there.",
             f"--secure 只用于内置消息代理；{settings.access.servers} 的权限请在该处设置。",
         )
     stop = threading.Event()
@@ -41,12 +42,12 @@ def run(bus: Bus, tell: Tell, *, services_only: bool = False, secure: bool = Fal
     with bus.only_one():
         if settings.metrics_port:
             serve_metrics(bus, settings.metrics_port)
-        beside = ThreadPoolExecutor(1, "suibus-spark")
+        executor = ThreadPoolExecutor(1, "suibus-spark")
         spark: list[Future[Lake]] = []
 
         def start_spark() -> None:
             if not services_only:
-                spark.append(beside.submit(bus.lake))
+                spark.append(executor.submit(bus.lake))
 
         try:
             if settings.access:
@@ -60,7 +61,7 @@ def run(bus: Bus, tell: Tell, *, services_only: bool = False, secure: bool = Fal
                 tell("Spark is ready; the pipeline runs", "Spark 已就绪，流水线运行中")
             bus.state.note_running(Running(os.getpid(), not services_only, now()))
             tell("ready", "就绪")
-            # It is cut off when the process ends, which an outbox survives.
+            # A daemon thread: it is stopped with the process, which an outbox survives without loss.
             threading.Thread(target=send_outboxes, args=(bus, stop), name="suibus-outboxes", daemon=True).start()
             watch(bus, stop, services_only, fresh, tell)
         finally:
@@ -73,14 +74,17 @@ def run(bus: Bus, tell: Tell, *, services_only: bool = False, secure: bool = Fal
 def start_detached(
     bus: Bus, tell: Tell, *, services_only: bool = False, secure: bool = False, timeout: float = 180
 ) -> None:
-    """Start `suibus up` as a process of its own and wait until it is ready."""
+    """Start `suibus up` as a separate process and wait until it is ready.
+
+    UnavailableError with the end of its log if it ends or is not ready within `timeout` seconds; it is then terminated.
+    """
     if bus.state.up_lease.holder():
         raise bus.running_already()
     make_state_folder(bus.home)
-    said = bus.state.up_log
-    said.parent.mkdir(parents=True, exist_ok=True)
+    log_file = bus.state.up_log
+    log_file.parent.mkdir(parents=True, exist_ok=True)
     flags = [*(["--services-only"] if services_only else []), *(["--secure"] if secure else [])]
-    with said.open("wb") as out:
+    with log_file.open("wb") as out:
         process = subprocess.Popen(
             [sys.executable, "-m", "infra.cli", "up", *flags],
             stdin=subprocess.DEVNULL,
@@ -93,19 +97,22 @@ def start_detached(
     while process.poll() is None and time.monotonic() < deadline:
         running = bus.state.running()
         if running and running.pid == process.pid:
-            tell(f"ready; log in {said}", f"就绪，日志：{said}")
+            tell(f"ready; log in {log_file}", f"就绪，日志：{log_file}")
             return
         time.sleep(0.1)
     process.terminate()
-    lines = "\n".join(said.read_text("utf-8", "replace").splitlines()[-15:])
+    lines = "\n".join(log_file.read_text("utf-8", "replace").splitlines()[-15:])
     raise UnavailableError(
-        f"The bus did not become ready. The end of {said}:\n{lines}\nRun `suibus doctor`.",
-        f"总线未能就绪，日志 {said} 的末尾：\n{lines}\n请运行 suibus doctor。",
+        f"The bus did not become ready. The end of the log {log_file}:\n{lines}\nRun `suibus doctor`.",
+        f"总线未能就绪，日志 {log_file} 的末尾：\n{lines}\n请运行 suibus doctor。",
     )
 
 
 def stop(bus: Bus, timeout: float = 120) -> bool:
-    """Stop the bus and its broker; False if neither ran. A pass under way is finished, or after the timeout cut off."""
+    """Stop the bus and its broker; False if neither was running.
+
+    A pass under way may finish within `timeout` seconds; after that the process is killed, and the next pass continues.
+    """
     lease = bus.state.up_lease
     pid = lease.holder()
     if pid:

@@ -1,4 +1,4 @@
-"""Back to the districts: a receipt for every record that was refused, on the district's own return topic."""
+"""Back to the districts: a receipt for every quarantined record, on the district's own return topic."""
 
 from __future__ import annotations
 
@@ -20,28 +20,29 @@ from schemas.errors import UnavailableError, first_line
 from schemas.ports.kafka_access import KafkaAccess
 from schemas.wire.receipt import LONGEST, Reason, Receipt
 
-ROWS, BYTES = 1_000, 16 << 20  # of receipts on their way, the limit that is reached first: bounds memory
-WAIT_MS = 10_000
+# The most receipts, and bytes of them, that are sent before waiting for acknowledgement: limits memory.
+ROWS, BYTES = 1_000, 16 << 20
+WAIT_MS = 10_000  # how long Kafka may take to answer
 
 
 def send_receipts(dataset: Dataset, lake: Lake, first: int, last: int, kafka: KafkaAccess) -> int:
-    """Send the districts a receipt for each record quarantined in the bronze versions first to last; how many.
+    """Send a receipt for each record quarantined in bronze versions `first` to `last`; the number of receipts.
 
-    The broker has all of them when it returns. Done again for the same versions, it sends the same receipts under the
-    same ids, and the reader keeps one of each. UnavailableError if the bus is away or a return topic is missing: some may
-    have been sent by then.
+    On return the broker has acknowledged all of them. Done again for the same versions, it sends the same receipts with the same
+    ids, and the inboxes keep one of each. UnavailableError if Kafka does not answer or a return topic is missing; some receipts
+    may have been sent by then.
     """
     bronze = lake.bronze(dataset)
     files = appended_files(bronze, first, last, quarantined=True)
     if not files:
         return 0
-    rows = _refused(dataset, bronze.rows(files)).toLocalIterator()
+    rows = _quarantined(dataset, bronze.rows(files)).toLocalIterator()
     at = datetime.now(UTC).isoformat(timespec="seconds")
     return _send((_receipt(row, dataset, at) for row in rows), kafka)
 
 
-def _refused(dataset: Dataset, records: DataFrame) -> DataFrame:
-    """Quarantined records, each text cut in Spark already: one of a million characters stays there."""
+def _quarantined(dataset: Dataset, records: DataFrame) -> DataFrame:
+    """Quarantined records with every text already cut in Spark, so that long texts never reach this process."""
     columns = [_short(_text(f, F.col(f.name))).alias(f"c{i}") for i, f in enumerate(dataset.table_fields)]
     reasons = F.transform("_reasons", lambda r: F.struct(*(_short(r[n]).alias(n) for n in REASON.names)))
     return (
@@ -57,11 +58,12 @@ def _refused(dataset: Dataset, records: DataFrame) -> DataFrame:
 
 
 def _short(text: Column) -> Column:
-    return F.left(text, F.lit(LONGEST + 1))  # one more, so that the receipt sees that it was longer
+    # One character more than a receipt keeps, so that it can tell that the text was cut.
+    return F.left(text, F.lit(LONGEST + 1))
 
 
 def _text(field: Field, value: Column) -> Column:
-    """A value as the text of a CSV cell that `schemas.row.coercer` takes back, all its digits kept."""
+    """A value as the text of a CSV cell, from which `schemas.row.coercer` reads the same value again."""
     if field.kind == "bytes":
         return F.regexp_replace(F.base64(value), r"\s", "")
     if field.kind == "timestamp":
@@ -84,8 +86,9 @@ def _receipt(row: Row, dataset: Dataset, refused_at: str) -> Receipt:
         partition=row["_partition"],
         offset=row["_offset"],
         key=row["_key"],
-        timestamp_ms=-1 if row["_timestamp_ms"] is None else row["_timestamp_ms"],  # Kafka's own word for none
-        deleted=row["_deleted"] and row["_timestamp_ms"] is not None,  # one without a time could not be read at all
+        timestamp_ms=-1 if row["_timestamp_ms"] is None else row["_timestamp_ms"],  # Kafka's value for no timestamp
+        # Without a timestamp it is a record that could not be read, not a delete.
+        deleted=row["_deleted"] and row["_timestamp_ms"] is not None,
         reasons=tuple(Reason(**reason.asDict()) for reason in row["_reasons"]),
         record=record if any(text is not None for text in record.values()) else None,
         refused_at=refused_at,
@@ -107,16 +110,16 @@ def _send(receipts: Iterable[Receipt], kafka: KafkaAccess) -> int:
             waiting.append(producer.send(receipts_topic(receipt.district), value, receipt.id.encode()))
             sent, size = sent + 1, size + len(value)
             if len(waiting) >= ROWS or size >= BYTES:
-                _acknowledged(producer, waiting)
+                _wait_for_acks(producer, waiting)
                 waiting, size = [], 0
-        _acknowledged(producer, waiting)
+        _wait_for_acks(producer, waiting)
         return sent
     except KafkaError as error:
         why = f"{type(error).__name__}: {first_line(error)}"
         raise UnavailableError(
-            f"Receipts for refused records could not be sent ({why}). They are sent at the next pass. Check that the bus is "
-            "up and has the return topics gz.down.<district>.receipts.v1.",
-            f"无法发送被拒记录的回执（{why}），下一轮将重新发送。请检查总线是否运行，以及是否有回执主题 gz.down.<区>.receipts.v1。",
+            f"Receipts for quarantined records could not be sent ({why}). The next pass sends them again. Check that Kafka runs "
+            "and has the return topics gz.down.<district>.receipts.v1.",
+            f"无法发送隔离记录的回执（{why}），下一轮将重新发送。请检查 Kafka 是否运行，以及是否有回执主题 gz.down.<区>.receipts.v1。",
         ) from None
     finally:
         if producer is not None:
@@ -124,7 +127,7 @@ def _send(receipts: Iterable[Receipt], kafka: KafkaAccess) -> int:
                 producer.close(timeout=1)
 
 
-def _acknowledged(producer: KafkaProducer, waiting: Iterable[Any]) -> None:
+def _wait_for_acks(producer: KafkaProducer, waiting: Iterable[Any]) -> None:
     producer.flush()
     for future in waiting:
         future.get(timeout=0)

@@ -1,7 +1,7 @@
-"""What a record's bytes hold of each column, its key as a node writes it, and its sequence: as SQL text over the decoded record.
+"""SQL text over the decoded record: the raw value of a column, the key as a node writes it, and the sequence.
 
-The decoded record has the envelope's columns, `_keys` (the parts of a delete's key), `_read` (the record as `strict_avro` gives it)
-and `_header` (a delete's sequence).
+The decoded record has the envelope's columns, `_keys` (the parts of a delete's key), `_read` (the record from `strict_avro`) and
+`_header` (a delete's sequence).
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from schemas.dataset import Dataset
 
 
 def raw_column(name: str, dataset: Dataset) -> str:
-    """A column as the bytes hold it: a key's column of a delete comes from the key, any other from the record."""
+    """A column's raw value: from the record; the key columns of a delete come from its key."""
     read = f"_read.`{name}`"
     return f"CASE WHEN _deleted THEN {_from_key(name, dataset)} ELSE {read} END" if name in dataset.key else read
 
@@ -24,9 +24,9 @@ def _from_key(name: str, dataset: Dataset) -> str:
 
 
 def canonical_key(dataset: Dataset) -> str:
-    """The one key that a node gives the record, as `schemas.wire.encoder.Encoder.key` writes it; null if a part is missing.
+    """The record's key exactly as `schemas.wire.encoder.Encoder.key` writes it; null if a part is missing.
 
-    Another spelling of it would be in another partition, and the order of its changes would be lost.
+    The same key written in another way would be in another partition, and the order of its changes would be lost.
     """
     parts: list[str] = []
     for name in dataset.key:
@@ -40,7 +40,7 @@ _ESCAPED = {c: json.dumps(c)[1:-1] for c in ("\\", '"', *map(chr, range(32)))}
 
 
 def _quoted(value: str) -> str:
-    """A string as Python's json writes it without ensure_ascii."""
+    """A string as Python's json.dumps(…, ensure_ascii=False) writes it."""
     special = r'[\x00-\x1f"\\]'
     escapes = ", ".join(text(part) for pair in _ESCAPED.items() for part in pair)
     runs = f"regexp_extract_all({value}, {text(rf'{special}|[^{special[1:]}+')}, 0)"
@@ -49,11 +49,14 @@ def _quoted(value: str) -> str:
 
 
 def sequence_column(dataset: Dataset) -> str:
-    """What orders the versions of a key: the sequence column, of a delete its header; else the record's Kafka timestamp."""
+    """The value that orders the versions of a key.
+
+    It is the sequence column, for a delete the header `sequence`. Without a sequence column it is the Kafka timestamp.
+    """
     if dataset.sequence is None:
         return f"CASE WHEN NOT {outside_of_years('_timestamp')} THEN _timestamp END"
     field = dataset.field(dataset.sequence)
     number = "try_cast(_header AS bigint)"
-    number = f"CASE WHEN CAST({number} AS string) = _header THEN {number} END"  # ' 1', '+1' and '1.0' are none
+    number = f"CASE WHEN CAST({number} AS string) = _header THEN {number} END"  # ' 1', '+1' and '1.0' are not accepted
     raw = {"string": "_header", "timestamp": f"timestamp_micros({number})"}.get(field.kind, number)
     return f"CASE WHEN _deleted THEN {narrowed(field, f'({raw})')} ELSE `{field.name}` END"

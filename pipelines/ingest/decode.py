@@ -1,4 +1,4 @@
-"""Kafka records of one dataset as bronze rows: decoded once, held against every row rule in one pass."""
+"""Kafka records of one dataset as bronze rows: each is decoded once and checked against every row rule in one pass."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from pyspark.sql import functions as F
 
 from pipelines.ingest.columns import canonical_key, raw_column, sequence_column
 from pipelines.ingest.offsets import Range
-from pipelines.ingest.quarantine_reasons import DECODED, any_holds, as_struct, reasons_to_quarantine
+from pipelines.ingest.quarantine_reasons import DECODED, any_applies, reason_struct, reasons_to_quarantine
 from pipelines.ingest.strict_avro import (
     END,
-    MARK,
+    END_MARK_BYTES,
     can_be_unreadable,
     narrowed,
     outside_of_years,
@@ -34,43 +34,47 @@ from schemas.wire.registry import Registry
 from schemas.wire.registry_agreement import agreed_schema
 
 log = logging.getLogger(__name__)
-ANSWERS = 300  # characters kept of the header that names a receipt: more than the longest id
-REGISTRY_IDS = 1_000  # looked up a dataset and batch: made-up ids must not become a flood of calls
+ANSWERS = 300  # the most characters kept of the header that names a receipt; every id is shorter
+REGISTRY_IDS = 1_000  # the most ids looked up per batch, so that invented ids cannot flood the registry
 
 
-def change_log(
+def bronze_rows(
     records: DataFrame, dataset: Dataset, store: ContractStore, registry: Registry | None = None
 ) -> DataFrame:
-    """Kafka records of one dataset as bronze rows: decoded once, held against every row rule in one pass."""
-    conf, mark = records.sparkSession.conf, token_bytes(MARK)
-    read = _decoded(records, dataset, store, registry, mark)
+    """Kafka records of one dataset as bronze rows: each is decoded once and checked against every row rule in one pass.
+
+    If Spark cannot run the contract's rules at all (broken SQL), all records are quarantined. UnavailableError if the registry is
+    needed and unavailable.
+    """
+    conf, end_mark = records.sparkSession.conf, token_bytes(END_MARK_BYTES)
+    read = _decoded(records, dataset, store, registry, end_mark)
     reason = ""
-    # How a plan counts is settled as it is made. Under ANSI a rule that overflows, or casts what cannot be cast, fails
-    # and says so. One that compares unlike types can only be run without, where what fails is null.
+    # ANSI mode is fixed when the plan is made. With ANSI a rule fails on an overflow or a bad cast, and `_evaluated` sees it.
+    # A rule that compares unlike types is rejected with ANSI; it runs without, where a bad cast gives null.
     for ansi in ((NOT_ANSI[0], "true"), NOT_ANSI):
         conf.set(*ansi)
         try:
             return _bronze(_checked(read, dataset), dataset)
-        except AnalysisException as error:  # a rule with broken SQL stops its own dataset only
+        except AnalysisException as error:  # broken SQL in a rule affects only its own dataset
             reason = cause(error)
         finally:
             conf.set(*NOT_ANSI)
-    return refused(records, dataset, reason)
+    return quarantine_all(records, dataset, reason)
 
 
-def refused(records: DataFrame, dataset: Dataset, reason: str) -> DataFrame:
-    """Bronze rows of a dataset whose rules Spark cannot run: all quarantined."""
+def quarantine_all(records: DataFrame, dataset: Dataset, reason: str) -> DataFrame:
+    """Bronze rows for records on which Spark cannot run the contract's rules: all quarantined, with their bytes."""
     log.error("dataset=%s: its rules cannot be run: %s", dataset.id, reason)
     en = f"The contract's rules cannot be run: {reason}"
     zh = f"契约中的规则无法执行：{reason}"
     return _bronze(_all_quarantined(records, "contract", en, zh), dataset)
 
 
-def unread(spark: SparkSession, place: Range, dataset: Dataset, reason: str) -> DataFrame:
-    """Bronze rows for offsets that cannot be read from Kafka at all: quarantined, without their bytes."""
-    log.error("dataset=%s: %s cannot be read: %s", dataset.id, place, reason)
-    offsets = spark.range(place.start, place.end, numPartitions=1).select(
-        F.lit(place.topic).alias("topic"), F.lit(place.partition).alias("partition"), F.col("id").alias("offset"),
+def quarantine_unreadable(spark: SparkSession, unread: Range, dataset: Dataset, reason: str) -> DataFrame:
+    """Bronze rows for offsets that cannot be read from Kafka: quarantined, without their bytes."""
+    log.error("dataset=%s: %s cannot be read: %s", dataset.id, unread, reason)
+    offsets = spark.range(unread.start, unread.end, numPartitions=1).select(
+        F.lit(unread.topic).alias("topic"), F.lit(unread.partition).alias("partition"), F.col("id").alias("offset"),
         *(F.lit(None).cast(kind).alias(name) for name, kind in _KAFKA.items()),
     )  # fmt: skip
     en, zh = f"The record cannot be read from Kafka: {reason}", f"无法从 Kafka 读取该记录：{reason}"
@@ -86,26 +90,29 @@ _KAFKA = {
 
 
 def _bronze(rows: DataFrame, dataset: Dataset) -> DataFrame:
-    shown = {  # so that any reader can show it
+    shown = {  # changed so that every reader can display it
         "_key": "make_valid_utf8(_key)",
         "_timestamp": f"CASE WHEN NOT {outside_of_years('_timestamp')} THEN _timestamp END",
     }
     there = set(rows.columns)
     columns = []
     for f in bronze_schema(dataset).fields:
-        found = shown.get(f.name, f"`{f.name}`") if f.name in there else f"CAST(NULL AS {f.dataType.simpleString()})"
-        columns.append(f"{found} AS `{f.name}`")
+        value = shown.get(f.name, f"`{f.name}`") if f.name in there else f"CAST(NULL AS {f.dataType.simpleString()})"
+        columns.append(f"{value} AS `{f.name}`")
     return rows.selectExpr(*columns)
 
 
 def _decoded(
-    records: DataFrame, dataset: Dataset, store: ContractStore, registry: Registry | None, mark: bytes
+    records: DataFrame, dataset: Dataset, store: ContractStore, registry: Registry | None, end_mark: bytes
 ) -> DataFrame:
-    """Envelope, key, `_read`: the record as `strict_avro` gives it, null of an unknown writer, and whether it is `_whole`.
+    """Kafka records with the envelope's columns and what was decoded, in working columns:
 
-    `from_avro` with the wrong writer schema returns wrong values and no error, so the frame is checked first and
-    each writer schema decodes only its own records. What is larger than the bus takes is not decoded at all: a
-    record of a few megabytes can hold objects of a hundred times its size.
+    `_read` the record from `strict_avro`, null if its writer schema is unknown; `_refusal` why a registry id cannot be decoded;
+    `_keys` and `_header` a delete's key and sequence; `_size` the bytes of a record that is too large; `_mark` the end mark.
+
+    `from_avro` with the wrong writer schema gives wrong values and no error. So the framing is checked first, and each writer
+    schema decodes only its own records. A record larger than the bus accepts is not decoded: a few megabytes can unpack to a
+    hundred times as much memory.
     """
     reader = avro_schema(dataset)
     size = "(coalesce(length(key), 0) + coalesce(length(value), 0))"
@@ -117,15 +124,15 @@ def _decoded(
     reads, body = [], f"substring(value, {FRAME + 1})"
     for known, schema in store.writer_schemas(dataset.id).items():
         frame = f"substring(value, 1, {FRAME}) = X'{(MAGIC + known).hex()}'"
-        reads.append(f"WHEN {fits} AND {frame} THEN {strict_avro(body, schema, reader, mark)}")
+        reads.append(f"WHEN {fits} AND {frame} THEN {strict_avro(body, schema, reader, end_mark)}")
     refusals = []
     if registry:
         agreed, refused = _registry_schemas(records, F.expr(number), dataset, registry)
         for schema_text, ids in agreed.items():
-            decoded = strict_avro("substring(value, 6)", json.loads(schema_text), reader, mark)
+            decoded = strict_avro("substring(value, 6)", json.loads(schema_text), reader, end_mark)
             reads.append(f"WHEN {number} IN ({', '.join(map(str, ids))}) THEN {decoded}")
-        for told, ids in refused.items():
-            refusals.append(f"WHEN {number} IN ({', '.join(map(str, ids))}) THEN {_texts(told)}")
+        for message, ids in refused.items():
+            refusals.append(f"WHEN {number} IN ({', '.join(map(str, ids))}) THEN {_texts(message)}")
     refusals.append(f"WHEN {number} IS NOT NULL THEN {_texts(_NO_SUCH_ID if registry else _NO_REGISTRY)}")
     writer = (
         f"CASE WHEN {fits} AND substring(value, 1, 2) = X'{MAGIC.hex()}' "
@@ -145,14 +152,14 @@ def _decoded(
         f"CASE WHEN {deleted} AND {fits} THEN from_json(CAST(key AS string), {text(key_ddl)}) END AS _keys",
         f"CASE {' '.join(reads)} END AS _read",
         f"CASE {' '.join(refusals)} END AS _refusal",
-        f"X'{mark.hex()}' AS _mark",
+        f"X'{end_mark.hex()}' AS _mark",
     )
 
 
-_NO_SUCH_ID = ("The schema registry has no schema of this id.", "模式注册中心没有此编号的模式。")
+_NO_SUCH_ID = ("The schema registry has no schema with this id.", "模式注册中心没有此编号的模式。")
 _NO_REGISTRY = (
-    "The record names a schema registry's id, and no registry is configured at the city: set SUIBUS_REGISTRY_URL there.",
-    "记录引用了模式注册中心的编号，但市级未配置注册中心：请在市级设置 SUIBUS_REGISTRY_URL。",
+    "The record names a schema by its registry id, but the city has no registry configured: set SUIBUS_REGISTRY_URL there.",
+    "记录以模式注册中心的编号引用模式，但市级未配置注册中心：请在市级设置 SUIBUS_REGISTRY_URL。",
 )
 _ANSWERS = "get(filter(headers, h -> h.key = 'answers'), 0).value"
 _ENVELOPE = (
@@ -167,16 +174,17 @@ _ENVELOPE = (
 )
 
 
-def _texts(told: tuple[str, str]) -> str:
-    return f"named_struct('en', {text(told[0])}, 'zh', {text(told[1])})"
+def _texts(message: tuple[str, str]) -> str:
+    return f"named_struct('en', {text(message[0])}, 'zh', {text(message[1])})"
 
 
 def _registry_schemas(
     records: DataFrame, number: Column, dataset: Dataset, registry: Registry
 ) -> tuple[dict[str, list[int]], dict[tuple[str, str], list[int]]]:
-    """The registry ids of a batch by the schema that decodes them, and the others by why they cannot be decoded.
+    """The registry ids of a batch, grouped by the schema that decodes them, and by the reason if none can.
 
-    The most frequent ids are asked for first. UnavailableError if the registry is away.
+    At most REGISTRY_IDS ids are looked up, the most frequent first; ids that are unknown are in neither group.
+    UnavailableError if the registry does not answer.
     """
     reader = avro_schema(dataset)
     agreed: dict[str, list[int]] = defaultdict(list)
@@ -194,12 +202,11 @@ def _registry_schemas(
 
 
 def _checked(rows: DataFrame, dataset: Dataset) -> DataFrame:
-    """Columns out of the record (keys out of the key for a delete), sequence, and every reason against the row.
+    """Decoded records with the contract's columns, the sequence, and every reason to quarantine.
 
-    Whether any holds is one compiled condition. Only a row that it holds for has its reasons put together, which Spark
-    does by walking the expressions: for each row it would cost several times all the rest. Each step writes every column
-    of a wide row once more, which is most of what a batch costs: so the record as it was read goes on only where a part
-    of it is unreadable.
+    One compiled condition finds the rows to quarantine. Only for these does Spark collect the reasons, since it interprets that
+    expression: for every row it would take several times as long as all the rest. Each step copies every column of a wide row,
+    which is most of the cost of a batch. So the raw record is passed on only where a value in it is unreadable.
     """
     values = {f.name: narrowed(f, raw_column(f.name, dataset)) for f in dataset.table_fields}
     unreadable = [f.name for f in dataset.table_fields if can_be_unreadable(f)]
@@ -220,19 +227,19 @@ def _checked(rows: DataFrame, dataset: Dataset) -> DataFrame:
     kind = sequence_type(dataset).simpleString()
     reasons = reasons_to_quarantine(dataset)
     judged = flat.selectExpr("*", f"CAST({sequence_column(dataset)} AS {kind}) AS _sequence").selectExpr(
-        "*", f"{any_holds(reasons)} AS _quarantined"
+        "*", f"{any_applies(reasons)} AS _quarantined"
     )
-    whens = ", ".join(f"CASE WHEN {r.holds} THEN {r.told} END" for r in reasons)
-    told = f"CASE WHEN _quarantined THEN filter(array({whens}), r -> r IS NOT NULL) END"
+    whens = ", ".join(f"CASE WHEN {r.applies} THEN {r.struct} END" for r in reasons)
+    collected = f"CASE WHEN _quarantined THEN filter(array({whens}), r -> r IS NOT NULL) END"
     value = "CASE WHEN _quarantined THEN _value END"
     return judged.selectExpr(
-        *(f"`{c}`" for c in judged.columns if c != "_value"), f"{told} AS _reasons", f"{value} AS _value"
+        *(f"`{c}`" for c in judged.columns if c != "_value"), f"{collected} AS _reasons", f"{value} AS _value"
     )
 
 
 def _all_quarantined(records: DataFrame, rule: str, en: str, zh: str) -> DataFrame:
-    told = as_struct(rule, None, "NULL", text(en), text(zh))
-    columns = {"_quarantined": "true", "_writer": "NULL", "_reasons": f"array({told})", "_value": "value"}
+    reason = reason_struct(rule, None, "NULL", text(en), text(zh))
+    columns = {"_quarantined": "true", "_writer": "NULL", "_reasons": f"array({reason})", "_value": "value"}
     return records.selectExpr(*_ENVELOPE, *(f"{c} AS {n}" for n, c in columns.items())).selectExpr(
         *(f"CAST({f.name} AS {f.dataType.simpleString()}) AS {f.name}" for f in ENVELOPE)
     )

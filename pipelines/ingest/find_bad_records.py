@@ -1,4 +1,4 @@
-"""Which records of a batch make it fail: found by halving its ranges, so that the others are not held up."""
+"""Find the records that make a batch fail, by halving its offset ranges, so that all others can be ingested."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from pyspark.sql import DataFrame
 from pipelines.ingest.offsets import Range
 from pipelines.lake.spark_jvm import SPARK_ERRORS
 
-PROBES = 60  # reads spent on it; ranges that still fail then are taken as bad, whole
+MOST_READS = 60  # test reads; after that a range that fails is bad as a whole
 
 
-def computes(rows: DataFrame) -> bool:
-    """Whether every row can be computed; none is written."""
+def can_be_computed(rows: DataFrame) -> bool:
+    """Whether Spark can compute every row. Nothing is written."""
     try:
         rows.write.format("noop").mode("overwrite").save()
     except SPARK_ERRORS:
@@ -21,24 +21,24 @@ def computes(rows: DataFrame) -> bool:
     return True
 
 
-def isolate(ranges: tuple[Range, ...], can_take: Callable[[Range], bool]) -> tuple[Range, ...]:
-    """The smallest ranges that cannot be taken, in order."""
-    todo, bad, probes = list(ranges), [], 0
+def find_bad_ranges(ranges: tuple[Range, ...], is_good: Callable[[Range], bool]) -> tuple[Range, ...]:
+    """The smallest ranges found for which `is_good` is false, sorted. At most MOST_READS ranges are halved."""
+    todo, bad, reads = list(ranges), [], 0
     while todo:
-        probed = todo.pop()
-        probes += 1
-        if can_take(probed):
+        tried = todo.pop()
+        reads += 1
+        if is_good(tried):
             continue
-        if probed.end - probed.start == 1 or probes >= PROBES:
-            bad.append(probed)
+        if tried.end - tried.start == 1 or reads >= MOST_READS:
+            bad.append(tried)
         else:
-            middle = (probed.start + probed.end) // 2
-            todo += [probed._replace(end=middle), probed._replace(start=middle)]
+            middle = (tried.start + tried.end) // 2
+            todo += [tried._replace(end=middle), tried._replace(start=middle)]
     return tuple(sorted(bad))
 
 
-def without(ranges: tuple[Range, ...], bad: tuple[Range, ...]) -> tuple[Range, ...]:
-    """What is left of ranges, in order, once the bad ones are cut out."""
+def subtract_ranges(ranges: tuple[Range, ...], bad: tuple[Range, ...]) -> tuple[Range, ...]:
+    """The ranges without the bad ones, in order."""
     good: list[Range] = []
     for whole in ranges:
         start = whole.start

@@ -1,8 +1,8 @@
-"""From the topics to bronze: every record exactly once, the ones that break a row rule marked as quarantined.
+"""From the topics to bronze: every record exactly once; records that break a row rule are quarantined.
 
-A batch of a dataset is one read of planned offset ranges and one append commit, which carries the position behind it;
-nothing is read back and nothing is merged here. Quarantine is a partition of bronze rather than a table beside it,
-so one commit decides a record's fate and no crash can put it in both places or in neither.
+A batch of a dataset is one read of planned offset ranges and one append commit, which also holds the position after the batch.
+Nothing is read back and nothing is merged here. Quarantine is a partition of bronze, not a separate table: one commit writes
+every record, so after a crash no record is both quarantined and accepted, and none is missing.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from functools import reduce
 
 from pyspark.sql import DataFrame
 
-from pipelines.ingest.decode import change_log, refused, unread
-from pipelines.ingest.find_bad_records import computes, isolate, without
-from pipelines.ingest.offsets import Plan, Range, Topics, TopicState, accept, plan
+from pipelines.ingest.decode import bronze_rows, quarantine_all, quarantine_unreadable
+from pipelines.ingest.find_bad_records import can_be_computed, find_bad_ranges, subtract_ranges
+from pipelines.ingest.offsets import Plan, Range, Topics, TopicState, plan, position_after_change
 from pipelines.ingest.read import read_ranges
 from pipelines.lake.commit_notes import IngestNote
 from pipelines.lake.delta import written_by_another
@@ -33,12 +33,12 @@ from schemas.wire.registry import Registry
 
 @dataclass(frozen=True)
 class Batch:
-    """One batch of a dataset in bronze, or none if nothing waited (`records` is 0)."""
+    """One batch of a dataset, committed to bronze. `records` is 0 if none were waiting; then nothing was committed."""
 
     records: int
-    after: Position
-    waiting: int = 0  # offsets that wait for the next batch
-    drained: bool = False  # some district has no more waiting
+    after: Position  # the position after the batch
+    waiting: int = 0  # offsets left for the next batch
+    drained: bool = False  # all waiting records of some district are ingested
 
 
 def ingest_batch(
@@ -52,47 +52,49 @@ def ingest_batch(
 ) -> Batch:
     """Append the dataset's next batch to bronze.
 
-    Killed anywhere and run again, each record is in bronze once: the commit that brings rows brings their position too.
-    A record that cannot be read, or that a rule cannot be evaluated for, is quarantined alone; if the process is not this
-    batch's `alone`, Spark's error is raised instead, for another dataset may have caused it. StateError if a topic is
-    not as it was left, UnavailableError if Kafka, a registry that is needed, or the lake is away; then nothing was taken.
+    Killed anywhere and run again, each record is in bronze once: one commit holds the rows and the position after them.
+    If Spark fails, the records that caused it (unreadable, or a rule cannot be evaluated) are found and quarantined, the others
+    ingested. With `alone` False Spark's error is raised instead, since a dataset running in parallel may have caused it.
+    StateError if a topic was deleted, recreated, truncated or given partitions; UnavailableError if Kafka, the registry or
+    the lake is unavailable. On an error nothing is ingested.
     """
     bronze = lake.bronze(dataset)
-    number = bronze.transaction(INGEST) + 1  # read before the position: of two processes the faster one takes it
+    # Read before the position: of two processes only one can commit this number.
+    number = bronze.transaction(INGEST) + 1
     position = ingested_position(bronze)
     planned = plan(dataset, position, states)
     if not planned.ranges:
         return Batch(0, position)
 
     def rows(records: DataFrame) -> DataFrame:
-        return change_log(records, dataset, store, registry)
+        return bronze_rows(records, dataset, store, registry)
 
     records = read_ranges(lake.spark, kafka.access, planned.ranges)
     if registry:
-        records = records.persist()  # else Kafka would be read once more for the registry's ids
+        records = records.persist()  # the registry ids are collected first: without it Kafka would be read twice
     try:
         try:
             taken = _append(bronze, rows(records), planned.after, number)
         except SPARK_ERRORS as error:
-            states = kafka.states(states)  # Kafka away, or a topic no longer as it was: then that is the reason
-            plan(dataset, position, states)
+            states = kafka.states(states)  # raises if Kafka is unavailable
+            plan(dataset, position, states)  # raises if a topic has changed
             if not alone:
                 raise
-            if computes(rows(records)):
+            if can_be_computed(rows(records)):
                 raise UnavailableError(
-                    f"Bronze of {dataset.name} cannot be written, and nothing was skipped: {cause(error)}. Look at the lake "
-                    "and its disk; the next pass takes the same records again.",
-                    f"无法写入 {dataset.name} 的变更日志，未跳过任何记录：{cause(error)}。请检查数据湖及其磁盘；"
-                    "下一轮将重新处理同一批记录。",
+                    f"Bronze of {dataset.name} cannot be written; nothing was skipped: {cause(error)}. Check the lake and its "
+                    "disk; the next pass ingests the same records again.",
+                    f"无法写入 {dataset.name} 的 bronze 表，未跳过任何记录：{cause(error)}。请检查数据湖及其磁盘；"
+                    "下一轮将重新接入同一批记录。",
                 ) from error
-            found = _quarantining(dataset, lake, store, kafka, registry, planned, error)
-            taken = _append(bronze, found, planned.after, number)
+            rows_to_append = _with_bad_quarantined(dataset, lake, store, kafka, registry, planned, error)
+            taken = _append(bronze, rows_to_append, planned.after, number)
     finally:
         records.unpersist()
     return Batch(taken, planned.after, sum(planned.waiting.values()), planned.drained)
 
 
-def _quarantining(
+def _with_bad_quarantined(
     dataset: Dataset,
     lake: Lake,
     store: ContractStore,
@@ -101,35 +103,37 @@ def _quarantining(
     planned: Plan,
     error: Exception,
 ) -> DataFrame:
-    """The rows of a batch that failed, with the records that made it fail quarantined."""
+    """The rows of a batch that Spark failed on; the records that caused it are quarantined."""
 
-    def read(one: Range) -> DataFrame:
-        return read_ranges(lake.spark, kafka.access, (one,), alone=True)
+    def read(part: Range) -> DataFrame:
+        return read_ranges(lake.spark, kafka.access, (part,), alone=True)
 
-    def rows(one: Range) -> DataFrame:
-        return change_log(read(one), dataset, store, registry)
+    def rows(part: Range) -> DataFrame:
+        return bronze_rows(read(part), dataset, store, registry)
 
-    bad = isolate(planned.ranges, lambda one: computes(rows(one)))
-    parts = [rows(good) for good in without(planned.ranges, bad)]
+    bad = find_bad_ranges(planned.ranges, lambda part: can_be_computed(rows(part)))
+    parts = [rows(good) for good in subtract_ranges(planned.ranges, bad)]
     for one in bad:
         records = read(one)
-        readable = computes(records)
+        readable = can_be_computed(records)
         parts.append(
-            refused(records, dataset, cause(error)) if readable else unread(lake.spark, one, dataset, cause(error))
+            quarantine_all(records, dataset, cause(error))
+            if readable
+            else quarantine_unreadable(lake.spark, one, dataset, cause(error))
         )
     return reduce(DataFrame.unionByName, parts).coalesce(lake.spark.sparkContext.defaultParallelism)
 
 
 def resume(dataset: Dataset, lake: Lake, states: Mapping[str, TopicState]) -> None:
-    """Go on after the dataset's topics changed, each from the first offset it still has; bronze's log keeps that it was so."""
+    """Accept that the dataset's topics changed: bronze gets a commit without rows whose position is that of `position_after_change`."""
     bronze = lake.bronze(dataset)
     number = bronze.transaction(INGEST) + 1
-    position = accept(dataset, ingested_position(bronze), states)
+    position = position_after_change(dataset, ingested_position(bronze), states)
     _append(bronze, bronze.read().limit(0), position, number)
 
 
 def _append(bronze: Table, rows: DataFrame, position: Position, number: int) -> int:
-    """Commit the batch of that number, the rows and the position behind them; how many rows it was."""
+    """Commit batch `number`, the rows with the position after them; the number of rows. StateError if another process did."""
     version = bronze.append(rows, INGEST, number, IngestNote(position))
     if version is None:
         raise written_by_another(bronze.address)

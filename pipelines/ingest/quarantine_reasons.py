@@ -1,4 +1,4 @@
-"""Why a row is quarantined: every reason there is, as SQL text over the decoded record, in English and Chinese."""
+"""Every reason to quarantine a row: its condition as SQL text over the decoded record, its message in English and Chinese."""
 
 from __future__ import annotations
 
@@ -11,79 +11,86 @@ from quality.rules import row_rules
 from schemas.dataset import Dataset
 from schemas.wire.avro import LARGEST
 
-SHOWN = 1_000  # characters of the value found that a reason keeps
-DECODED = "_decoded"  # the column that tells whether the bytes hold a record
+SHOWN = 1_000  # the most characters of the offending value that a reason keeps
+DECODED = "_decoded"  # the column that says whether the bytes could be decoded
 UNREGISTERED = (
     "The schema that wrote the record is not registered for this dataset.",
-    "写入该记录的模式未在此数据集登记。",
+    "写入该记录所用的模式未在此数据集登记。",
 )
-_HOLDS_NOT, _FAILS = "X'30'", "X'3F'"  # what a tried condition gives for a row it is false for, and one it fails for
+# The results of `_evaluated`: the bytes of "0" and "?". A condition that is true gives "1".
+_IS_FALSE, _CANNOT_BE_EVALUATED = "X'30'", "X'3F'"
 
 
 class Reason(NamedTuple):
-    """When it holds (null: it does not), and the struct that says so."""
+    """A reason to quarantine, as SQL text."""
 
-    holds: str
-    told: str
-    risky: str | None = None  # the condition alone, if it is a contract's SQL, which can fail
-    among: str | None = None  # a shorter condition that is true whenever this reason, or another like it, holds
+    applies: str  # the condition; null counts as false
+    struct: str  # what bronze keeps of the reason: see `reason_struct`
+    contract_sql: str | None = (
+        None  # the contract's own condition, whose evaluation can fail; None for all other reasons
+    )
+    prefilter: str | None = (
+        None  # a cheaper condition, shared by several reasons, that is true whenever one of them applies
+    )
 
 
-def any_holds(reasons: list[Reason]) -> str:
-    """Whether any of them holds, or cannot be evaluated."""
-    conditions = [*dict.fromkeys(f"coalesce({r.among or r.holds}, false)" for r in reasons if r.risky is None)]
-    if risky := [f"coalesce(({r.risky}), false)" for r in reasons if r.risky is not None]:
-        conditions.append(f"coalesce({_tried(either(risky))} <> {_HOLDS_NOT}, false)")
+def any_applies(reasons: list[Reason]) -> str:
+    """Whether any reason applies or cannot be evaluated, as one condition."""
+    conditions = [
+        *dict.fromkeys(f"coalesce({r.prefilter or r.applies}, false)" for r in reasons if r.contract_sql is None)
+    ]
+    if contract_sql := [f"coalesce(({r.contract_sql}), false)" for r in reasons if r.contract_sql is not None]:
+        conditions.append(f"coalesce({_evaluated(either(contract_sql))} <> {_IS_FALSE}, false)")
     return either(conditions)
 
 
-def _tried(broken: str) -> str:
-    """A contract's condition for a row that was decoded, so that it cannot fail; null for a row that was not.
+def _evaluated(broken: str) -> str:
+    """A contract's condition that cannot fail the job: the bytes of "1" (true), "0" (false) or "?" (cannot be evaluated).
 
-    A `try_` function is null where anything inside of it fails. It is in a CASE, so that Spark computes nothing of it ahead
-    and outside of it.
+    Null for a row that was not decoded. A `try_` function gives null if anything inside it fails. The CASE keeps Spark from
+    evaluating a part of the condition before and outside the `try_` function.
     """
     tried = f"try_to_binary(CASE WHEN ({broken}) THEN '1' ELSE '0' END, 'utf-8')"
-    return f"(CASE WHEN {DECODED} THEN coalesce({tried}, {_FAILS}) END)"
+    return f"(CASE WHEN {DECODED} THEN coalesce({tried}, {_CANNOT_BE_EVALUATED}) END)"
 
 
 def reasons_to_quarantine(dataset: Dataset) -> list[Reason]:
-    """Every reason there is to quarantine a row."""
+    """Every reason to quarantine a row of the dataset."""
     fits = "_size IS NULL"
     upsert = f"NOT _deleted AND {fits}"
     en, zh = (f"coalesce(_refusal.{n}, {text(t)})" for n, t in zip(("en", "zh"), UNREGISTERED, strict=True))
     reasons = [
         _reason(
             f"NOT ({fits})", "size", None, "_size",
-            f"Key and value are larger than the {LARGEST} bytes the bus takes; they were not decoded.",
-            f"键与值超过总线可接收的 {LARGEST} 字节，未解码。",
+            f"Key and value together are larger than the {LARGEST} bytes that the bus accepts; they were not decoded.",
+            f"键与值合计超过总线可接收的 {LARGEST} 字节，未解码。",
         ),
         _reason(
             f"{upsert} AND _writer IS NULL", "framing", None, "hex(substring(_value, 1, 2))",
-            "The value is neither Avro single-object encoding nor a registry's frame.",
-            "记录值既不是 Avro 单对象编码，也不是注册中心格式。",
+            "The value is neither in Avro single-object encoding nor in a schema registry's framing.",
+            "记录值既不是 Avro 单对象编码，也不是模式注册中心的封装格式。",
         ),
         Reason(
-            f"{upsert} AND _writer IS NOT NULL AND NOT _known", as_struct("schema", None, "_writer", en, zh)
+            f"{upsert} AND _writer IS NOT NULL AND NOT _known", reason_struct("schema", None, "_writer", en, zh)
         ),
         _reason(
             f"{upsert} AND _known AND NOT ({DECODED})", "malformed", None, "length(_value)",
-            "The bytes do not hold a record of their schema.", "字节内容与其模式不符，无法解码。",
+            "The bytes are not a record of the schema they name.", "字节内容与其所注明的模式不符，无法解码。",
         ),
         _reason(
             f"{DECODED} AND NOT _whole", "trailing", None, "length(_value)",
-            "Bytes follow the record: they are lost if the record is right, and it is wrong if they belong to it.",
+            "Extra bytes follow the record: either the record is right and they would be lost, or they belong to it and it is wrong.",
             "记录之后还有多余字节：若记录无误，这些字节会丢失；若它们属于记录，则记录有误。",
         ),
         _reason(
             f"{fits} AND (_deleted OR {DECODED} OR _key IS NULL) AND NOT _right_key",
             "key", ",".join(dataset.key), "_key",
-            "The key is missing, or is not byte for byte the key that the contract gives the record.",
-            "缺少主键，或键与契约为该记录规定的键不逐字节一致。",
+            "The key is missing, or differs from the key that the contract defines for the record, which must match byte for byte.",
+            "缺少键，或键与契约为该记录规定的键不一致（须逐字节相同）。",
         ),
         _reason(
             outside_of_years("_timestamp"), "timestamp", None, "_timestamp",
-            "Kafka's timestamp of the record lies outside of years 1 to 9999.",
+            "The record's Kafka timestamp is outside the years 1 to 9999.",
             "记录的 Kafka 时间戳不在公元 1 至 9999 年之间。",
         ),
     ]  # fmt: skip
@@ -94,8 +101,8 @@ def reasons_to_quarantine(dataset: Dataset) -> list[Reason]:
                 "sequence",
                 dataset.sequence,
                 "_header",
-                "A delete must carry its sequence, as the node writes it, in one header 'sequence'.",
-                "删除记录必须在唯一的消息头 sequence 中携带版本序列，写法与节点一致。",
+                "A delete must carry its sequence in exactly one header 'sequence', written as the node writes it.",
+                "删除记录必须在唯一的消息头 sequence 中携带版本序列，写法须与节点一致。",
             )
         )
     if dataset.district:
@@ -105,8 +112,8 @@ def reasons_to_quarantine(dataset: Dataset) -> list[Reason]:
                 "district",
                 dataset.district,
                 f"`{dataset.district}`",
-                "The record claims another district than its topic's.",
-                "记录声明的区与其主题所属的区不一致。",
+                "The record names another district than its topic.",
+                "记录中的区与其主题所属的区不一致。",
             )
         )
     for field in filter(can_be_unreadable, dataset.table_fields):
@@ -114,43 +121,43 @@ def reasons_to_quarantine(dataset: Dataset) -> list[Reason]:
         shown = "NULL" if field.item or field.fields else f"hex({raw})" if field.kind == "boolean" else raw
         reason = _reason(
             f"{raw} IS NOT NULL AND `{field.name}` IS NULL", "unreadable", field.name, shown,
-            f"{field.name} holds what is no {field.type_name}: text that is not UTF-8, a day outside of years 1 to "
-            "9999, a number that is too large, or a boolean that is neither 0 nor 1.",
-            f"{field.name} 含有不属于 {field.type_name} 的内容：非 UTF-8 文本、年份不在 1 至 9999 之间的日期、"
+            f"{field.name} has a value that is not a valid {field.type_name}: text that is not UTF-8, a date outside the years "
+            "1 to 9999, a number that is too large, or a boolean that is neither 0 nor 1.",
+            f"{field.name} 的值不是有效的 {field.type_name}：非 UTF-8 文本、年份不在 1 至 9999 之间的日期、"
             "超出范围的数值，或既非 0 也非 1 的布尔值。",
         )  # fmt: skip
-        reasons.append(reason._replace(among="_unreadable"))
+        reasons.append(reason._replace(prefilter="_unreadable"))
     can_fail = {rule.name for rule in dataset.rules if rule.type == "sql"}
     for rule in row_rules(dataset):
-        found = f"`{rule.column}`" if rule.column else "NULL"
+        value = f"`{rule.column}`" if rule.column else "NULL"
         if rule.name not in can_fail:
             holds = f"{DECODED} AND ({rule.broken})"
-            reasons.append(_reason(holds, rule.name, rule.column, found, rule.en, rule.zh))
+            reasons.append(_reason(holds, rule.name, rule.column, value, rule.en, rule.zh))
             continue
-        tried = _tried(rule.broken)
-        en = f"The rule {rule.name} cannot be evaluated for this row: {_FAILED[0]}"
-        zh = f"规则 {rule.name} 无法对该行求值：{_FAILED[1]}"
+        tried = _evaluated(rule.broken)
+        en = f"The rule {rule.name} cannot be evaluated for this row: {_WHY_NOT_EVALUATED[0]}"
+        zh = f"规则 {rule.name} 无法对该行求值：{_WHY_NOT_EVALUATED[1]}"
         en, zh = (
-            f"CASE WHEN {tried} = {_FAILS} THEN {text(failed)} ELSE {text(told)} END"
-            for failed, told in ((en, rule.en), (zh, rule.zh))
+            f"CASE WHEN {tried} = {_CANNOT_BE_EVALUATED} THEN {text(if_failed)} ELSE {text(if_broken)} END"
+            for if_failed, if_broken in ((en, rule.en), (zh, rule.zh))
         )
-        told = as_struct(rule.name, rule.column, found, en, zh)
-        reasons.append(Reason(f"{tried} <> {_HOLDS_NOT}", told, risky=rule.broken))
+        struct = reason_struct(rule.name, rule.column, value, en, zh)
+        reasons.append(Reason(f"{tried} <> {_IS_FALSE}", struct, contract_sql=rule.broken))
     return reasons
 
 
-_FAILED = (
-    "a value that is cast is not of the type, a number overflows, or is divided by zero.",
-    "被转换的值不符合目标类型、数值溢出或除数为零。",
+_WHY_NOT_EVALUATED = (
+    "a value cannot be cast to the type, a number overflows, or a number is divided by zero.",
+    "某个值无法转换为目标类型、数值溢出或除数为零。",
 )
 
 
-def _reason(holds: str, rule: str, column: str | None, found: str, en: str, zh: str) -> Reason:
-    return Reason(holds, as_struct(rule, column, found, text(en), text(zh)))
+def _reason(applies: str, rule: str, column: str | None, found: str, en: str, zh: str) -> Reason:
+    return Reason(applies, reason_struct(rule, column, found, text(en), text(zh)))
 
 
-def as_struct(rule: str, column: str | None, found: str, en: str, zh: str) -> str:
-    """One reason as bronze keeps it; `found`, `en` and `zh` are SQL text."""
+def reason_struct(rule: str, column: str | None, found: str, en: str, zh: str) -> str:
+    """One reason as bronze keeps it, a struct of type REASON; `found`, `en` and `zh` are SQL text."""
     shown = f"left(make_valid_utf8(CAST({found} AS string)), {SHOWN})"
     parts = [text(rule), text(column) if column else "CAST(NULL AS string)", shown, en, zh]
     named = (f"'{f.name}', {part}" for part, f in zip(parts, REASON.fields, strict=True))

@@ -1,4 +1,4 @@
-"""Planned offset ranges as a DataFrame of Spark's Kafka source: only committed records, and no waiting for records that are not there."""
+"""Read planned offset ranges with Spark's Kafka source: committed records only, without waiting for new ones."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from pyspark.sql import DataFrame, SparkSession
 from pipelines.ingest.offsets import Range
 from schemas.ports.kafka_access import KafkaAccess
 
-# Bytes of a partition that are asked for at a time: at Kafka's one megabyte a third of reading is waiting.
+# Bytes fetched from a partition at a time: with Kafka's default of 1 MiB a third of the time is spent waiting.
 FETCH = 8 << 20
-_TASK = 10_000  # records; fewer are read sooner by one task than shared out
+_TASK = 10_000  # records per task: fewer are read faster by one task than by several
 
 
 def read_ranges(
     spark: SparkSession, kafka: KafkaAccess, ranges: tuple[Range, ...], *, alone: bool = False
 ) -> DataFrame:
-    """The records of some ranges, at most one range a partition: Spark's source has one start and one end for it.
+    """The records of these ranges. Spark's source takes one range per partition: ValueError if a partition has two.
 
-    `alone`: one record at a time and with a consumer of its own, so that one that cannot be read (it may unpack to more than
-    memory holds) takes no other with it.
+    `alone`: read one record at a time with a separate consumer, so that a record that cannot be read (it may decompress to more
+    than memory holds) does not fail others.
     """
     assigned: dict[str, list[int]] = {}
     first: dict[str, dict[str, int]] = {}
@@ -35,12 +35,13 @@ def read_ranges(
     options = {
         **kafka.spark(),
         "kafka.isolation.level": "read_committed",
-        # One name, else Spark makes a new consumer for each read: 0.3 s a partition.
+        # A fixed group: with a generated one Spark makes a new consumer for each read, 0.3 s per partition.
         "kafka.group.id": f"suibus.city.probe.{uuid4()}" if alone else "suibus.city.ingest",
-        # What is asked for is there: by default the broker waits half a second for more, and each partition costs that.
+        # All records in the ranges exist: by default the broker waits half a second for more, once per partition.
         "kafka.fetch.max.wait.ms": "0",
         "kafka.max.partition.fetch.bytes": str(FETCH),
-        # Of up to a megabyte each: bounds memory. 100 cost a third of the reading; what does not fit is read again, alone.
+        # Records of up to 1 MiB each: limits memory. With 100, reading took a third longer; a batch too large for memory is retried
+        # record by record.
         "kafka.max.poll.records": "1" if alone else "500",
         "assign": json.dumps(assigned),
         "startingOffsets": json.dumps(first),
@@ -48,7 +49,7 @@ def read_ranges(
         "failOnDataLoss": "true",
         "includeHeaders": "true",
     }
-    # Shared out before anything is computed: Spark would else prepare that anew for each partition of each topic.
+    # Coalesced before any computation: otherwise Spark sets it up again for each partition of each topic.
     records = sum(end - start for *_, start, end in ranges)
     tasks = min(spark.sparkContext.defaultParallelism, -(-records // _TASK))
     return spark.read.format("kafka").options(**options).load().coalesce(tasks)

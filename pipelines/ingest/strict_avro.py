@@ -1,12 +1,12 @@
-"""Avro in Spark, read strictly: the value that the bytes hold, or none, never another.
+"""Strict Avro decoding in Spark: exactly the value in the bytes, or null; never a different value.
 
-Spark's `from_avro` ignores what follows the record, drops the bits of a number that its type has no room for (2³¹ in an
-int is read as −2³¹, a decimal(9,2) of twenty digits as other digits) and takes any byte but 1 for false. So a record is
-decoded with a mark behind it, and with types in which nothing is lost; `narrowed` then gives a column its own type,
-and null where no reader could make a value of it.
+Spark's `from_avro` ignores bytes after the record, drops the high bits of numbers that do not fit the type (2³¹ in an int is
+read as −2³¹, a decimal(9,2) of twenty digits as other digits) and reads every byte except 1 as false. So here a random end mark is
+appended to the record before decoding, and wider types are used in which no bit is lost. `narrowed` then casts a value to the
+column's type, or gives null where it does not fit.
 
-Expressions are SQL text here and in `pipelines.ingest.decode`: a wide contract has thousands of parts, and each that is made
-from Python costs calls into the JVM, more in all than the batch.
+Expressions are SQL text, here and in `pipelines.ingest.decode`: a wide contract has thousands of expressions, and building each
+from Python takes JVM calls that would cost more than the batch itself.
 """
 
 from __future__ import annotations
@@ -18,40 +18,40 @@ from typing import Any
 from pipelines.lake.table_schemas import spark_type
 from schemas.dataset import Field
 
-MARK = 16  # bytes of the mark
-END = "_end"  # its field; columns of a contract do not begin with _
-_FLAG = "suibus.flag"  # a boolean's byte, as it is
-_DIGITS = 4_096  # bytes of a decimal that is read; the longest needs 16, and Java takes seconds over a megabyte
+END_MARK_BYTES = 16  # the length of the end mark
+END = "_end"  # the field that holds the end mark; a contract's columns cannot begin with _
+_FLAG = "suibus.flag"  # the name of the type as which a boolean is read: its one byte, unchanged
+_DIGITS = 4_096  # the most bytes of a decimal that is decoded; 16 are enough for 38 digits, and Java takes seconds for a megabyte
 _FIRST_DAY, _LAST_DAY = -719_162, 2_932_896  # 0001-01-01 and 9999-12-31 as days since 1970
 _UNREADABLE = ("string", "boolean", "int", "decimal", "date", "timestamp")
 
 
-def strict_avro(body: str, writer: Mapping[str, Any], reader: Mapping[str, Any], mark: bytes) -> str:
-    """The record as a struct, with `mark` behind its fields as END exactly if nothing else follows; END null if it is none.
+def strict_avro(body: str, writer: Mapping[str, Any], reader: Mapping[str, Any], end_mark: bytes) -> str:
+    """The decoded record as a struct: the reader schema's fields, then END.
 
-    `mark` must be random: bytes behind the record that happen to be equal to it would pass. A record that is cut off
-    and goes on into the mark finds no whole mark behind itself, so it is none.
+    END equals `end_mark` if no other bytes follow the record, and is null if the bytes are not a record. A truncated record reads
+    into the end mark, so the whole mark is not found after it. `end_mark` must be random: extra bytes equal to it would be accepted.
     """
 
-    def read(marked: str, decimals: bool) -> str:
-        schema, expected = (text(json.dumps(_marked(s, decimals))) for s in (writer, reader))
-        return f"from_avro({marked}, {schema}, map('avroSchema', {expected}, 'mode', 'PERMISSIVE'))"
+    def read(with_mark: str, decimals: bool) -> str:
+        schema, expected = (text(json.dumps(_with_end_mark(s, decimals))) for s in (writer, reader))
+        return f"from_avro({with_mark}, {schema}, map('avroSchema', {expected}, 'mode', 'PERMISSIVE'))"
 
-    marked = f"concat({body}, X'{mark.hex()}')"
+    with_mark = f"concat({body}, X'{end_mark.hex()}')"
     if long := _has_long_decimal(reader, "r0", 1):
-        rough = f"array({read(marked, decimals=False)})"  # one of one: decoded once, whatever is asked of it
+        rough = f"array({read(with_mark, decimals=False)})"  # an array of one, so that Spark decodes it only once
         fit = f"length({body}) <= {_DIGITS} OR NOT exists({rough}, r0 -> {long})"
-        marked = f"CASE WHEN {fit} THEN {marked} ELSE X'' END"  # no bytes hold no record
-    return read(marked, decimals=True)
+        with_mark = f"CASE WHEN {fit} THEN {with_mark} ELSE X'' END"  # empty bytes decode to no record
+    return read(with_mark, decimals=True)
 
 
 def text(value: str) -> str:
-    """A string as a literal: nothing in it is an escape to the parser, nor a ${variable}."""
+    """A string as a SQL literal, in which the parser finds neither an escape nor a ${variable}."""
     return "'" + "".join(f"\\u{ord(c):04x}" if c in "\\'$" or c < " " else c for c in value) + "'"
 
 
 def _has_long_decimal(schema: Any, raw: str, depth: int) -> str | None:
-    """True where some decimal has more bytes than are read; None if the type has none. Its bytes are read as such here."""
+    """SQL that is true if some decimal is longer than _DIGITS bytes; None if the type has no decimal. It expects decimals read as bytes."""
     if isinstance(schema, list):
         (schema,) = (branch for branch in schema if branch != "null")
     if isinstance(schema, str):
@@ -66,30 +66,31 @@ def _has_long_decimal(schema: Any, raw: str, depth: int) -> str | None:
 
 
 def either(conditions: list[str]) -> str:
-    """Whether any of them holds."""
+    """The conditions joined by OR."""
     return tree(conditions, "OR")
 
 
 def tree(parts: list[str], operator: str) -> str:
-    """All of them in a tree of few levels: code that is generated for a long chain is as deep as it is long."""
+    """The parts joined by an operator, as a balanced tree: the code that Spark generates for a long chain would nest too deeply."""
     if len(parts) <= 2:
         return f"({f' {operator} '.join(parts)})"
     middle = len(parts) // 2
     return f"({tree(parts[:middle], operator)} {operator} {tree(parts[middle:], operator)})"
 
 
-def _marked(schema: Mapping[str, Any], decimals: bool) -> dict[str, Any]:
-    """The schema with a field more. Not a record around it: Spark makes each inner one anew, at three times the cost of all."""
+def _with_end_mark(schema: Mapping[str, Any], decimals: bool) -> dict[str, Any]:
+    """The schema, widened, with END as its last field. (A record around it would cost three times as much: Spark copies nested records.)"""
     flag: Iterator[Any] = iter([{"type": "fixed", "name": _FLAG, "size": 1}])
     wide = _wide(schema, flag, decimals)
-    end = {"name": END, "type": {"type": "fixed", "name": "suibus.mark", "size": MARK}}
+    end = {"name": END, "type": {"type": "fixed", "name": "suibus.mark", "size": END_MARK_BYTES}}
     return {**wide, "fields": [*wide["fields"], end]}
 
 
 def _wide(schema: Any, flag: Iterator[Any], decimals: bool) -> Any:
-    """The schema with a type of the same bytes in which no bit is lost; the first `flag` defines, the others refer.
+    """The schema with types that read the same bytes and lose no bit: int as long, boolean as one byte, decimal with 38 digits.
 
-    A decimal has as many digits as Spark can hold, or with `decimals` false is its bytes.
+    With `decimals` False a decimal is read as bytes. `flag` yields the definition of the boolean's type once; after that the type is
+    used by name, as Avro requires.
     """
     if isinstance(schema, list):
         return [_wide(branch, flag, decimals) for branch in schema]
@@ -108,10 +109,10 @@ def _wide(schema: Any, flag: Iterator[Any], decimals: bool) -> Any:
 
 
 def narrowed(field: Field, raw: str, depth: int = 0) -> str:
-    """A column as its table holds it, from what `strict_avro` read; null also where that, or a part of it, is none.
+    """A value from `strict_avro` cast to the type of its column; null if it, or a part of it, does not fit.
 
-    None is text that is not UTF-8, a day outside of years 1 to 9999 (which Python and SQL have no dates for), more digits
-    than a decimal has, more bits than an int has, a boolean that is neither 0 nor 1.
+    These do not fit: text that is not UTF-8, a date outside the years 1 to 9999 (Python and SQL have none), a decimal with too many
+    digits, an int with too many bits, a boolean that is neither 0 nor 1.
     """
     if field.kind == "string":
         return f"CASE WHEN is_valid_utf8({raw}) THEN {raw} END"
@@ -131,7 +132,7 @@ def narrowed(field: Field, raw: str, depth: int = 0) -> str:
 
 
 def _nested(field: Field, raw: str, depth: int) -> str:
-    """An array or a record whose parts are all readable; what needs no other type is left as it is."""
+    """An array or record with its members cast to their types; unchanged if none of them was read with a wider type."""
     if not _is_wide(field):
         return raw
     if field.item:
@@ -141,19 +142,20 @@ def _nested(field: Field, raw: str, depth: int) -> str:
 
 
 def _is_wide(field: Field) -> bool:
+    """Whether the field, or a member of it, was read with a wider type."""
     if field.item:
         return _is_wide(field.item)
     return field.kind in ("boolean", "date", "int", "decimal") or any(map(_is_wide, field.fields))
 
 
 def can_be_unreadable(field: Field) -> bool:
-    """Whether there are bytes that are none of the column's type, though they decode."""
+    """Whether some bytes decode and still do not fit the column's type."""
     inside = (*field.fields, *([field.item] if field.item else []))
     return field.kind in _UNREADABLE or any(map(can_be_unreadable, inside))
 
 
 def _unreadable(field: Field, raw: str, depth: int) -> str:
-    """True where a value, or one inside of it, is none of its type."""
+    """SQL that is true if a value, or a member of it, does not fit its type."""
     if field.item:
         return f"coalesce(exists({raw}, r{depth} -> {_unreadable(field.item, f'r{depth}', depth + 1)}), false)"
     if field.fields:
@@ -163,6 +165,6 @@ def _unreadable(field: Field, raw: str, depth: int) -> str:
 
 
 def outside_of_years(moment: str) -> str:
-    """True for a timestamp outside of years 1 to 9999."""
+    """SQL that is true for a timestamp outside the years 1 to 9999."""
     first, last = "TIMESTAMP'0001-01-01T00:00:00Z'", "TIMESTAMP'9999-12-31T23:59:59.999999Z'"
     return f"({moment} NOT BETWEEN {first} AND {last})"

@@ -1,6 +1,7 @@
-"""What a commit of Suibus's says of itself, beside its rows: the user metadata of the commit, as JSON in Delta's log.
+"""The note in each commit that Suibus makes: the commit's user metadata, JSON in Delta's log.
 
-A note is committed with the rows, so it cannot disagree with them. Each kind has one writer: ingest, merge, account, release.
+A note is committed together with the rows, so the two cannot disagree. Each kind of note has one writer: ingest, merge, account or
+release.
 """
 
 from __future__ import annotations
@@ -18,34 +19,34 @@ Account = Mapping[str, Counts]  # the counts of each district
 
 @dataclass(frozen=True)
 class IngestNote:
-    """In bronze: how far each topic is, with this batch."""
+    """In bronze: the position after this batch."""
 
     position: Position
 
 
 @dataclass(frozen=True)
 class GateChange:
-    """By how much a merge changed the counts of the gate's composing rules."""
+    """By how much a merge changed the row counts of the gate's composing rules (`quality.rules.composing_rules`)."""
 
     rules: str  # the hash of those rules
-    counts: Mapping[str, int]  # by rule: how many more rows it counts
-    unknown: int  # rows replaced that were counted by other rules
+    counts: Mapping[str, int]  # by rule: the change of its row count, negative where it counts fewer
+    unknown: int  # replaced rows whose counts were made with other rules
 
 
 @dataclass(frozen=True)
 class MergeNote:
-    """In silver: the bronze versions merged, the account of their records, and what changed for the gate."""
+    """In silver: the bronze versions merged, the account of their records, and the change of the gate's counts."""
 
     bronze_from: int
     bronze_to: int
-    bronze_id: str  # Delta's id of the bronze table those versions are of
+    bronze_id: str  # Delta's id of the bronze table that has these versions
     account: Account
     gate: GateChange
 
 
 @dataclass(frozen=True)
 class AccountNote:
-    """In the account: what was added to it, as sums."""
+    """In the account: the sums of the rows that the commit added, by district."""
 
     dataset: str
     account: Account
@@ -53,7 +54,7 @@ class AccountNote:
 
 @dataclass(frozen=True)
 class ReleaseNote:
-    """In the releases: the verdict that the record is of."""
+    """In the releases: the hash of the verdict in the record."""
 
     verdict_sha256: str
 
@@ -65,7 +66,7 @@ _KINDS: dict[str, type[Note]] = {
 
 
 def dump_note(note: Note) -> str:
-    """A note as the text that is committed."""
+    """A note as the text to commit."""
     kind = next(kind for kind, made in _KINDS.items() if isinstance(note, made))
     fields = dict(vars(note))
     if isinstance(note, IngestNote):
@@ -76,7 +77,7 @@ def dump_note(note: Note) -> str:
 
 
 def parse_note(text: str | None) -> Note | None:
-    """A note from the text that was committed; None if it is another program's, or there is none."""
+    """The note in a commit's user metadata; None if there is none, or another program wrote it."""
     try:
         found: Any = json.loads(text or "")
         fields = {name: value for name, value in found.items() if name != "kind"}

@@ -1,8 +1,8 @@
-"""Commits to a Delta table that its public interface has no call for: every class of Delta's own that Suibus uses is used here.
+"""Commits to a Delta table that Delta's public interface cannot make. This is the only module that uses Delta's internal classes.
 
-Delta's MERGE looks for the rows that match, then reads every column of each file that holds one. Here one narrow scan finds
-them, and a deletion vector leaves them out by their position in their file, as Delta's own DELETE does. `INTERNALS` lists what is
-used of Delta's and Spark's own classes; tests/integration/pipelines/test_internals.py holds the installed version to it in a second.
+Delta's MERGE finds the matching rows and then reads every column of each file that holds one. Here one scan of a few columns finds
+them, and a deletion vector removes them by their row number in the file, as Delta's own DELETE does. `INTERNALS` lists the internal
+classes of Delta and Spark that are used; tests/integration/pipelines/test_internals.py checks it against the installed versions.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from schemas.errors import StateError
 
 _NAMESPACE = "org.apache.spark.sql.delta"
 _USER_METADATA = "spark.databricks.delta.commitInfo.userMetadata"
-# What is used of classes that are no public interface: by class, the methods and the number of their arguments ("new": a constructor).
+# The internal methods in use: by class, each method with its numbers of arguments ("new" is the constructor).
 INTERNALS: dict[str, dict[str, set[int]]] = {
     f"{_NAMESPACE}.DeltaLog": {
         "forTable": {2}, "forTableWithSnapshot": {2}, "clearCache": {0}, "update": {3}, "createDataFrame": {4},
@@ -60,11 +60,11 @@ INTERNALS: dict[str, dict[str, set[int]]] = {
     "org.apache.spark.sql.execution.metric.SQLMetric": {"set": {1}},
 }  # fmt: skip
 _VECTORS = pyarrow.schema([("filePath", pyarrow.string()), ("deletionVectorId", pyarrow.string())])
-FILE_AND_ROW = ("_file", "_row")  # which row of a table: the hash of its file's address, and its number in that file
+FILE_AND_ROW = ("_file", "_row")  # identifies a row: the hash of its file's address, and its row number in that file
 
 
 class File(NamedTuple):
-    """A file of a table: the action that added it, its address as Spark tells it, its statistics, its deletion vector."""
+    """A data file of a table: the `add` action, the address as in Spark's `_metadata.file_path`, statistics and deletion vector (base64)."""
 
     action: Any
     address: str
@@ -73,7 +73,7 @@ class File(NamedTuple):
 
 
 class Files(NamedTuple):
-    """All files of one version of a table, by address."""
+    """All data files of one version of a table, by address."""
 
     table_id: str
     version: int
@@ -81,29 +81,29 @@ class Files(NamedTuple):
 
 
 class Delta:
-    """The log of a table, as Delta's own commands see it."""
+    """A table through Delta's internal DeltaLog."""
 
     def __init__(self, spark: SparkSession, address: str) -> None:
         self._spark = cast(Any, spark)
-        # Delta takes the user metadata of a commit, and more, from the session that is active in the thread.
+        # Delta reads the user metadata of a commit, among other settings, from the thread's active session.
         java(spark, "org.apache.spark.sql.SparkSession").setActiveSession(self._spark._jsparkSession)
         self._log = self._delta("DeltaLog").forTable(self._spark._jsparkSession, address)
 
     def read(self, files: Iterable[Any], snapshot: Any = None) -> DataFrame:
-        """The rows of some files of the table."""
+        """The rows of these files, given as `add` actions; by default with the newest snapshot's schema."""
         snapshot = snapshot or self._log.update(False, self._none(), self._none())
         return DataFrame(self._log.createDataFrame(snapshot, self._seq(files), False, self._none()), self._spark)
 
     def rows(self, files: Iterable[AddedFile]) -> DataFrame:
-        """The rows of files that commits of the table added."""
+        """The rows of files that commits of this table added."""
         return self.read([self._action({"add": file.action}) for file in files])
 
     def append(self, rows: DataFrame | pyarrow.Table, application: str, number: int, note: str, on: int) -> int:
-        """Append rows in one commit on the table's version `on`, as number `number` of an application; the new version.
+        """Append rows in one commit on top of version `on`, as version `number` of an application id; the table's new version.
 
-        It does what Delta's own writer does for `txnAppId`, without computing the table's whole state first. A few rows come
-        as Arrow has them and become a file here: for Spark that would be a job and its plan. StateError if another program
-        has committed since version `on`.
+        The result is that of Delta's writer with `txnAppId`, but the table's whole state is not computed first. An Arrow table is
+        written to a file here, without a Spark job; the table must not be partitioned (ValueError). StateError, and nothing is
+        appended, if another program has committed since version `on`.
         """
         txn = self._log.startTransaction()
         txn.readWholeTable()
@@ -123,7 +123,7 @@ class Delta:
         return self._commit(txn, added, operation, application, number, note)
 
     def _write(self, rows: pyarrow.Table) -> Any:
-        """A file of these rows, not yet of the table, and the action that will add it."""
+        """Write the rows to a data file that is not yet in the table; the `add` action that will add it."""
         out = BytesIO()
         parquet.write_table(rows, out)
         name, data = f"part-00000-{uuid4()}-c000.snappy.parquet", out.getvalue()
@@ -144,7 +144,10 @@ class Delta:
         return self._action({"add": {"path": name, "size": len(data), "stats": json.dumps(stats), **about}})
 
     def change(self, known: Files | None = None) -> Change:
-        """Begin a commit on the newest version; that fails if another comes between. `known`: the files after an earlier one."""
+        """Begin a commit on the newest version; committing fails if another commit came in between.
+
+        `known`: the files after an earlier commit. They are used if that is still the newest version.
+        """
         return Change(self, known)
 
     def _commit(self, txn: Any, actions: list[Any], operation: Any, application: str, number: int, note: str) -> int:
@@ -180,7 +183,7 @@ class Delta:
 
 
 class Change:
-    """One commit that is being made. `files` are those of the version it is made on, and of its own once it is committed."""
+    """A commit in preparation. `files`: those of the version it is based on; after `commit`, those of the new version."""
 
     def __init__(self, table: Delta, known: Files | None) -> None:
         self._table = table
@@ -189,12 +192,15 @@ class Change:
         self._path = table._log.dataPath()
         snapshot = self._txn.snapshot()
         table_id, version = str(snapshot.metadata().id()), int(snapshot.version())
-        if known is None or known[:2] != (table_id, version):  # else asking would cost two jobs, and some calls a file
-            found = map(self._described, snapshot.allFiles().collect())
-            known = Files(table_id, version, {file.address: file for file in found})
+        if known is None or known[:2] != (
+            table_id,
+            version,
+        ):  # reading them costs two Spark jobs and several JVM calls per file
+            described = map(self._file, snapshot.allFiles().collect())
+            known = Files(table_id, version, {file.address: file for file in described})
         self.files = known
 
-    def _described(self, action: Any) -> File:
+    def _file(self, action: Any) -> File:
         spark = self._table._spark
         name, vector = action.toPath(), action.deletionVector()
         full = name if name.isAbsolute() else java(spark, "org.apache.hadoop.fs.Path")(self._path, name)
@@ -203,30 +209,33 @@ class Change:
         return File(action, address, stats, vector.serializeToBase64() if vector else None)
 
     def rows(self, files: Iterable[File]) -> DataFrame:
-        """The rows of these files; `file_and_row` may be asked of them."""
-        found = self._table.read((file.action for file in files), self._txn.snapshot())
-        return found.select(
+        """The rows of these files, with the columns that `file_and_row` needs."""
+        rows = self._table.read((file.action for file in files), self._txn.snapshot())
+        return rows.select(
             "*", F.col("_metadata.file_path").alias("_address"), F.col("_metadata.row_index").alias("_row")
         )
 
     @staticmethod
     def file_and_row() -> tuple[Column, Column]:
-        """Which row it is, as `commit` takes it. Ask it of few rows only: an address is long, and its hash costs."""
+        """The columns that identify a row for `commit`. Select them for few rows only: hashing the long addresses is slow."""
         return F.xxhash64("_address").alias(FILE_AND_ROW[0]), F.col(FILE_AND_ROW[1])
 
-    def shaped(self, rows: DataFrame) -> DataFrame:
-        """Rows with the table's columns; null what they lack."""
+    def with_table_columns(self, rows: DataFrame) -> DataFrame:
+        """The rows cast to the table's columns; columns that the rows lack are null."""
         wanted = self._table.read([], self._txn.snapshot()).schema
         have = [F.col(f"`{f.name}`") if f.name in rows.columns else F.lit(None) for f in wanted]
         return rows.select(*(c.cast(f.dataType).alias(f.name) for c, f in zip(have, wanted, strict=True)))
 
-    def holding(self, column: str, values: Sequence[Any], between: bool = False) -> list[File]:
-        """The files that may hold one of these values, sorted, by Delta's statistics; `between`: any from first to last."""
+    def files_that_may_hold(self, column: str, values: Sequence[Any], between: bool = False) -> list[File]:
+        """The files that may hold one of these values, by Delta's statistics. `values` must be sorted.
+
+        `between`: the files that may hold any value between the first and the last.
+        """
         kept = []
         for file in self.files.files.values():
             least, most = (file.stats.get(bound, {}).get(column) for bound in ("minValues", "maxValues"))
             if least is not None and most is not None and type(least) is type(values[0]):
-                at = bisect_left(values, least)  # the first that is not below the file's
+                at = bisect_left(values, least)  # the first value that is not below the file's minimum
                 if at == len(values) or (values[0] if between else values[at]) > most:
                     continue
             kept.append(file)
@@ -236,43 +245,47 @@ class Change:
         self,
         added: DataFrame | None,
         removed: DataFrame,
-        gone: int,
+        removed_rows: int,
         application: str,
         number: int,
         note: str,
-        taken: int,
+        merged_events: int,
     ) -> int:
-        """Add rows and leave out the `gone` rows in `removed`, in one commit, as number `number` of an application; the new version.
+        """Add rows and remove rows in one commit, as version `number` of an application id; the table's new version.
 
-        `removed` names each row by `file_and_row`; `taken` is how many events were merged, for the table's history.
+        `removed` has the `file_and_row` of each of the `removed_rows` rows; `merged_events` is shown in the table's history.
+        StateError, and nothing is committed, if other than `removed_rows` rows are found, or if another program has committed.
         """
         table = self._table
         actions = [] if added is None else _items(self._txn.writeFiles(added._jdf))
-        there = self.files.files | {file.address: file for file in map(self._described, actions)}
-        if gone:
-            for file, left in self._left_out(removed, gone):
-                del there[file.address]
-                if left:
-                    there[file.address] = self._described(left._1())
-                actions += [left._1(), left._2()] if left else [file.action.remove()]
+        files = self.files.files | {file.address: file for file in map(self._file, actions)}
+        if removed_rows:
+            for file, replacement in self._removals(removed, removed_rows):
+                del files[file.address]
+                if replacement:
+                    files[file.address] = self._file(replacement._1())
+                actions += [replacement._1(), replacement._2()] if replacement else [file.action.remove()]
         nothing, empty = table._none(), table._seq([])
-        self._txn.registerSQLMetrics(table._spark._jsparkSession, self._metrics(taken))
+        self._txn.registerSQLMetrics(table._spark._jsparkSession, self._metrics(merged_events))
         merge = table._delta("DeltaOperations$Merge")(*[nothing] * 4, empty, empty, empty)
-        done = table._commit(self._txn, actions, merge, application, number, note)
-        self.files = Files(self.files.table_id, done, there)
-        return done
+        version = table._commit(self._txn, actions, merge, application, number, note)
+        self.files = Files(self.files.table_id, version, files)
+        return version
 
-    def _metrics(self, taken: int) -> Any:
-        """What Delta demands of a MERGE for its history."""
+    def _metrics(self, merged_events: int) -> Any:
+        """The metric that Delta requires of a MERGE for its history."""
         spark, name = self._table._spark, "operationNumSourceRows"
-        found = java(spark, "java.util.HashMap")()
+        by_name = java(spark, "java.util.HashMap")()
         metrics = java(spark, "org.apache.spark.sql.execution.metric.SQLMetrics")
-        found.put(name, metrics.createMetric(spark._jsc.sc(), name))
-        found.get(name).set(taken)
-        return getattr(java(spark, "scala.collection.immutable.Map"), "from")(self._table._scala(found))
+        by_name.put(name, metrics.createMetric(spark._jsc.sc(), name))
+        by_name.get(name).set(merged_events)
+        return getattr(java(spark, "scala.collection.immutable.Map"), "from")(self._table._scala(by_name))
 
-    def _left_out(self, removed: DataFrame, count: int) -> list[tuple[File, Any]]:
-        """The files that these rows are in, each with the pair of actions that leaves them out; none where none is left."""
+    def _removals(self, removed: DataFrame, count: int) -> list[tuple[File, Any]]:
+        """The files that hold these rows, each with the pair of actions (add, remove) that removes the rows from it.
+
+        None instead of the pair if no row of the file is left.
+        """
         files = self.files.files
         vectors = [{"filePath": file.address, "deletionVectorId": file.vector} for file in files.values()]
         known = self._table._spark.createDataFrame(pyarrow.Table.from_pylist(vectors, _VECTORS))
@@ -280,46 +293,46 @@ class Change:
         numbered = removed.withColumnRenamed(FILE_AND_ROW[1], "rowIndexCol").join(F.broadcast(known), FILE_AND_ROW[0])
         build = self._table._delta("commands.DeletionVectorBitmapGenerator").buildDeletionVectors
         order = ("filePath", "deletionVectorId", "rowIndexCol")
-        found = build(self._table._spark._jsparkSession, numbered.select(*order)._jdf, self._table._log, 0)
+        results = build(self._table._spark._jsparkSession, numbered.select(*order)._jdf, self._table._log, 0)
         changed, rows = [], 0
-        for result in _items(found):
+        for result in _items(results):
             file, vector = files[result.filePath()], result.deletionVector()
             before = file.action.deletionVector()
             rows += vector.cardinality() - (before.cardinality() if before else 0)
             none_left = vector.cardinality() == file.action.numPhysicalRecords().get()
             changed.append((file, None if none_left else file.action.removeRows(vector, True, True)))
-        if rows != count:  # two addresses of one hash, or a row named twice
+        if rows != count:  # two addresses have the same hash, or a row was given twice
             raise StateError(
-                f"{rows} rows of {self._path} were found to be replaced and {count} were expected. Nothing was merged. "
-                "Make the table again with: suibus rebuild",
-                f"{self._path} 中找到 {rows} 行待替换，应为 {count} 行。未合并任何数据。请用 suibus rebuild 重建。",
+                f"{rows} rows of {self._path} were found for replacement, but {count} were expected. Nothing was merged. "
+                "Rebuild the table with: suibus rebuild",
+                f"{self._path} 中找到 {rows} 行待替换，应为 {count} 行。未合并任何数据。请执行 suibus rebuild 重建该表。",
             )
         return changed
 
 
 class Snapshot:
-    """The newest version of a table, as its log has it now."""
+    """The newest version of a table, read from its log now."""
 
     def __init__(self, spark: SparkSession, address: str) -> None:
         log = java(spark, f"{_NAMESPACE}.DeltaLog")
         snapshot = log.forTableWithSnapshot(cast(Any, spark)._jsparkSession, address)._2()
         self.version = int(snapshot.version())
         self.table_id = str(snapshot.metadata().id())
-        # The snapshot itself is not kept: the plans that computed its state are megabytes, and the next one is another.
+        # The snapshot itself is not kept: its query plans take megabytes, and the next version has a snapshot of its own.
         self._listed = _set_transactions(snapshot)
 
     def transactions(self) -> dict[str, int]:
-        """The last number that each application committed."""
+        """The last version that each application id committed."""
         return {str(one.appId()): int(one.version()) for one in _items(self._listed)}
 
 
 def forget_tables(spark: SparkSession) -> None:
-    """Let Delta read every table's log anew: another table may be at an address it knows."""
+    """Clear Delta's cache of logs: after a rename, another table may be at a cached address."""
     java(spark, f"{_NAMESPACE}.DeltaLog").clearCache()
 
 
 def _set_transactions(snapshot: Any) -> Any:
-    """What applications committed: from the version's checksum if it has it, else from the whole log."""
+    """The `txn` actions of a snapshot: from the version's checksum file if that has them, else from the whole log."""
     checksum = snapshot.checksumOpt()
     listed = checksum.get().setTransactions() if checksum.isDefined() else None
     return listed.get() if listed is not None and listed.isDefined() else snapshot.setTransactions()
@@ -330,8 +343,8 @@ def _items(scala: Any) -> list[Any]:
 
 
 def written_by_another(path: Any) -> StateError:
-    """What to say when a table is not as it was when the work on it began."""
+    """The error to raise when another program has committed to a table since the work on it began."""
     return StateError(
-        f"Another Suibus writes to {path} at the same time. Nothing was taken twice. Stop one of the two.",
+        f"Another Suibus writes to {path} at the same time. No record was ingested twice. Stop one of the two.",
         f"另一个 Suibus 正在同时写入 {path}。没有记录被重复接入。请停止其中一个。",
     )

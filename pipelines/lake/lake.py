@@ -1,11 +1,11 @@
 """The lake: a folder or URL, and the tables in it.
 
-    <lake>/bronze/<dataset>.vN   the change log: every record that arrived, in order, the quarantined ones marked
-           silver/<dataset>.vN   one row a key, deleted ones kept as tombstones
-           releases              one row a judged candidate: the pointer, or the hold, with its verdict
-           account               one row a merge and district: where every record went
+    <lake>/bronze/<dataset>.vN   the change log: every record received, quarantined records in a partition of their own
+           silver/<dataset>.vN   one row per key; deleted keys stay as tombstones
+           releases              one row per judged candidate: released or held, with its verdict
+           account               one row per merge and district: the fates of its records
 
-What a hop has done so far is in the log of the table it writes: no state lies beside the tables.
+The progress of a hop is in the log of the table it writes; no state is kept outside the tables.
 """
 
 from __future__ import annotations
@@ -24,119 +24,122 @@ from pyspark.sql import types as T
 from pipelines.lake.delta import forget_tables
 from pipelines.lake.spark_jvm import SPARK_ERRORS
 from pipelines.lake.storage import Storage
-from pipelines.lake.table import Known, Table, explained
+from pipelines.lake.table import Table, TableCache, reading_log
 from pipelines.lake.table_schemas import ACCOUNT, RELEASE, bronze_schema, silver_schema
-from pipelines.lake.unchanged_tables import NO_TABLE, TableMark, is_absent
+from pipelines.lake.unchanged_tables import NO_TABLE, CommitStat, is_absent
 from schemas.dataset import Dataset
 from schemas.errors import StateError, UnavailableError
 from schemas.ports.state_format import FORMAT, FORMAT_FILE, format_text, other_format
 
 _LAYERS = ("bronze", "silver", "account", "releases")
 _APPEND_ONLY = {"delta.appendOnly": "true"}
-_COMPACT = {"delta.autoOptimize.autoCompact": "true"}  # a few rows a commit: else thousands of files
+_COMPACT = {"delta.autoOptimize.autoCompact": "true"}  # commits are small: without it there would be thousands of files
 _KEEP = {  # a release may name a version for years, so nothing expires by itself
     "delta.logRetentionDuration": "interval 3650 days",
     "delta.deletedFileRetentionDuration": "interval 3650 days",
 }
 _PROPERTIES = {
-    # It is read by version and never searched; rows are counted all the same.
+    # Bronze is read by version and never searched by value. Delta still counts the rows of each file.
     "bronze": {"delta.enableChangeDataFeed": "true", "delta.dataSkippingNumIndexedCols": "0", **_APPEND_ONLY},
     "silver": {"delta.enableDeletionVectors": "true", **_COMPACT},
     "releases": {**_APPEND_ONLY, **_COMPACT},
     "account": {**_APPEND_ONLY, **_COMPACT},
 }
-# Commits between checkpoints. At Delta's 10 every tenth pass took 3 s longer. A pass commits to all four tables, so each has a
-# prime number of its own: else their checkpoints fall together.
+# Commits between checkpoints. With Delta's default of 10, every tenth pass took 3 s longer. A pass commits to all four tables, so
+# each has its own prime number: otherwise one pass would write all four checkpoints.
 _CHECKPOINT = {"bronze": "61", "silver": "53", "account": "59", "releases": "67"}
 
 
 class Lake:
-    """The tables under one root, an address that Spark can write to. StateError if the lake is of another format."""
+    """The tables below one root, a path or URL that Spark can write to. StateError if the lake has another format."""
 
     def __init__(self, spark: SparkSession, root: str) -> None:
         self.spark = spark
         self.root = root.rstrip("/")
-        self._known: dict[str, Known] = defaultdict(Known)
-        self._making = RLock()
-        self._idle: list[Lake] = []  # this lake in sessions that no thread uses now
+        self._caches: dict[str, TableCache] = defaultdict(TableCache)
+        self._making_lock = RLock()
+        self._idle: list[Lake] = []  # copies of this lake whose sessions are free
         self._check_format()
 
-    def within(self, session: SparkSession) -> Lake:
-        """The same tables in another session of the same Spark; what is known of them is shared."""
+    def in_session(self, session: SparkSession) -> Lake:
+        """The same lake in another session of the same Spark; the caches of its tables are shared."""
         other = copy(self)
         other.spark = session
         return other
 
     @contextmanager
     def in_own_session(self) -> Iterator[Lake]:
-        """The same tables in a session that no other thread uses meanwhile."""
+        """The same lake in a session that no other thread uses until the block ends."""
         try:
             lake = self._idle.pop()
         except IndexError:
-            lake = self.within(self.spark.newSession())
+            lake = self.in_session(self.spark.newSession())
         try:
             yield lake
         finally:
             self._idle.append(lake)
 
     def bronze(self, dataset: Dataset) -> Table:
-        """The dataset's change log, made or widened if need be."""
+        """The dataset's bronze table, created or given new columns where needed."""
         return self._ensured(f"bronze/{dataset.id}", dataset)
 
     def silver(self, dataset: Dataset) -> Table:
-        """The dataset's merged table, made or widened if need be."""
+        """The dataset's silver table, created or given new columns where needed."""
         return self._ensured(f"silver/{dataset.id}", dataset)
 
     def releases(self) -> Table:
-        """The release records."""
+        """The table of release records, created where needed."""
         return self._ensured("releases")
 
     def account(self) -> Table:
-        """The account."""
+        """The account table, created where needed."""
         return self._ensured("account")
 
-    def marks(self, names: Iterable[str]) -> Mapping[str, TableMark]:
-        """The mark of each of these tables, for `unchanged.is_as_left`; none at all if one cannot be told, or another program wrote it."""
-        marks = {}
+    def commit_stats(self, names: Iterable[str]) -> Mapping[str, CommitStat]:
+        """The stat of each table's newest commit, for `unchanged_tables.is_unchanged`.
+
+        Empty if it is unknown for one table (unreadable, or behind a URL), or if another program has written to one.
+        """
+        stats = {}
         for name in names:
             if is_absent(f"{self.root}/{name}"):
-                marks[name] = NO_TABLE
+                stats[name] = NO_TABLE
                 continue
             try:
-                mark = self._table(name).mark()
-            except (*SPARK_ERRORS, StateError):  # the pass has told of it
+                stat = self._table(name).own_commit_stat()
+            except (*SPARK_ERRORS, StateError):  # the pass has reported it
                 return {}
-            if mark is None:
+            if stat is None:
                 return {}
-            marks[name] = mark
-        return marks
+            stats[name] = stat
+        return stats
 
     def set_aside(self, name: str) -> None:
-        """Move a table out of the way, to `<name>.set-aside-<moment>`; nothing where there is none."""
+        """Rename a table to `<name>.set-aside-<time>`; does nothing if there is no such table. UnavailableError if it cannot."""
         storage = Storage(self.spark, self.root)
         if storage.exists(name) and not storage.move(name, f"{name}.{_set_aside()}"):
             raise _not_moved(f"{self.root}/{name}")
-        self._known.pop(f"{self.root}/{name}", None)
+        self._caches.pop(f"{self.root}/{name}", None)
         forget_tables(self.spark)
 
     def forget(self) -> None:
-        """Know no more of the tables than a process that has just started."""
-        self._known.clear()
+        """Drop every cache of the tables, as in a process that has just started."""
+        self._caches.clear()
         forget_tables(self.spark)
 
     def _table(self, name: str) -> Table:
         schema = {"releases": RELEASE, "account": ACCOUNT}.get(name)
         address = f"{self.root}/{name}"
-        return Table(self.spark, address, schema, self._known[address])
+        return Table(self.spark, address, schema, self._caches[address])
 
     def _ensured(self, name: str, dataset: Dataset | None = None) -> Table:
-        """The table, made if there is none, with the columns it lacked; the same again changes nothing."""
-        known, wanted = self._known[f"{self.root}/{name}"], dataset.hash if dataset else name
-        if known.schema != wanted:
-            with self._making:
-                if known.schema != wanted:  # no other thread has made it meanwhile
+        """The table, created if it is missing, with all columns of the contract. Calling it again changes nothing."""
+        cache, wanted = self._caches[f"{self.root}/{name}"], dataset.hash if dataset else name
+        if cache.schema != wanted:
+            with self._making_lock:
+                if cache.schema != wanted:  # another thread may have done it while this one waited
                     self._make(name, dataset)
-                    known.schema = wanted
+                    cache.schema = wanted
         return self._table(name)
 
     def _make(self, name: str, dataset: Dataset | None) -> None:
@@ -144,7 +147,7 @@ class Lake:
         schema = RELEASE if layer == "releases" else ACCOUNT
         if dataset:
             schema = bronze_schema(dataset) if layer == "bronze" else silver_schema(dataset)
-        with explained(address):
+        with reading_log(address):
             made = DeltaTable.isDeltaTable(self.spark, address)
         if made:
             if missing := _missing(self.spark.read.format("delta").load(address).schema, schema):
@@ -160,24 +163,24 @@ class Lake:
     def _check_format(self) -> None:
         storage = Storage(self.spark, self.root)
         if storage.exists(FORMAT_FILE):
-            found = other_format(storage.read_text(FORMAT_FILE))
+            other = other_format(storage.read_text(FORMAT_FILE))
         elif any(map(storage.exists, _LAYERS)):
-            found = other_format(None)
+            other = other_format(None)
         else:
             storage.write_text(FORMAT_FILE, format_text())
             return
-        if found:
+        if other:
             raise StateError(
-                f"The lake {self.root} is of format {found.number} (Suibus {found.made_by}), and this Suibus reads format {FORMAT}. "
-                "Nothing was changed. Make it again from what the topics hold: suibus rebuild --lake (the old one is kept beside it); "
-                "or use the Suibus that made it.",
-                f"数据湖 {self.root} 的格式为 {found.number}（Suibus {found.made_by}），当前 Suibus 只能读取格式 {FORMAT}。未作任何更改。"
-                "请用主题中现存的数据重建：suibus rebuild --lake（旧湖保留在旁边）；或使用生成它的 Suibus。",
+                f"The lake {self.root} has format {other.number} (Suibus {other.made_by}), but this Suibus reads only format {FORMAT}. "
+                "Nothing was changed. Rebuild it from the records still in the topics with: suibus rebuild --lake (the old lake is "
+                "kept next to it). Or use the Suibus version that made it.",
+                f"数据湖 {self.root} 的格式为 {other.number}（Suibus {other.made_by}），当前 Suibus 只能读取格式 {FORMAT}。未作任何更改。"
+                "请执行 suibus rebuild --lake，用主题中现存的记录重建（旧数据湖保留在同一目录）；或使用生成该数据湖的 Suibus 版本。",
             )
 
 
 def set_lake_aside(spark: SparkSession, root: str) -> str | None:
-    """Move a whole lake out of the way, whatever its format; where it is now, None if there was none."""
+    """Rename a whole lake, whatever its format, to `<name>.set-aside-<time>`; its new address, None if there was no lake."""
     parent, _, name = root.rstrip("/").rpartition("/")
     storage, aside = Storage(spark, parent), f"{name}.{_set_aside()}"
     if not storage.exists(name):
@@ -194,13 +197,13 @@ def _set_aside() -> str:
 
 def _not_moved(address: str) -> UnavailableError:
     return UnavailableError(
-        f"{address} could not be moved away. Look at the rights of the folder it is in and run the same command again.",
-        f"无法移走 {address}。请检查其所在文件夹的权限后重新执行同一命令。",
+        f"{address} could not be renamed. Check the permissions of its parent folder and run the same command again.",
+        f"无法重命名 {address}。请检查其上级文件夹的权限，然后重新执行同一命令。",
     )
 
 
 def _missing(there: T.DataType, wanted: T.DataType, within: str = "") -> list[tuple[str, str]]:
-    """The columns that a table's type lacks, nested members too: names and types for ALTER TABLE … ADD COLUMNS."""
+    """The columns that a table lacks, nested members included: names and types for ALTER TABLE … ADD COLUMNS."""
     if isinstance(wanted, T.ArrayType) and isinstance(there, T.ArrayType):
         return _missing(there.elementType, wanted.elementType, f"{within}element.")
     if not (isinstance(wanted, T.StructType) and isinstance(there, T.StructType)):

@@ -1,4 +1,4 @@
-"""How far the topics of a dataset are in its bronze table."""
+"""The position of a dataset: how far its bronze table has taken each of its topics."""
 
 from __future__ import annotations
 
@@ -6,21 +6,23 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 
-class Taken(NamedTuple):
-    """How far a topic was taken: its identity, and the next offset of each partition."""
+class TopicPosition(NamedTuple):
+    """How far bronze has taken a topic: the topic's id in Kafka, and the next offset to take by partition."""
 
     id: str
-    next: dict[int, int]
+    next_offsets: dict[int, int]
 
 
-Position = dict[str, Taken]  # by topic
+Position = dict[str, TopicPosition]  # by topic
 
 
 def dump_position(position: Position) -> dict[str, Any]:
-    """A position as JSON has it."""
-    return {t: {"id": taken.id, "next": {str(p): o for p, o in taken.next.items()}} for t, taken in position.items()}
+    """A position as a JSON object."""
+    return {
+        t: {"id": taken.id, "next": {str(p): o for p, o in taken.next_offsets.items()}} for t, taken in position.items()
+    }
 
 
 def parse_position(found: Mapping[str, Any]) -> Position:
-    """A position from its JSON."""
-    return {t: Taken(v["id"], {int(p): int(o) for p, o in v["next"].items()}) for t, v in found.items()}
+    """The position that `dump_position` wrote."""
+    return {t: TopicPosition(v["id"], {int(p): int(o) for p, o in v["next"].items()}) for t, v in found.items()}

@@ -1,4 +1,4 @@
-"""Calls for several datasets at once, each in a Spark session of its own."""
+"""Run one call for several datasets in parallel, each in its own Spark session."""
 
 from __future__ import annotations
 
@@ -16,14 +16,15 @@ from pipelines.lake.lake import Lake
 
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
-AT_ONCE = 4  # half of a small dataset's pass is waiting, for Spark's driver or for one task
+AT_ONCE = 4  # threads; half of the time of a small dataset is spent waiting for Spark's driver or for one task
 
 
 def side_by_side(lake: Lake, call: Callable[[_Item, Lake], _Result], items: Sequence[_Item]) -> list[_Result]:
-    """The results of a call for each item, in order; some run at once, each with the lake in a session of its own.
+    """The results of `call` for each item, in order. Up to AT_ONCE calls run in parallel, each with the lake in its own session.
 
-    What a commit says of itself and how a cast fails are settings of the session; a new one begins with those of Spark's start.
-    One item alone is called here, in the lake's own session. A Ctrl-C is heard when all calls have ended.
+    Sessions are separate because a commit's user metadata and ANSI mode are settings of the session; a new session begins with the
+    settings of Spark's start. A single item is called in this thread, in the lake's own session. Ctrl-C takes effect when all calls
+    have ended.
     """
     if len(items) < 2:
         return [call(item, lake) for item in items]
@@ -32,7 +33,7 @@ def side_by_side(lake: Lake, call: Callable[[_Item, Lake], _Result], items: Sequ
         with lake.in_own_session() as own:
             return call(item, own)
 
-    # A thread inherits what its creator has set, which is copied when its work is wrapped: so each is wrapped by itself.
+    # Wrapping copies the local properties of this thread, which must not be shared: so each call is wrapped separately.
     work = [inheritable_thread_target(lake.spark)(partial(one, item)) for item in items]
     with _no_jobs_cancelled(), ThreadPoolExecutor(AT_ONCE, "suibus-dataset") as threads:
         return list(threads.map(lambda run: run(), work))
@@ -40,13 +41,13 @@ def side_by_side(lake: Lake, call: Callable[[_Item, Lake], _Result], items: Sequ
 
 @contextmanager
 def _no_jobs_cancelled() -> Iterator[None]:
-    """Hear a Ctrl-C when the block has ended.
+    """Delay a Ctrl-C until the block has ended.
 
-    PySpark's own answer is to cancel all jobs, which the threads would take for failures. A second Ctrl-C is not heard: it would
-    free the pass's lease too early.
+    PySpark's handler would cancel all jobs, and the threads would report that as failures. A second Ctrl-C is ignored: it would
+    release the pass's lease while jobs still run.
     """
 
-    def hear(*_: object) -> None:
+    def interrupt(*_: object) -> None:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         raise KeyboardInterrupt
 
@@ -57,7 +58,7 @@ def _no_jobs_cancelled() -> Iterator[None]:
     ):
         yield
         return
-    signal.signal(signal.SIGINT, hear)
+    signal.signal(signal.SIGINT, interrupt)
     try:
         yield
     finally:

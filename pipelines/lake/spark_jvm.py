@@ -1,4 +1,4 @@
-"""The JVM behind Spark: a class of it by its name, and why a call into it failed."""
+"""Spark's JVM: access to a class by name, and the cause of a failed call."""
 
 from __future__ import annotations
 
@@ -10,16 +10,19 @@ from pyspark.errors import PySparkException
 
 from schemas.errors import first_line
 
-SPARK_ERRORS = (PySparkException, Py4JJavaError)  # what Spark and Delta raise
+SPARK_ERRORS = (PySparkException, Py4JJavaError)  # the errors that Spark and Delta raise
 
 
 def java(spark: Any, name: str) -> Any:
-    """A class of the JVM by its full name. As `jvm.org.apache…` each part of the name would be looked up in every jar: 1 ms and more."""
+    """A class of the JVM by its full name.
+
+    `jvm.org.apache…` would look up each part of the name in every jar, which takes 1 ms and more.
+    """
     return JavaClass(name, spark.sparkContext._gateway._gateway_client)
 
 
 def cause(error: Exception) -> str:
-    """The first line of the innermost cause of Spark's or Java's error."""
+    """The first line of an error's innermost Java cause; of the error itself if it has none."""
     if isinstance(error, Py4JJavaError):
         innermost = error.java_exception
         while (deeper := innermost.getCause()) is not None:

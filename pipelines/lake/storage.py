@@ -1,4 +1,4 @@
-"""Where a lake's files are: in a folder of this machine, or behind a URL that Hadoop's file systems reach."""
+"""The files of a lake, in a local folder or behind a URL that one of Hadoop's file systems serves."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from schemas.ports.files import write_whole
 
 
 def local_folder(address: str) -> Path | None:
-    """The folder that an address names on this machine; None for a URL, whose files only its store knows."""
+    """The local folder of an address; None for a URL."""
     return None if "://" in address else Path(address)
 
 
 def as_address(lake: str) -> str:
-    """The address of a lake as Spark takes it: a URL as it is, a path in full."""
+    """The address of a lake for Spark: a URL unchanged, a path made absolute."""
     folder = local_folder(lake)
     return lake.rstrip("/") if folder is None else str(folder.expanduser().absolute())
 
 
 class Storage:
-    """The files below one address. A local file is read without Spark; the rest goes through Hadoop, which `spark` reaches."""
+    """The files below one address. Local files are read and written without Spark; all else goes through Hadoop in Spark's JVM."""
 
     def __init__(self, spark: Any, address: str) -> None:
         self._spark = spark
@@ -35,7 +35,7 @@ class Storage:
         return bool(self._system(path).exists(path))
 
     def read_text(self, name: str) -> str:
-        """The text of a UTF-8 file; OSError or Py4JJavaError if it cannot be read."""
+        """The text of a UTF-8 file. OSError (local) or Py4JJavaError (URL) if it cannot be read."""
         if self._folder is not None:
             return (self._folder / name).read_text("utf-8")
         path = self._path(name)
@@ -46,7 +46,7 @@ class Storage:
             stream.close()
 
     def write_text(self, name: str, text: str) -> None:
-        """Write a small UTF-8 file, whole or not at all."""
+        """Write a small UTF-8 file. A local file is written whole or not at all."""
         if self._folder is not None:
             write_whole(self._folder / name, text, durable=True)
             return
@@ -58,7 +58,7 @@ class Storage:
             stream.close()
 
     def move(self, name: str, to: str) -> bool:
-        """Rename a file or folder; False if its store did not."""
+        """Rename a file or folder; False if the file system refused."""
         path = self._path(name)
         return bool(self._system(path).rename(path, self._path(to)))
 
@@ -69,6 +69,6 @@ class Storage:
         return path.getFileSystem(self._spark._jsc.hadoopConfiguration())
 
     def _java(self, name: str) -> Any:
-        from pipelines.lake.spark_jvm import java  # a node's settings need this module, and have no Spark
+        from pipelines.lake.spark_jvm import java  # a node imports this module for its settings and has no Spark
 
         return java(self._spark, name)

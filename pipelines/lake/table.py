@@ -1,4 +1,4 @@
-"""A table of the lake: what its log says, and every way to read it and to write to it."""
+"""A table of the lake: its log, and every way to read its rows and to write them."""
 
 from __future__ import annotations
 
@@ -18,45 +18,42 @@ from pipelines.lake.commit_notes import Note, dump_note
 from pipelines.lake.delta import Change, Delta, Files, Snapshot
 from pipelines.lake.spark_jvm import SPARK_ERRORS, cause
 from pipelines.lake.storage import Storage, local_folder
-from pipelines.lake.table_log import AddedFile, Commit, Newest, parse_commit
-from pipelines.lake.unchanged_tables import TableMark, commit_mark
+from pipelines.lake.table_log import AddedFile, Commit, NewestVersion, parse_commit
+from pipelines.lake.unchanged_tables import CommitStat, commit_stat
 from schemas.errors import StateError
 
 _Kept = TypeVar("_Kept")
-_NOT_THE_TABLES_FAULT = (
-    "OutOfMemoryError",
-    "No space left on device",
-    "Interrupted",
-)  # causes that say nothing about a table
+# Causes of an error that do not mean that the table is damaged.
+_NOT_THE_TABLES_FAULT = ("OutOfMemoryError", "No space left on device", "Interrupted")
 
 
 @dataclass
-class Known:
-    """What this process has learned of one table. Its sessions share it; it is never trusted against the log."""
+class TableCache:
+    """What this process has read of one table. All sessions share it; it is checked against the log before use."""
 
-    newest: Newest | None = None
-    own: tuple[int, int] | None = None  # no other program changed rows between these versions
-    clean: Newest | None = None  # the newest version, if no other program wrote it
-    schema: str = ""  # what the table was last made or widened to
-    kept: dict[type, Any] = field(default_factory=dict)  # by its type, what a hop last read or left here
-    lock: RLock = field(default_factory=RLock)  # held by the thread that appends
+    newest: NewestVersion | None = None
+    own: tuple[int, int] | None = None  # versions (after, up to) in which no other program changed rows
+    clean: NewestVersion | None = None  # the newest version in which no other program was found to have written
+    schema: str = ""  # hash of the contract, or name of the table, that its columns were last checked for
+    kept: dict[type, Any] = field(default_factory=dict)  # by type: what a hop keeps for its next call
+    lock: RLock = field(default_factory=RLock)  # held while a thread appends
 
 
 class Table:
-    """One table. It is cheap to make and holds nothing open; `known` is shared by all that name the same table.
+    """One table. An object is cheap to make and holds nothing open; all objects of the same table share one `cache`.
 
-    StateError from any of its calls if the log of the table cannot be read, with the way back.
+    Every call raises StateError if the log of the table cannot be read; the message says how to recover.
     """
 
     def __init__(
-        self, spark: SparkSession, address: str, schema: StructType | None = None, known: Known | None = None
+        self, spark: SparkSession, address: str, schema: StructType | None = None, cache: TableCache | None = None
     ) -> None:
         self.spark = spark
         self.address = address
         self._schema = schema
-        self._known = known or Known()
+        self._cache = cache or TableCache()
 
-    # --- what the log says ------------------------------------------------------------------------
+    # --- the log ----------------------------------------------------------------------------------
 
     @property
     def version(self) -> int:
@@ -65,96 +62,96 @@ class Table:
 
     @property
     def id(self) -> str:
-        """The id that Delta gave the table when it was made: another table at the same address has another."""
+        """The id that Delta gave the table on creation; a new table at the same address has a new id."""
         return self.newest().table_id
 
     def transaction(self, application: str) -> int:
-        """The last number that an application committed, -1 if none.
+        """The last version that an application id committed (Delta's `txn` action), -1 if none.
 
-        This is where the progress of a hop is kept: what is committed with the rows cannot disagree with them.
+        The progress of a hop is kept here: it is committed together with the rows, so the two cannot disagree.
         """
         return self.newest().transactions.get(application, -1)
 
-    def newest(self) -> Newest:
-        """What the newest version says of itself.
+    def newest(self) -> NewestVersion:
+        """The newest version.
 
-        What is known is used as long as the version's commit is the same file and no later one is there: that takes two looks
-        at a file system instead of a listing. A table behind a URL is asked each time.
+        The cached one is returned as long as its commit file is unchanged and no later commit exists, which takes two `stat` calls
+        instead of a listing. The log of a table behind a URL is read each time.
         """
-        known = self._known.newest
-        if known and known.mark and known.mark == commit_mark(self.address, known.version):
+        known = self._cache.newest
+        if known and known.commit_stat and known.commit_stat == commit_stat(self.address, known.version):
             return known
-        with explained(self.address):
-            found = Snapshot(self.spark, self.address)
-        mark = commit_mark(self.address, found.version)
-        self._known.newest = Newest(found.version, found.table_id, mark, found.transactions)
-        return self._known.newest
+        with reading_log(self.address):
+            snapshot = Snapshot(self.spark, self.address)
+        stat = commit_stat(self.address, snapshot.version)
+        self._cache.newest = NewestVersion(snapshot.version, snapshot.table_id, stat, snapshot.transactions)
+        return self._cache.newest
 
     def commit(self, version: int) -> Commit:
-        """One commit. StateError if the log does not hold it."""
+        """One commit. StateError if the log does not have it or it cannot be read."""
         try:
             text = Storage(self.spark, self.address).read_text(f"_delta_log/{version:020}.json")
             return parse_commit(version, text)
         except (*SPARK_ERRORS, OSError, ValueError) as error:
             raise unreadable(self.address, error, version) from None
 
-    def own_since(self, version: int) -> bool:
-        """Whether no other program has changed rows after a version; each commit is looked at once."""
+    def is_own_since(self, version: int) -> bool:
+        """Whether no other program has changed rows after `version`. Each commit is read only once per process."""
         newest = self.version
-        low, high = self._known.own or (version, version)
+        low, high = self._cache.own or (version, version)
         if version > high:
             low = high = version
         for at in (*range(version + 1, low + 1), *range(high + 1, newest + 1)):
             if _is_foreign(self.commit(at)):
                 return False
-        self._known.own = min(low, version), newest
+        self._cache.own = min(low, version), newest
         return True
 
     def check_own(self, since: int | None = None) -> None:
         """StateError if another program has changed rows.
 
-        Looked at are the commits after version `since`; without it, those after the last of Suibus's. Compaction changes no row.
+        Checks the commits after version `since`; without it, those after the last commit of Suibus. A compaction changes no rows.
         """
         if foreign := self._foreign(since):
             raise StateError(
                 f"{self.address} version {foreign.version} was written by another program ({foreign.operation}, "
-                f"{foreign.engine}). It is neither merged nor shared. Make the table again with: suibus rebuild (for bronze "
-                "with --from-topics)",
+                f"{foreign.engine}). Its rows are neither merged nor shared. Rebuild the table with: suibus rebuild (for a bronze "
+                "table, add --from-topics).",
                 f"{self.address} 的版本 {foreign.version} 由其他程序写入（{foreign.operation}，{foreign.engine}），"
-                "不会被合并或共享。请用 suibus rebuild 重建该表（bronze 表加 --from-topics）。",
+                "其中的行不会被合并或共享。请执行 suibus rebuild 重建该表（bronze 表须加 --from-topics）。",
             )
 
-    def mark(self) -> TableMark | None:
-        """What tells the newest commit from any other; None if that cannot be told, or if another program wrote it."""
+    def own_commit_stat(self) -> CommitStat | None:
+        """The stat of the newest commit; None if it is unknown (behind a URL), or if another program has changed rows."""
         newest = self.newest()
-        if self._known.clean is not newest and self._foreign():
+        if self._cache.clean is not newest and self._foreign():
             return None
-        self._known.clean = newest
-        return newest.mark
+        self._cache.clean = newest
+        return newest.commit_stat
 
     def _foreign(self, since: int | None = None) -> Commit | None:
         for version in range(self.version, -1 if since is None else since, -1):
-            found = self.commit(version)
-            if _is_foreign(found):
-                return found
-            if found.own and since is None:
+            commit = self.commit(version)
+            if _is_foreign(commit):
+                return commit
+            if commit.own and since is None:
                 return None
         return None
 
-    # --- what a hop keeps here --------------------------------------------------------------------
+    # --- what a hop keeps for its next call -------------------------------------------------------
 
-    def keep(self, found: object) -> None:
-        """Keep something for the next call, in place of what was kept of its type: it is gone when the process ends."""
-        self._known.kept[type(found)] = found
+    def keep(self, value: object) -> None:
+        """Keep a value in memory for the next call; it replaces the kept value of the same type."""
+        self._cache.kept[type(value)] = value
 
     def kept(self, kind: type[_Kept]) -> _Kept | None:
-        """What was kept last of a type, None if nothing was."""
-        return cast("_Kept | None", self._known.kept.get(kind))
+        """The kept value of this type, None if there is none."""
+        return cast("_Kept | None", self._cache.kept.get(kind))
 
     # --- rows -------------------------------------------------------------------------------------
 
     def read(self, version: int | None = None) -> DataFrame:
-        """The rows of a version, the newest if none is named."""
+        """The rows of a version, by default the newest."""
         reader = self.spark.read.format("delta")
         return (reader if version is None else reader.option("versionAsOf", version)).load(self.address)
 
@@ -165,12 +162,12 @@ class Table:
     def append(
         self, rows: DataFrame | Sequence[dict[str, Any]], application: str, number: int, note: Note
     ) -> int | None:
-        """Append rows in one commit, as number `number` of an application; its version, None if that was committed before.
+        """Append rows in one commit, as version `number` of an application id; the table's new version.
 
-        A few rows that are not in Spark become a file without a job of Spark's. StateError if another program commits meanwhile;
-        then nothing is appended.
+        None, and nothing is appended, if that number was committed before. Rows given as dicts are written without a Spark job.
+        StateError, and nothing is appended, if another program commits at the same time.
         """
-        with self._known.lock:
+        with self._cache.lock:
             newest = self.newest()
             if newest.transactions.get(application, -1) >= number:
                 return None
@@ -180,12 +177,12 @@ class Table:
             return Delta(self.spark, self.address).append(rows, application, number, dump_note(note), newest.version)
 
     def change(self) -> Change:
-        """Begin a commit that adds rows and leaves others out, on the newest version; it fails if another comes between."""
+        """Begin a commit on the newest version that adds and removes rows; committing fails if another commit came in between."""
         return Change(Delta(self.spark, self.address), self.kept(Files))
 
     def overwrite(self, rows: DataFrame, application: str, number: int) -> None:
-        """Replace all rows in one commit, as number `number` of an application, also if that was committed before."""
-        if self.transaction(application) >= number:  # Delta would drop the write
+        """Replace all rows in one commit, as version `number` of an application id, even if that was committed before."""
+        if self.transaction(application) >= number:  # Delta would silently skip the write
             application, number = f"rebuild:{uuid4()}", 0
         writer = rows.coalesce(self.spark.sparkContext.defaultParallelism).write.format("delta").mode("overwrite")
         writer.options(txnAppId=application, txnVersion=str(number)).save(self.address)
@@ -196,8 +193,11 @@ def _is_foreign(commit: Commit) -> bool:
 
 
 @contextmanager
-def explained(address: str) -> Iterator[None]:
-    """Read a table's log; StateError if that fails for what is in it. Behind a URL the store may be away instead."""
+def reading_log(address: str) -> Iterator[None]:
+    """StateError if reading a table's log in this block fails because the log is damaged.
+
+    Other errors are raised unchanged, and so is every error behind a URL, where the storage may be unavailable.
+    """
     try:
         yield
     except SPARK_ERRORS as error:
@@ -207,10 +207,10 @@ def explained(address: str) -> Iterator[None]:
 
 
 def unreadable(address: str, error: Exception, version: int | None = None) -> StateError:
-    """The error for a table whose log cannot be read."""
+    """The error to raise for a table whose log cannot be read."""
     at, zh_at = ("", "") if version is None else (f" at version {version}", f"在版本 {version} 处")
     return StateError(
-        f"The log of {address} cannot be read{at}: {cause(error)}. Put it back from a backup, or, where it is a dataset's, "
-        "make the table again with: suibus rebuild",
-        f"{address} 的日志{zh_at}无法读取：{cause(error)}。请从备份恢复；若属于某个数据集，也可用 suibus rebuild 重建该表。",
+        f"The log of {address} cannot be read{at}: {cause(error)}. Restore it from a backup. A bronze or silver table can also be "
+        "rebuilt with: suibus rebuild",
+        f"{address} 的日志{zh_at}无法读取：{cause(error)}。请从备份恢复；bronze 表或 silver 表也可执行 suibus rebuild 重建。",
     )

@@ -1,4 +1,4 @@
-"""A table's log: one commit of it, and what its newest version says of itself."""
+"""A table's log: one commit parsed, and what is known of the newest version."""
 
 from __future__ import annotations
 
@@ -9,49 +9,49 @@ from functools import cached_property
 from typing import Any
 
 from pipelines.lake.commit_notes import Note, parse_note
-from pipelines.lake.unchanged_tables import TableMark
+from pipelines.lake.unchanged_tables import CommitStat
 
-OWN = ("ingest", "merge", "account", "release", "rebuild")  # the applications under which Suibus commits
+OWN = ("ingest", "merge", "account", "release", "rebuild")  # what Suibus's application ids begin with
 
 
 @dataclass(frozen=True)
 class AddedFile:
-    """A file whose rows a commit added."""
+    """A file that a commit added with new rows."""
 
-    action: dict[str, Any]  # `add`, as the log has it
+    action: dict[str, Any]  # the `add` action in the log
 
     @property
     def rows(self) -> int:
-        """How many rows are in it, by its statistics."""
+        """The number of rows in the file, from its statistics."""
         return int(json.loads(self.action["stats"])["numRecords"])
 
     @property
     def partition(self) -> dict[str, str]:
-        """The values of its partition, as text."""
+        """The partition values of the file, as text, by column."""
         return dict(self.action["partitionValues"])
 
 
 def count_rows(files: Iterable[AddedFile]) -> int:
-    """The rows of these files, by their statistics."""
+    """The number of rows in these files, from their statistics."""
     return sum(file.rows for file in files)
 
 
 @dataclass(frozen=True)
 class Commit:
-    """What one commit of a table says of itself."""
+    """One commit of a table."""
 
     version: int
     operation: str
     engine: str
-    own: bool  # it is committed under an application of Suibus's
+    own: bool  # its application id is one of Suibus's
     changes_rows: bool
     note: Note | None
-    added: list[AddedFile]  # those whose rows are new: compaction adds none
+    added: list[AddedFile]  # files with new rows; the files of a compaction are left out
 
 
 def parse_commit(version: int, text: str) -> Commit:
-    """A commit from the file that the log has of it. ValueError if that is not what Delta writes."""
-    actions = [json.loads(line) for line in text.split("\n") if line]  # U+2028 in a statistic ends no line
+    """The commit in a JSON file of the log. ValueError if a line of the file is not JSON."""
+    actions = [json.loads(line) for line in text.split("\n") if line]  # not splitlines(): a statistic may hold U+2028
     info: dict[str, Any] = next((a["commitInfo"] for a in actions if "commitInfo" in a), {})
     applications = [a["txn"]["appId"].split(":")[0] for a in actions if "txn" in a]
     changes = any(a[kind].get("dataChange", True) for a in actions for kind in ("add", "remove") if kind in a)
@@ -67,15 +67,15 @@ def parse_commit(version: int, text: str) -> Commit:
 
 
 @dataclass(frozen=True)
-class Newest:
-    """What the newest version of a table says of itself."""
+class NewestVersion:
+    """The newest version of a table."""
 
     version: int
     table_id: str
-    mark: TableMark | None  # of its commit; None if that cannot be told
+    commit_stat: CommitStat | None  # None if unknown, as behind a URL
     _read_transactions: Callable[[], dict[str, int]]
 
     @cached_property
     def transactions(self) -> dict[str, int]:
-        """The last number that each application committed."""
+        """The last version that each application id committed, read on first use."""
         return self._read_transactions()

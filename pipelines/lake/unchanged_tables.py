@@ -1,4 +1,4 @@
-"""Whether a table is as it was left, told by its files alone: no Spark is started for it, nor imported."""
+"""Whether tables are unchanged since the last pass, by the files of their logs alone: Spark is neither started nor imported."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import NamedTuple
 from pipelines.lake.storage import local_folder
 
 
-class TableMark(NamedTuple):
-    """What tells the newest commit of a table from any other: its version, and when its file was written, its size and its inode."""
+class CommitStat(NamedTuple):
+    """The newest commit of a table: its version, and what `stat` says of its file. Another commit has another CommitStat."""
 
     version: int
     written_ns: int
@@ -17,38 +17,38 @@ class TableMark(NamedTuple):
     inode: int
 
 
-NO_TABLE = TableMark(-1, 0, 0, 0)
-Marks = Mapping[str, TableMark]  # by the table's name
+NO_TABLE = CommitStat(-1, 0, 0, 0)
+CommitStats = Mapping[str, CommitStat]  # by table name, as in `table_names`
 
 
 def table_names(datasets: Iterable[str]) -> list[str]:
-    """The names of all tables of a lake with these datasets."""
+    """The names of all tables of a lake that holds these datasets, as paths below its root."""
     return ["releases", "account", *(f"{layer}/{name}" for name in datasets for layer in ("bronze", "silver"))]
 
 
-def commit_mark(address: str, version: int) -> TableMark | None:
-    """The mark of a table's commit; None if a later one is there, or if it cannot be told, as behind a URL."""
+def commit_stat(address: str, version: int) -> CommitStat | None:
+    """The stat of one commit. None if the commit is missing or not the newest, or if the table is behind a URL."""
     if (folder := local_folder(address)) is None:
         return None
     log = folder / "_delta_log"
     try:
-        found = (log / f"{version:020}.json").stat()
+        stat = (log / f"{version:020}.json").stat()
     except OSError:
         return None
     if (log / f"{version + 1:020}.json").exists():
         return None
-    return TableMark(version, found.st_mtime_ns, found.st_size, found.st_ino)
+    return CommitStat(version, stat.st_mtime_ns, stat.st_size, stat.st_ino)
 
 
 def is_absent(address: str) -> bool:
-    """Whether there certainly is no such table."""
+    """Whether there is no table at a local address; False for a URL, which is not looked up."""
     folder = local_folder(address)
     return folder is not None and not (folder / "_delta_log").exists()
 
 
-def is_as_left(root: str, marks: Marks) -> bool:
-    """Whether each table still has the newest commit that its mark tells; False if there are no marks."""
-    return bool(marks) and all(
-        is_absent(f"{root}/{name}") if mark == NO_TABLE else commit_mark(f"{root}/{name}", mark.version) == mark
-        for name, mark in marks.items()
+def is_unchanged(root: str, commit_stats: CommitStats) -> bool:
+    """Whether each table still has the same newest commit; False if `commit_stats` is empty."""
+    return bool(commit_stats) and all(
+        is_absent(f"{root}/{name}") if stat == NO_TABLE else commit_stat(f"{root}/{name}", stat.version) == stat
+        for name, stat in commit_stats.items()
     )

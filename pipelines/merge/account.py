@@ -1,7 +1,7 @@
-"""Where every record went: received = inserted + updated + deleted + unchanged + superseded + duplicate + quarantined.
+"""The account of every record: received = inserted + updated + deleted + unchanged + superseded + duplicate + quarantined.
 
-Each merge adds a row a district. It is counted by the merge, and committed with its rows in silver's log; here it is copied
-to a table of its own, which any reader can query.
+Each merge counts the fates of its records and commits the counts with its rows, as a note in silver's log. Here they are copied to
+the account table, one row per merge and district, where they can be queried.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from schemas.dataset import Dataset
 
 
 def account_pending(dataset: Dataset, lake: Lake) -> int:
-    """Copy the account of what was merged since; the number of rows that it changed in silver, 0 if nothing was pending.
+    """Copy the account of every merge that is not in the account table yet; the number of silver rows that these merges changed.
 
-    Doing it again adds nothing.
+    Doing it again adds nothing and returns 0. Killed half way, nothing was added.
     """
     bronze, silver, account = lake.bronze(dataset), lake.silver(dataset), lake.account()
     done, merged = accounted_version(dataset, lake), merged_version(dataset, lake)
@@ -52,11 +52,11 @@ def account_pending(dataset: Dataset, lake: Lake) -> int:
     return sum(row["inserted"] + row["updated"] + row["deleted"] for row in rows)
 
 
-def open_sums(dataset: Dataset, lake: Lake, rows: int) -> list[str]:
-    """Each sum of the dataset's account that does not close, none if all do; `rows` is the number of rows of the candidate.
+def unclosed_sums(dataset: Dataset, lake: Lake, rows: int) -> list[str]:
+    """A description of each sum of the dataset's account that does not close; empty if all close.
 
-    Checked: received is the sum of the fates, for every batch and district; what was received is what bronze holds; the rows of
-    the candidate are those inserted and not deleted since.
+    Checked: `received` is the sum of the fates in every row of the account; the sum of `received` is the number of records in bronze;
+    inserted minus deleted is `rows`, the number of rows of the candidate.
     """
     bronze = lake.bronze(dataset)
     account = lake.account().read().where(F.col("dataset") == dataset.id)
@@ -66,18 +66,18 @@ def open_sums(dataset: Dataset, lake: Lake, rows: int) -> list[str]:
         F.sum(F.col("inserted") - F.col("deleted")).alias("rows"),
     ).collect()
     arrived = bronze.read(accounted_version(dataset, lake)).count()  # from Delta's statistics
-    found = []
+    unclosed = []
     if sums["open"]:
-        found.append(f"{sums['open']} batches whose received is not the sum of their fates")
+        unclosed.append(f"received is not the sum of the fates in {sums['open']} rows of the account")
     if sums["received"] != arrived:
-        found.append(f"received {sums['received']}, bronze holds {arrived}")
+        unclosed.append(f"received {sums['received']} records, but bronze holds {arrived}")
     if sums["rows"] != rows:
-        found.append(f"inserted - deleted = {sums['rows']}, the candidate has {rows} rows")
-    return found
+        unclosed.append(f"inserted - deleted = {sums['rows']}, but the candidate has {rows} rows")
+    return unclosed
 
 
 def account_totals(account: DataFrame) -> DataFrame:
-    """The conservation sum of each district and dataset, and whether it closes for every batch of theirs."""
+    """The sums of the account by dataset and district, and whether the account closes in each of its rows (`closes`)."""
     sums = [F.sum(c).alias(c) for c in COUNTED]
     closes = F.every(F.col("received") == _all_fates()).alias("closes")
     return account.groupBy("dataset", "district").agg(*sums, closes).orderBy("dataset", "district")

@@ -1,4 +1,4 @@
-"""Which of the gate's composing rules count a row, and by how much a merge changes their counts."""
+"""The gate's composing rules that count a row, and by how much a merge changes their counts."""
 
 from __future__ import annotations
 
@@ -16,42 +16,40 @@ from schemas.dataset import Dataset
 
 
 def counting_rules(events: DataFrame, dataset: Dataset) -> Column:
-    """The names of the composing rules that count a row, null if none does or if the event is a deletion.
+    """The names of the composing rules that count a row; null if none does, or if the event is a delete.
 
-    A contract's own SQL may fail for a row, which then counts for the rule's name followed by "?". SQL that Spark cannot parse
-    is left to the gate, which says so.
+    If a contract's own SQL fails for a row, the row counts under the rule's name followed by "?". A rule whose SQL Spark cannot
+    analyse is left out here; the gate reports it.
     """
     rules = list(_conditions(events, dataset))
     if not rules:
         return F.lit(None).cast("array<string>")
-    any_counts = reduce(or_, (condition for _, condition in rules))  # one condition for the many rows that none counts
+    any_counts = reduce(or_, (condition for _, condition in rules))  # one condition, since no rule counts most rows
     named = F.array_compact(F.array(*(F.when(condition, F.lit(name)) for name, condition in rules)))
     return F.when(~F.col("_deleted") & any_counts, named).cast("array<string>")
 
 
 def _conditions(events: DataFrame, dataset: Dataset) -> Iterator[tuple[str, Column]]:
     """Each composing rule with the condition under which it counts a row."""
-    risky = {rule.name for rule in dataset.rules if rule.type == "sql"}
+    contract_sql = {rule.name for rule in dataset.rules if rule.type == "sql"}
     for name, condition in composing_rules(dataset):
-        if name not in risky:
+        if name not in contract_sql:
             yield name, F.coalesce(F.expr(condition), F.lit(False))
             continue
         tried = f"coalesce(try_to_binary(CASE WHEN ({condition}) THEN '1' ELSE '0' END, 'utf-8'), X'3F')"
-        # In a branch, so that Spark computes nothing of it ahead and outside of the try.
-        found = F.expr(f"CASE WHEN NOT _deleted THEN {tried} END")
+        # In a CASE, so that Spark does not evaluate a part of the condition before and outside the try_ function.
+        result = F.expr(f"CASE WHEN NOT _deleted THEN {tried} END")
         with suppress(AnalysisException):
-            events.select(found)
-            yield name, F.coalesce(found == F.lit(b"1"), F.lit(False))
-            yield f"{name}?", F.coalesce(found == F.lit(b"?"), F.lit(False))
+            events.select(result)
+            yield name, F.coalesce(result == F.lit(b"1"), F.lit(False))
+            yield f"{name}?", F.coalesce(result == F.lit(b"?"), F.lit(False))
 
 
 def count_changes(winners: DataFrame) -> dict[str, int]:
-    """By how many rows more than before each composing rule counts; rules whose count is the same are left out."""
-    brings = F.transform(
-        F.coalesce("_broken", F.array()), lambda rule: F.struct(rule.alias("rule"), F.lit(1).alias("n"))
-    )
-    takes = F.transform(
+    """The change of each composing rule's count, negative where it counts fewer rows; unchanged rules are left out."""
+    plus = F.transform(F.coalesce("_broken", F.array()), lambda rule: F.struct(rule.alias("rule"), F.lit(1).alias("n")))
+    minus = F.transform(
         F.coalesce("_was_broken", F.array()), lambda rule: F.struct(rule.alias("rule"), F.lit(-1).alias("n"))
     )
-    each = winners.select(F.inline(F.concat(brings, takes)))
+    each = winners.select(F.inline(F.concat(plus, minus)))
     return {row["rule"]: row["n"] for row in each.groupBy("rule").agg(F.sum("n").alias("n")).collect() if row["n"]}

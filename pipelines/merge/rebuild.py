@@ -1,4 +1,4 @@
-"""Making a table again: silver from bronze, bronze from the topics. What was there is kept, out of the way."""
+"""Rebuild a table: silver from bronze, or bronze from the topics. Old versions or the old table are kept."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from schemas.errors import StateError
 
 
 def rebuild_silver(dataset: Dataset, lake: Lake) -> None:
-    """Make silver again from bronze, as far as bronze is accounted for; the next pass merges the rest.
+    """Rebuild silver from all bronze versions that are accounted for; the next pass merges the later ones.
 
-    It is a new version of the table, so that released versions stay as they are; where the table itself cannot be read
-    any more it is set aside and made anew. Killed half way and run again, it does the same.
+    The result is a new version of the table, so released versions stay readable. If the table cannot be read, or holds a merge
+    that is not accounted for, it is set aside and a new table is made. Killed half way and run again, the result is the same.
     """
     done = accounted_version(dataset, lake)
     try:
-        whole = merged_version(dataset, lake) in (-1, done)  # -1: nothing was ever merged into it
+        can_stay = merged_version(dataset, lake) in (-1, done)  # -1: nothing was merged yet
     except (*SPARK_ERRORS, StateError):
-        whole = False
-    if not whole:  # a merge that is not accounted for must be done again, which its table would not let
+        can_stay = False
+    if not can_stay:  # the merge must be repeated, and a table skips a merge that it already holds
         lake.set_aside(f"silver/{dataset.id}")
     silver = lake.silver(dataset)
     if done < 1:
@@ -37,8 +37,8 @@ def rebuild_silver(dataset: Dataset, lake: Lake) -> None:
 
 
 def rebuild_bronze(dataset: Dataset, lake: Lake) -> None:
-    """Set bronze aside, so that the next pass takes everything that the topics still hold again.
+    """Set bronze aside, so that the next pass ingests again every record that the topics still hold.
 
-    Silver stays: what it holds is never older than what is taken again, so nothing is lost that the topics no longer hold.
+    Silver stays: its rows are never older than the records ingested again, so it keeps also what the topics no longer hold.
     """
     lake.set_aside(f"bronze/{dataset.id}")

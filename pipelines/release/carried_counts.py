@@ -1,7 +1,7 @@
-"""What a judgement need not count again: the last verdict's counts, and what each merge since says that it changed.
+"""Carry the gate's row counts from the last verdict: its counts plus the change that each later merge recorded in its note.
 
-It holds for the rules that compose (`quality.rules.composing_rules`), while the contract and the table are the same and every commit
-since is a merge that knew them. Once a day everything is counted again.
+This applies to the composing rules (`quality.rules.composing_rules`), as long as the contract and the silver table are the same and
+every later commit is a merge made with the same rules. Once a day all rows are counted again.
 """
 
 from __future__ import annotations
@@ -24,52 +24,52 @@ COUNT_AGAIN = timedelta(days=1)
 
 @dataclass(frozen=True)
 class CarriedCounts:
-    """Counts of a whole version of silver that were not taken from its rows."""
+    """The counts of one version of silver, computed without reading its rows."""
 
-    counts: dict[str, int]  # by the name of the rule
+    counts: dict[str, int]  # by rule name
     rows: int
-    counted_at: str  # when all of them were last taken from the rows, ISO 8601
-    open_sums: list[str]  # the merges whose account does not close
-    account_version: int  # the version of the account that closed for the last verdict
+    counted_at: str  # when the rows were last counted, ISO 8601
+    unclosed_sums: list[str]  # a description of each merge whose account does not close
+    account_version: int  # the version of the account table that was checked for the last verdict
 
 
 def carry_counts(dataset: Dataset, lake: Lake, last: ReleaseRecord | None, version: int) -> CarriedCounts | None:
-    """The counts of silver's version, from those of the last record; None if they have to be taken from the rows."""
+    """The counts of a version of silver, carried from the last release record; None if the rows must be counted."""
     silver = lake.silver(dataset)
     if last is None or last.contract_sha256 != dataset.hash or last.silver_id != silver.id:
         return None
     known = _last_counts(dataset, lake, last)
     if known is None or datetime.now(UTC) - datetime.fromisoformat(known.counted_at) > COUNT_AGAIN:
         return None
-    if not lake.account().own_since(known.account_version):
+    if not lake.account().is_own_since(known.account_version):
         return None
-    counts, rows, open_sums, rules = dict(known.counts), known.rows, list[str](), rules_hash(dataset)
+    counts, rows, unclosed_sums, rules = dict(known.counts), known.rows, list[str](), rules_hash(dataset)
     for at in range(last.silver_version + 1, version + 1):
         commit = silver.commit(at)
         if not commit.changes_rows:  # compaction
             continue
         note = commit.note
         if not commit.own or not isinstance(note, MergeNote):
-            return None  # another program's
+            return None  # another program wrote it
         if note.gate.rules != rules or note.gate.unknown or note.gate.counts.keys() - counts:
-            return None  # counted by other rules, or a rule failed for a row
+            return None  # counted with other rules, or a rule could not be evaluated for a row
         for name, more in note.gate.counts.items():
             counts[name] += more
         for district, sums in note.account.items():
             rows += sums["inserted"] - sums["deleted"]
             if not closes(sums):
-                open_sums.append(f"silver version {at}, district {district}: received is not the sum of the fates")
-    return CarriedCounts(counts, rows, known.counted_at, open_sums, known.account_version)
+                unclosed_sums.append(f"silver version {at}, district {district}: received is not the sum of the fates")
+    return CarriedCounts(counts, rows, known.counted_at, unclosed_sums, known.account_version)
 
 
 def _last_counts(dataset: Dataset, lake: Lake, last: ReleaseRecord) -> CarriedCounts | None:
-    """The counts of the last verdict; None if it lacks one, or if its account did not close."""
+    """The counts in the last verdict; None if one is missing, or if its account did not close."""
     verdict = _last_verdict(dataset, lake, last)
     if verdict is None or verdict.account_version < 0:
         return None
     results = {result.rule: result for result in verdict.results}
     percent = {rule.name for rule in gate_rules(dataset) if rule.percent}
-    counts = {key_rule(dataset): 0}  # by construction: a merge would have stopped
+    counts = {key_rule(dataset): 0}  # a merge that finds a key twice stops
     for name, _ in composing_rules(dataset):
         observed = results[name].observed if name in results else None
         if observed is None:

@@ -1,4 +1,4 @@
-"""From silver to a released version: the gate judges the candidate, and a record says which version is shared."""
+"""From silver to a release: the gate judges the candidate, and a record says whether that version is shared."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pyspark.sql import functions as F
 from pipelines.lake.lake import Lake
 from pipelines.lake.progress import merged_version
 from pipelines.lake.table_schemas import NOT_ANSI
-from pipelines.merge.account import open_sums
+from pipelines.merge.account import unclosed_sums
 from pipelines.release.carried_counts import carry_counts
 from pipelines.release.release_record import ReleaseRecord, Status
 from pipelines.release.release_table import append_record
@@ -22,7 +22,7 @@ from schemas.dataset import Dataset
 
 @dataclass(frozen=True)
 class ReleaseInfo:
-    """One decision: the verdict, and the record of whether the candidate was released or held."""
+    """One decision: the verdict and the release record."""
 
     dataset: str
     verdict: Verdict
@@ -39,11 +39,12 @@ def release_version(
 ) -> ReleaseInfo | None:
     """Judge silver's newest version and record the decision; None if there is nothing new to judge.
 
-    `last` is the dataset's newest record; `changed` says that merges since then are known to have changed rows; else the account
-    is asked. A held candidate changes nothing for departments: the last released version stays in force. Killed before the
-    record is written, the next run judges again. A dataset whose account does not close is held. RuntimeError, and no record, if
-    a rule could not be judged and the process is not this dataset's `alone`, for another may have caused it. StateError if
-    another program wrote to silver.
+    If the candidate is held, departments keep the last released version. A candidate whose account does not close is held. Killed
+    before the record is written, the next run judges again.
+
+    `last`: the dataset's newest record. `changed`: merges since then changed rows; if False, the account is read to find out. With
+    `alone` False, a rule that could not be evaluated raises RuntimeError and nothing is recorded, since a dataset running in
+    parallel may have caused it. StateError if another program wrote to silver.
     """
     if merged_version(dataset, lake) < 0:
         return None  # nothing was ever merged
@@ -84,31 +85,33 @@ def release_version(
 
 
 def _judged(dataset: Dataset, lake: Lake, last: ReleaseRecord | None, version: int) -> Verdict:
-    """The gate's verdict over a version of silver, and whether the account closes."""
+    """The gate's verdict on a version of silver, with the rule that the account closes."""
     lake.spark.conf.set(*NOT_ANSI)
     candidate, account_version = shared_rows(lake, dataset, version), lake.account().version
     if known := carry_counts(dataset, lake, last, version):
         verdict = judge(candidate, dataset, version, known.counts, known.rows)
-        verdict = _with_account(replace(verdict, counted_at=known.counted_at), known.open_sums)
+        verdict = _with_account(replace(verdict, counted_at=known.counted_at), known.unclosed_sums)
     else:
         verdict = judge(candidate, dataset, version)
-        verdict = _with_account(verdict, open_sums(dataset, lake, verdict.rows))
+        verdict = _with_account(verdict, unclosed_sums(dataset, lake, verdict.rows))
     return replace(verdict, account_version=account_version)
 
 
-def _with_account(verdict: Verdict, open_sums: list[str]) -> Verdict:
-    """The verdict with one rule more: that the account closes."""
+def _with_account(verdict: Verdict, unclosed_sums: list[str]) -> Verdict:
+    """The verdict with the result of one more rule: the account closes."""
     text = (
-        "Received is inserted + updated + deleted + unchanged + superseded + duplicate + quarantined, of every batch and "
-        "district, and the rows are those inserted and not deleted. 收支平衡：接收数等于各去向之和，行数等于新增减删除。"
+        "Received is inserted + updated + deleted + unchanged + superseded + duplicate + quarantined, for every batch and "
+        "district, and the number of rows is inserted minus deleted. 收支平衡：每批、每区的接收数等于各去向之和，行数等于新增数减删除数。"
     )
-    samples = tuple({"account": found} for found in open_sums)
-    result = Result("account_closes", "critical", not open_sums, "account", {}, len(open_sums), samples, None, text)
-    return replace(verdict, results=(*verdict.results, result), passed=verdict.passed and not open_sums)
+    samples = tuple({"account": found} for found in unclosed_sums)
+    result = Result(
+        "account_closes", "critical", not unclosed_sums, "account", {}, len(unclosed_sums), samples, None, text
+    )
+    return replace(verdict, results=(*verdict.results, result), passed=verdict.passed and not unclosed_sums)
 
 
 def shared_rows(lake: Lake, dataset: Dataset, version: int) -> DataFrame:
-    """A silver version as departments see it: the contract's columns, deleted rows left out."""
+    """A silver version as departments see it: the contract's columns, without deleted rows."""
     silver = lake.silver(dataset).read(version)
     names = [f.name for f in dataset.table_fields]
     present = [F.col(n) if n in silver.columns else F.lit(None).alias(n) for n in names]
@@ -116,6 +119,6 @@ def shared_rows(lake: Lake, dataset: Dataset, version: int) -> DataFrame:
 
 
 def _changed_since(lake: Lake, dataset: Dataset, judged: int) -> bool:
-    """Whether a merge after the judged version changed any row; if none did, there is nothing new to judge."""
+    """Whether a merge after the judged version changed any row, according to the account."""
     later = lake.account().read().where((F.col("dataset") == dataset.id) & (F.col("silver_version") > judged))
     return not later.where("inserted + updated + deleted > 0").isEmpty()

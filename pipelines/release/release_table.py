@@ -1,4 +1,4 @@
-"""The release records of the lake: read in one scan, written one commit a decision."""
+"""The table of release records: read in one scan for all datasets, written in one commit per decision."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from pipelines.release.release_record import Records, ReleaseRecord
 
 
 @dataclass(frozen=True)
-class _Read:
-    """What the releases say at one version of their table."""
+class _NewestRecords:
+    """The newest records of every dataset at one version of the releases table."""
 
     table_id: str
     version: int
-    last: Records  # the newest record, released or held
-    released: Records  # the newest that was released
+    last: Records  # by dataset: the newest record, released or held
+    released: Records  # by dataset: the newest released record
 
-    def plus(self, version: int, dataset_id: str, record: ReleaseRecord) -> _Read:
-        """With the record that the next version added."""
+    def with_record(self, version: int, dataset_id: str, record: ReleaseRecord) -> _NewestRecords:
+        """The same with the record that the next version of the table adds."""
         released = {dataset_id: record} if record.status == "released" else {}
         return replace(
             self, version=version, last={**self.last, dataset_id: record}, released={**self.released, **released}
@@ -37,7 +37,7 @@ def last_records(lake: Lake) -> Records:
 
 
 def released_records(lake: Lake) -> Records:
-    """The newest record of each dataset that was released, not held: what departments see."""
+    """The newest released record of each dataset: the versions that departments see."""
     return _read(lake).released
 
 
@@ -51,7 +51,7 @@ def append_record(
     verdict: str,
     sha256: str,
 ) -> None:
-    """Record a decision in one commit; nothing if its number was recorded before. `verdict` is canonical JSON, `sha256` its hash."""
+    """Record a decision in one commit; does nothing if its number is recorded already. `verdict` is canonical JSON, `sha256` its hash."""
     releases, known = lake.releases(), _read(lake)
     row = {
         **asdict(record),
@@ -63,19 +63,20 @@ def append_record(
         "verdict_sha256": sha256,
     }
     version = releases.append([row], f"release:{dataset_id}", record.release, ReleaseNote(sha256))
-    if version == known.version + 1:  # what was just written need not be read again
-        releases.keep(known.plus(version, dataset_id, record))
+    if version == known.version + 1:  # nothing else was written: no new scan is needed
+        releases.keep(known.with_record(version, dataset_id, record))
 
 
-def _read(lake: Lake) -> _Read:
-    """One scan for all datasets; none where no rows came since the last."""
+def _read(lake: Lake) -> _NewestRecords:
+    """The newest records, from the cache if no row was added since; otherwise from one scan for all datasets."""
     releases = lake.releases()
-    known, version = releases.kept(_Read), releases.version
+    known, version = releases.kept(_NewestRecords), releases.version
     if (
         known is None
         or known.table_id != releases.id
         or known.version > version
-        or any(releases.commit(v).changes_rows for v in range(version, known.version, -1))  # compaction changes none
+        # A compaction changes no rows.
+        or any(releases.commit(v).changes_rows for v in range(version, known.version, -1))
     ):
         known = _scan(releases, version)
     known = replace(known, version=version)
@@ -83,7 +84,7 @@ def _read(lake: Lake) -> _Read:
     return known
 
 
-def _scan(releases: Table, version: int) -> _Read:
+def _scan(releases: Table, version: int) -> _NewestRecords:
     kept = ("release", "status", "silver_version", "silver_id", "contract_sha256", "rows", "failed", "decided_at")
     released = F.col("status") == "released"
     newest = (
@@ -101,7 +102,7 @@ def _scan(releases: Table, version: int) -> _Read:
         last[row["dataset"]] = _record(row["last"].asDict(), released_at)
         if row["released"]:
             shared[row["dataset"]] = _record(row["released"].asDict(), released_at)
-    return _Read(releases.id, version, last, shared)
+    return _NewestRecords(releases.id, version, last, shared)
 
 
 def _record(found: dict[str, Any], released_at: datetime | None) -> ReleaseRecord:
@@ -110,4 +111,4 @@ def _record(found: dict[str, Any], released_at: datetime | None) -> ReleaseRecor
 
 
 def _utc(moment: datetime) -> datetime:
-    return moment.astimezone(UTC)  # Spark hands out naive moments in this process's zone
+    return moment.astimezone(UTC)  # Spark returns naive datetimes in this process's time zone

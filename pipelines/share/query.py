@@ -1,4 +1,4 @@
-"""What a department sees: released versions under plain dataset names, and nothing else."""
+"""Queries of departments: they see released versions under the datasets' names, and nothing else."""
 
 from __future__ import annotations
 
@@ -18,12 +18,13 @@ from schemas.store import ContractStore
 
 
 def query(sql: str, lake: Lake, store: ContractStore, department: str | None = None) -> DataFrame:
-    """The result of a SELECT over the released versions; `department` None is the city itself.
+    """The result of a SELECT on the released versions; `department` None means the city itself.
 
-    The query runs in a session of its own, whose only tables are the datasets this reader may see.
+    It runs in a new session whose only tables are the datasets that this reader may see. InputError if the query cannot be run;
+    UnavailableError if a dataset is being rebuilt and has no release of its new table yet.
     """
     session = lake.spark.newSession()
-    mine, newest = lake.within(session), released_records(lake)
+    mine, newest = lake.in_session(session), released_records(lake)
     visible = visible_datasets(store, department, newest)
     for name, dataset in visible.items():
         if re.search(rf"(?<![\w.]){re.escape(name)}(?!\w)", sql, re.IGNORECASE) and dataset.id in newest:
@@ -31,9 +32,9 @@ def query(sql: str, lake: Lake, store: ContractStore, department: str | None = N
             as_released = next((d for d in store.versions(dataset.id) if d.hash == release.contract_sha256), dataset)
             if release.silver_id != mine.silver(dataset).id:
                 raise UnavailableError(
-                    f"Dataset {name} is being made again: its last release was of a table that was set aside. Ask again "
-                    "after the next release.",
-                    f"数据集 {name} 正在重建：其最近发布的版本属于已移出的旧表。请在下次发布后再查询。",
+                    f"Dataset {name} is being rebuilt: its last release is a version of the old table, which was set aside. "
+                    "Query it again after its next release.",
+                    f"数据集 {name} 正在重建：最近一次发布的版本属于旧表，旧表已移出。请在该数据集下次发布后再查询。",
                 )
             shared_rows(mine, as_released, release.silver_version).createOrReplaceTempView(name)
     try:

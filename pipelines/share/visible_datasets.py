@@ -1,4 +1,4 @@
-"""Which datasets a department may see. This is the seam for grants."""
+"""The datasets that a department may see. Access rights per department would be added here."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from schemas.store import ContractStore
 
 
 def visible_datasets(store: ContractStore, department: str | None, released: Container[str]) -> dict[str, Dataset]:
-    """The datasets a reader may name, each by its plain name: the newest major that has a release stands for it.
+    """The datasets that a reader may query, by name: of several majors the newest that has a release, else the newest.
 
-    This is the seam for grants. Today a department sees every dataset whose sharing class is not `none`.
+    A department (None: the city, which sees all) sees every dataset whose sharing class is not `none`.
     """
     found: dict[str, Dataset] = {}
     for dataset in sorted(store.datasets().values(), key=lambda d: (d.id in released, d.major)):

@@ -1,4 +1,4 @@
-"""Rows that answer receipts: each takes the place of its refused record in the order of versions, so a newer one stays."""
+"""Rows that answer receipts: each counts as a version of the time of its refused record, so it replaces no newer one."""
 
 from __future__ import annotations
 
@@ -16,14 +16,17 @@ from schemas.row.coercer import Defect
 from schemas.row.shown import show
 from schemas.wire.receipt import Receipt, parse_receipt_id
 
-OLDEST = timedelta(days=360)  # a topic keeps a year: what goes under an older time could be removed before it is read
-Take = Callable[[Sequence[Record]], tuple[list[Entry], list[Rejected]]]  # a chunk's rows to accept, and those to reject
+# A topic keeps a record for a year after its timestamp; one with an older timestamp could be removed before it is read.
+OLDEST = timedelta(days=360)
+# Splits a chunk into rows to accept and rows to reject.
+Take = Callable[[Sequence[Record]], tuple[list[Entry], list[Rejected]]]
 
 
-def answering(take: Take, publisher: Publisher, inbox: Inbox, mode: Mode) -> Take:
-    """The same as `take`, for rows that each answer the receipt in their column `_receipt`.
+def take_answers(take: Take, publisher: Publisher, inbox: Inbox, mode: Mode) -> Take:
+    """`take` for rows that answer the receipt named in their column `_receipt`.
 
-    A row is rejected if the inbox does not hold its receipt, or if the row cannot answer it.
+    Each entry carries the id of its receipt and, if the Kafka timestamp orders versions, the refused record's timestamp. A
+    row is rejected if the inbox does not have its receipt, or if the row cannot answer it.
     """
     dataset = publisher.dataset
 
@@ -34,14 +37,14 @@ def answering(take: Take, publisher: Publisher, inbox: Inbox, mode: Mode) -> Tak
             row = record.row or {}
             receipt = _receipt_of(row, publisher, inbox)
             if record.row is not None:
-                if defects := [receipt] if isinstance(receipt, Defect) else list(_stale(row, receipt, dataset, mode)):
+                if defects := [receipt] if isinstance(receipt, Defect) else list(_misfits(row, receipt, dataset, mode)):
                     rejected.append(Rejected(record, tuple(defects)))
                     continue
                 row = {name: value for name, value in row.items() if name not in RECEIPT_COLUMNS}
             made, refused = take([record if record.row is None else record._replace(row=row)])
             rejected += [Rejected(record, defects) for _, defects in refused]
             if isinstance(receipt, Receipt):
-                # Where the contract has a sequence column, the row's own decides.
+                # If the contract has a sequence column, the row's own sequence orders it.
                 at = None if dataset.sequence else receipt.timestamp_ms
                 entries += [entry._replace(answers=receipt.id, timestamp_ms=at) for entry in made]
         return entries, rejected
@@ -50,7 +53,7 @@ def answering(take: Take, publisher: Publisher, inbox: Inbox, mode: Mode) -> Tak
 
 
 def _receipt_of(row: Mapping[str, Any], publisher: Publisher, inbox: Inbox) -> Receipt | Defect:
-    """The receipt that a row answers, or why there is none."""
+    """The receipt that a row answers, or the defect of its column `_receipt`."""
     name, text = RECEIPT_COLUMNS[0], str(row.get(RECEIPT_COLUMNS[0]) or "")
     refused = parse_receipt_id(text, publisher.district)
     if refused is None:
@@ -59,21 +62,21 @@ def _receipt_of(row: Mapping[str, Any], publisher: Publisher, inbox: Inbox) -> R
     if refused[0] != publisher.topic:
         en = f"a receipt of another dataset or district: this publish is of {publisher.topic}"
         return Defect(name, show(text), en, f"是其他数据集或其他区的回执：本次发布的是 {publisher.topic}")
-    held = inbox.find(*refused)
-    if held is None:
+    stored = inbox.find(*refused)
+    if stored is None:
         en = "no such receipt was fetched: run `suibus receipts`, and check the number"
         return Defect(name, show(text), en, "没有获取过这一回执：请执行 `suibus receipts` 并核对编号")
-    return held.receipt
+    return stored.receipt
 
 
-def _stale(row: Mapping[str, Any], receipt: Receipt, dataset: Dataset, mode: Mode) -> Iterable[Defect]:
-    """Why a row cannot answer a receipt: it would do what nobody meant."""
+def _misfits(row: Mapping[str, Any], receipt: Receipt, dataset: Dataset, mode: Mode) -> Iterable[Defect]:
+    """Why a row cannot answer its receipt: publishing it would delete, restore or shorten data against the sender's intent."""
     name = RECEIPT_COLUMNS[0]
     if receipt.deleted and mode != "delete":
         en = "the refused record was a deletion, and a row would bring its key back: publish with --delete"
         yield Defect(name, receipt.short_id, en, "被拒的是一次删除，发布行会恢复该主键：请用 --delete 发布")
     if mode == "delete" and dataset.sequence and row.get(dataset.sequence) in (None, ""):
-        en = "a deletion that answers a receipt needs its own sequence, so that it deletes no newer version: add it"
+        en = "a deletion that answers a receipt needs its own sequence, so that it does not delete a newer version: add it"
         yield Defect(dataset.sequence, "(absent)", en, "更正中的删除须有自己的顺序值，以免删除更新的版本：请补上")
     for column in receipt.shortened:
         if receipt.record and row.get(column) is not None and row[column] == receipt.record.get(column):
@@ -81,7 +84,7 @@ def _stale(row: Mapping[str, Any], receipt: Receipt, dataset: Dataset, mode: Mod
             yield Defect(column, show(row[column]), en, "回执中只有这段文本的开头：请填写全文")
     oldest = (datetime.now(UTC) - OLDEST).timestamp() * 1000
     if not dataset.sequence and receipt.timestamp_ms < oldest:
-        en = "the refused record is too old to be corrected under its own time: make sure that no newer version stands, and "
+        en = "the refused record is too old to be corrected under its own time: check that there is no newer version, and "
         en += "publish the row without --corrections"
         zh = "被拒的记录过早，无法按其原有时间更正：请确认没有更新的版本，然后不带 --corrections 发布该行"
         yield Defect(name, receipt.short_id, en, zh)

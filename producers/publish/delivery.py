@@ -1,32 +1,34 @@
-"""Publish one source: validate each row, accept the good ones into the outbox, write the bad ones to the rejects file, send.
+"""Publish one source: validate each row, accept valid ones into the outbox, write the others to the rejects file, send.
 
-What `publish_source` has accepted survives a kill and a bus that is away. Publishing the same file again after an
-interruption goes on where it stopped, so no row is accepted twice.
+Accepted rows survive a kill, and wait while the bus cannot be reached. Publishing the same file again after an
+interruption continues where it stopped, so no row is accepted twice.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from producers.inbox import Inbox
 from producers.outbox import CHUNK, Delivery, Entry, Mode
-from producers.publish.corrections import Take, answering
+from producers.publish.corrections import Take, take_answers
 from producers.publish.publisher import Publisher
 from producers.publish.rejects import Rejected, Rejects, default_rejects_path
 from producers.sources.source import Record, Source
 from schemas.errors import InputError, UnavailableError
 from schemas.row.coercer import RowCoercer, RowError
 
+Converted = TypeVar("Converted")
+
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a publish has come: rows so far, and the part of the source, from 0 to 1, if known."""
+    """The progress of a publish: rows read and sent so far, and the fraction of the source, from 0 to 1, if known."""
 
     read: int
     sent: int
@@ -35,9 +37,9 @@ class Progress:
 
 @dataclass(frozen=True)
 class PublishInfo:
-    """What one publish did, an earlier interrupted part of it included.
+    """The result of one publish; a part read by an interrupted run is included.
 
-    read = accepted + unchanged + rejected (and + deleted, for a file of keys to delete).
+    read = accepted + unchanged + rejected; in a file of keys to delete, + deleted.
     """
 
     read: int
@@ -45,12 +47,12 @@ class PublishInfo:
     rejected: int  # in the rejects file
     deleted: int  # tombstones into the outbox
     unchanged: int  # snapshot only
-    sent: int  # rows that reached the bus in this run, those that waited before included
+    sent: int  # rows that reached the bus in this run, including those that had waited before it
     waiting: int  # rows still in the outbox
     resumed: int  # rows that an interrupted run had already read
     rejects_path: Path | None
     seconds: float
-    notes: tuple[tuple[str, str], ...] = ()  # what a person should know, English and Chinese
+    notes: tuple[tuple[str, str], ...] = ()  # messages for the operator, each in English and Chinese
     problem: UnavailableError | None = None  # why rows still wait
 
     @property
@@ -68,18 +70,19 @@ def publish_source(
     rejects_path: str | Path | None = None,
     progress: Callable[[Progress], None] | None = None,
 ) -> PublishInfo:
-    """Publish all rows of a source: accept the good ones, write the bad ones to the rejects file, send.
+    """Publish all rows of a source: accept valid ones, write the others to the rejects file, send.
 
-    Killed and run again on the same file, it goes on where it stopped; after a whole run it begins anew. Good
-    rows are never held up by bad ones, nor accepted ones lost to a bus that is away: see `PublishInfo`.
-    InputError (nothing was accepted) if the source as a whole cannot be used in this mode.
+    Killed and run again on the same file, it continues where it stopped; after a finished run it starts from the first row.
+    Invalid rows do not delay valid ones. If the bus cannot be reached, the accepted rows wait in the outbox, and
+    `PublishInfo.problem` says why. InputError, and nothing is accepted, if the source as a whole cannot be used in this mode.
 
-    `snapshot`: the source is the full dataset of this district; only what differs from the last snapshot is
-    published, and keys that are gone are deleted, unless a row was rejected: its key may not be gone.
+    `snapshot`: the source is the full dataset of this district. Only rows that differ from the last snapshot are published,
+    and keys that are no longer in the source are deleted. If a row was rejected, nothing is deleted, since its key may be
+    among those that seem to be missing.
 
-    `corrections`: each row answers the receipt in its column `_receipt`, which this inbox must hold and which
-    counts as answered once the row is accepted. It takes the refused record's place in the order of its key's versions: a newer
-    one stays.
+    `corrections`: each row answers the receipt in its column `_receipt`. This inbox must have the receipt, which counts as
+    answered once the row is accepted. The row is ordered among the versions of its key as the refused record would have
+    been, so it does not replace a newer version.
     """
     start = time.monotonic()
     dataset, outbox = publisher.dataset, publisher.outbox
@@ -94,18 +97,18 @@ def publish_source(
         nonlocal sent
         sent = now
         if progress:
-            done, whole = (source.position(), source.size) if source.size else (delivery.rows_read, source.total)
+            done, total = (source.position(), source.size) if source.size else (delivery.rows_read, source.total)
             if delivery.complete:
-                done = whole = 1
-            progress(Progress(delivery.rows_read, now, min(done / whole, 1.0) if whole else None))
+                done = total = 1
+            progress(Progress(delivery.rows_read, now, min(done / total, 1.0) if total else None))
 
     if not delivery.complete:
         with _stopped_on_error(publisher):
             with Rejects(path, delivery.rejects_size) as rejects:
                 take = _take(publisher, source, mode)
                 if corrections:
-                    corrections.note_answers(outbox)  # of a run that was killed
-                    take = answering(take, publisher, corrections, mode)
+                    corrections.note_answers(outbox)  # left over from a killed run
+                    take = take_answers(take, publisher, corrections, mode)
                 records = iter(source.read())
                 for _ in islice(records, resumed):
                     pass
@@ -117,8 +120,8 @@ def publish_source(
                     )
                     if corrections:
                         corrections.note_answers(outbox)
-                    if len(chunk) == CHUNK:  # there may be many more
-                        publisher.send_ahead()
+                    if len(chunk) == CHUNK:  # there is probably more: send while it is read
+                        publisher.send_in_background()
                     show()
             if mode == "snapshot":
                 if not delivery.rows_read:
@@ -150,6 +153,7 @@ def publish_source(
 
 @contextmanager
 def _stopped_on_error(publisher: Publisher) -> Iterator[None]:
+    """End the background sender if the block raises; what it has not sent waits."""
     try:
         yield
     except BaseException:
@@ -194,8 +198,8 @@ def _notes(delivery: Delivery, resumed: int, mode: Mode) -> tuple[tuple[str, str
     if resumed:
         notes.append(
             (
-                f"An interrupted publish of this file had read {resumed} rows; it went on from there.",
-                f"此文件上次发布中断时已读取 {resumed} 行，本次从该处继续。",
+                f"An interrupted publish of this file had read {resumed} rows; this one continued from there.",
+                f"上次发布此文件中断时已读取 {resumed} 行，本次从中断处继续。",
             )
         )
     if mode == "snapshot" and delivery.rejected:
@@ -203,40 +207,22 @@ def _notes(delivery: Delivery, resumed: int, mode: Mode) -> tuple[tuple[str, str
             (
                 f"No deletions were derived, since {delivery.rejected} rows were rejected: their keys may "
                 "not be gone. Correct them and publish the snapshot again.",
-                f"有 {delivery.rejected} 行被拒，其主键未必已删除，因此本次未推导删除。请更正后重新发布全量快照。",
+                f"有 {delivery.rejected} 行被拒收，其主键未必已不存在，因此本次未推导删除。请更正后重新发布全量快照。",
             )
         )
     return tuple(notes)
 
 
 def _take(publisher: Publisher, source: Source, mode: Mode) -> Take:
-    """What turns a chunk of records into rows to accept and rows to reject, in order."""
+    """The function that splits a chunk of records into rows to accept and rows to reject, each in the order of the source."""
 
     def upserts(chunk: Sequence[Record]) -> tuple[list[Entry], list[Rejected]]:
-        entries: list[Entry] = []
-        rejected: list[Rejected] = []
         coerce, entry = coercer.coerce, publisher.entry
-        for record in chunk:
-            if record.row is None:
-                rejected.append(Rejected(record, record.defects))
-                continue
-            try:
-                entries.append(entry(coerce(record.row)))
-            except RowError as error:
-                rejected.append(Rejected(record, error.defects))
-        return entries, rejected
+        good, rejected = _convert(chunk, lambda row: entry(coerce(row)))
+        return [made for _, made in good], rejected
 
     def deletions(chunk: Sequence[Record]) -> tuple[list[Entry], list[Rejected]]:
-        good: list[tuple[Record, dict[str, Any]]] = []
-        rejected: list[Rejected] = []
-        for record in chunk:
-            if record.row is None:
-                rejected.append(Rejected(record, record.defects))
-                continue
-            try:
-                good.append((record, coerce_key(record.row)))
-            except RowError as error:
-                rejected.append(Rejected(record, error.defects))
+        good, rejected = _convert(chunk, coerce_key)
         entries: list[Entry] = []
         for (record, _), made in zip(good, publisher.tombstones(row for _, row in good), strict=True):
             if isinstance(made, RowError):
@@ -251,3 +237,20 @@ def _take(publisher: Publisher, source: Source, mode: Mode) -> Take:
         return deletions
     coercer = RowCoercer(publisher.dataset, source.text, publisher.district, sql=source.sql)
     return upserts
+
+
+def _convert(
+    chunk: Sequence[Record], convert: Callable[[Mapping[str, Any]], Converted]
+) -> tuple[list[tuple[Record, Converted]], list[Rejected]]:
+    """The records with their converted rows, and those whose row could not be read or converted."""
+    converted: list[tuple[Record, Converted]] = []
+    rejected: list[Rejected] = []
+    for record in chunk:
+        if record.row is None:
+            rejected.append(Rejected(record, record.defects))
+            continue
+        try:
+            converted.append((record, convert(record.row)))
+        except RowError as error:
+            rejected.append(Rejected(record, error.defects))
+    return converted, rejected

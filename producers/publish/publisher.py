@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from producers.outbox import CHUNK, Entry, Outbox
-from producers.send.background_sender import Ahead, Order
+from producers.send.background_sender import BackgroundSender, SendOrder
 from producers.send.connect import choose_transport
 from producers.send.sender import FlushInfo, flush
 from producers.send.transport import Connect, TransportName
@@ -28,11 +28,13 @@ _NUMBERS = ("int", "long", "float", "double", "decimal", "date", "timestamp")
 class Publisher:
     """Publishes rows of one dataset for one district, as a context manager.
 
-    A row that `publish` has taken is kept once its chunk is full or the block is left, also by an exception.
-    Leaving the block sends what waits: UnavailableError if the bus is away, and what was accepted is kept.
+    A row given to `publish` is stored in the outbox once its chunk is full or the block is left, also by an exception.
+    Leaving the block without an exception sends what waits. UnavailableError if the bus cannot be reached; the accepted rows
+    stay in the outbox.
 
-    `kafka`: the bus, by its address or with credentials. `timeout`: seconds to try, see `flush`. `transport`: what sends, by
-    name or by what connects, such as `MemoryBus.connect`. `registry_id`: the schema's in a registry, where there is one.
+    `kafka`: the address of the bus, or the access with credentials. `timeout`: seconds, see `flush`. `transport`: the name of
+    a transport, or a function that connects, such as `MemoryBus.connect`. `registry_id`: the id of the schema in a registry,
+    if one is used.
     """
 
     def __init__(
@@ -46,25 +48,25 @@ class Publisher:
         transport: TransportName | Connect = "kafka-python",
         registry_id: int | None = None,
     ) -> None:
-        choose_transport(transport)  # before anything is accepted
+        choose_transport(transport)  # raises before any row is accepted
         self.dataset = dataset
         self.district = check_district(district)
         self.topic = dataset.topic(district)
         numeric = dataset.sequence is not None and dataset.field(dataset.sequence).kind in _NUMBERS
         self.outbox = Outbox(outbox_path, order=_number if numeric else bytes)
         self._access, self._timeout, self._transport = KafkaAccess.to(kafka), timeout, transport
-        self._ahead: Ahead | None = None
+        self._background: BackgroundSender | None = None
         self._encoder = Encoder(dataset, registry_id)
         self._coercer = RowCoercer(dataset, False, district)
         self._coerce_key = self.key_coercer()
         self._taken: list[Entry] = []
 
     def publish(self, row: Mapping[str, Any]) -> None:
-        """Take one row, typed Python values; RowError with every defect if it does not fit the contract."""
+        """Take one row of typed Python values; RowError with every defect if it does not fit the contract."""
         self._take(self.entry(self._coercer.coerce(row)))
 
     def delete(self, key: Mapping[str, Any]) -> None:
-        """Take a deletion: the key columns, and the sequence column if there is one; RowError if unfit."""
+        """Take a deletion: the key columns, and the sequence column if there is one; RowError if they do not fit."""
         (entry,) = self.tombstones([self._coerce_key(key)])
         if isinstance(entry, RowError):
             raise entry
@@ -76,48 +78,49 @@ class Publisher:
             self.accept()
 
     def accept(self) -> None:
-        """Keep what was taken so far: it survives a kill from here on."""
+        """Store the rows taken so far in the outbox; afterwards they survive a kill."""
         if self._taken:
             self.outbox.accept(self.topic, self._taken)
-            many, self._taken = len(self._taken) >= CHUNK, []
-            if many:  # there may be many more
-                self.send_ahead()
+            full_chunk, self._taken = len(self._taken) >= CHUNK, []
+            if full_chunk:  # there is probably more: send while it is taken
+                self.send_in_background()
 
-    def send_ahead(self) -> None:
-        """From here on a process beside this one sends what is accepted, until `send` or `stop`.
+    def send_in_background(self) -> None:
+        """Start a process that sends accepted rows until `send` or `stop`, unless one runs already.
 
-        None is started for a transport that is not one of ours by name: it may not be able to share what it connects to.
+        Nothing is started if the transport was given as a function: another process may not reach what it connects to.
         """
-        if self._ahead is None and isinstance(self._transport, str):
-            self._ahead = Ahead(Order(self.outbox.path, self._access, self._timeout, self._transport))
+        if self._background is None and isinstance(self._transport, str):
+            order = SendOrder(self.outbox.path, self._access, self._timeout, self._transport)
+            self._background = BackgroundSender(order)
 
     @property
     def sender_pid(self) -> int | None:
-        """The id of the process that sends beside this one, if there is one."""
-        return self._ahead.pid if self._ahead else None
+        """The process id of the background sender; None if none runs."""
+        return self._background.pid if self._background else None
 
     def send(self, progress: Callable[[int], None] | None = None) -> FlushInfo:
-        """Send all that waits in the outbox; UnavailableError if the bus is away."""
-        start, sent_ahead = time.monotonic(), 0
-        if ahead := self._ahead:
-            self._ahead = None
-            ahead.finish(progress)
-            sent_ahead = ahead.sent
-        # Nothing waits any more, unless the process beside was killed.
+        """Send all rows that wait in the outbox; UnavailableError if the bus cannot be reached, and they stay there."""
+        start, sent_in_background = time.monotonic(), 0
+        if background := self._background:
+            self._background = None
+            background.finish(progress)
+            sent_in_background = background.sent
+        # Nothing waits now, unless the background sender was killed.
         info = flush(
             self.outbox.path, self._access, self._timeout, transport=self._transport,
-            progress=progress and (lambda sent: progress(sent_ahead + sent)),
+            progress=progress and (lambda sent: progress(sent_in_background + sent)),
         )  # fmt: skip
-        return FlushInfo(sent_ahead + info.sent, info.waiting, time.monotonic() - start)
+        return FlushInfo(sent_in_background + info.sent, info.waiting, time.monotonic() - start)
 
     def stop(self) -> None:
-        """End the process that sends beside this one, if there is one; what it has not sent waits."""
-        if self._ahead:
-            self._ahead.stop()
-            self._ahead = None
+        """End the background sender, if one runs; what it has not sent stays in the outbox."""
+        if self._background:
+            self._background.stop()
+            self._background = None
 
     def close(self) -> None:
-        """Accept and send what was taken; UnavailableError if the bus is away, and it is kept."""
+        """Accept and send the rows taken; UnavailableError if the bus cannot be reached, and they stay in the outbox."""
         try:
             self.accept()
             self.send()
@@ -141,7 +144,7 @@ class Publisher:
     # --- rows to entries --------------------------------------------------------------------------
 
     def entry(self, row: Mapping[str, Any]) -> Entry:
-        """The key, value and sequence of a coerced row; RowError if it is more than the bus takes."""
+        """The key, value and sequence of a coerced row; RowError if it is larger than the bus accepts."""
         key, value = self._encoder.key(row), self._encoder.value(row)
         if (size := len(key) + len(value)) > LARGEST:
             raise RowError(
@@ -149,7 +152,7 @@ class Publisher:
                     Defect(
                         "",
                         f"{size} bytes",
-                        f"the row is larger than the {LARGEST} bytes the bus takes: shorten it",
+                        f"the row is larger than the {LARGEST} bytes that the bus accepts: shorten it",
                         f"该行超过总线可接收的 {LARGEST} 字节：请缩短",
                     )
                 ]
@@ -158,9 +161,9 @@ class Publisher:
         return Entry(key, value, None if sequence is None else sequence_text(sequence))
 
     def key_coercer(self, text: bool = False, sql: bool = False) -> Callable[[Mapping[str, Any]], dict[str, Any]]:
-        """What coerces the key columns of rows to delete, with their sequence and district where they have them.
+        """A function that coerces the key columns of a row to delete, and its sequence and district columns if it has them.
 
-        `text` and `sql` say how the rows' values are written, as `RowCoercer` has it.
+        `text` and `sql`: how the values are written, see `RowCoercer`.
         """
         dataset = self.dataset
 
@@ -175,10 +178,10 @@ class Publisher:
         return coerce
 
     def tombstones(self, rows: Iterable[Mapping[str, Any]]) -> list[Entry | RowError]:
-        """A tombstone for each coerced key.
+        """A tombstone for each coerced key, or the RowError of a key whose sequence is not known.
 
-        Its sequence: the row's own, else the one last accepted for the key (the later offset decides), else
-        this moment or day where the sequence is a time; else a RowError that asks for the column.
+        The sequence is that of the row, else the one last accepted for the key (its later offset makes the tombstone
+        newer), else the current time or day if the sequence is a timestamp or date.
         """
         rows = list(rows)
         name = self.dataset.sequence
@@ -194,8 +197,8 @@ class Publisher:
                 defect = Defect(
                     name,
                     "(absent)",
-                    "a deletion needs its sequence, since none is known for this key: add the column",
-                    "删除需要顺序值，而此主键没有已知的顺序值：请添加该列",
+                    "a deletion needs its sequence, and the outbox knows none for this key: add the column",
+                    "删除需要顺序值，而发件箱中没有此主键的顺序值：请添加该列",
                 )
                 made.append(RowError([defect]))
             else:
@@ -203,7 +206,7 @@ class Publisher:
         return made
 
     def sequence_now(self) -> bytes | None:
-        """This moment or day as a sequence, where the dataset's sequence is one."""
+        """The current time or day as a sequence; None if the dataset's sequence is not a timestamp or date."""
         now = datetime.now(UTC)
         kind = self.dataset.field(self.dataset.sequence).kind if self.dataset.sequence else ""
         return {"timestamp": sequence_text(now), "date": sequence_text(now.date())}.get(kind)

@@ -1,4 +1,4 @@
-"""The rejects file: every row that could not be taken, with all its reasons, for a person with a spreadsheet."""
+"""The rejects file: every row that was not accepted, with all reasons, as CSV that a spreadsheet program opens."""
 
 from __future__ import annotations
 
@@ -16,23 +16,24 @@ from schemas.row.shown import clean
 
 
 class Rejected(NamedTuple):
-    """A row that could not be taken, and why."""
+    """A row that was not accepted, and its defects."""
 
     record: Record
     defects: tuple[Defect, ...]
 
 
 def default_rejects_path(dataset: Dataset, district: str, source: Source) -> Path:
-    """Beside the input, ``<stem>.rejects.csv``; for a query in the current folder."""
+    """``<stem>.rejects.csv`` beside the input; ``<dataset>.<district>.rejects.csv`` in the current folder for a query."""
     if source.path is not None:
         return source.path.with_name(f"{source.path.stem}.rejects.csv")
     return Path(f"{dataset.name}.{district}.rejects.csv")
 
 
 class Rejects:
-    """The rejects file, made with its first row; what a killed run wrote beyond its last accepted chunk is cut off.
+    """Writes the rejects file, which is created with its first row.
 
-    `size`: how many bytes of it belong to accepted chunks; 0 begins a new file.
+    `size` is the length in bytes after the last accepted chunk; 0 starts a new file. A resumed publish truncates the file to
+    it, which removes what a killed run wrote for a chunk that was not accepted. InputError if the file cannot be written.
     """
 
     def __init__(self, path: Path, size: int) -> None:
@@ -49,7 +50,7 @@ class Rejects:
             self._file.close()
 
     def write(self, rejected: Sequence[Rejected]) -> None:
-        """Write the rows, before their chunk is accepted."""
+        """Append rows; call it before their chunk is accepted, so that no rejected row is lost."""
         if not rejected:
             return
         if self._file is None:

@@ -8,9 +8,9 @@ from producers.send.transport import Connect, TransportName
 
 
 def choose_transport(transport: TransportName | Connect) -> Connect:
-    """What connects by a transport: one of ours by its name, or another by what connects by it.
+    """The function that connects: that of the named transport, or the one given.
 
-    InputError where librdkafka is asked for and not installed.
+    InputError if librdkafka is named and not installed.
     """
     if transport == "kafka-python":
         return KafkaPython

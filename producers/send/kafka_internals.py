@@ -1,6 +1,6 @@
-"""What Suibus uses of kafka-python beyond its public interface: all of it is here, and a unit test holds each name.
+"""All uses of kafka-python that go beyond its public interface.
 
-`tests/unit/producers/test_internals.py` says in a second what an upgrade of kafka-python breaks.
+`tests/unit/producers/test_internals.py` checks each of these names, and shows what an upgrade of kafka-python breaks.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from kafka.net.transport import KafkaSSLTransport
 
 
 def end_at_once(producer: KafkaProducer) -> None:
-    """End a producer with a transaction open; `close` alone would first wait for batches that nobody takes."""
+    """Close a producer that has an open transaction, without waiting for its batches to be sent, as `close` alone would."""
     producer._sender.force_close()
     producer._sender.join(2)
     with suppress(KafkaError):
@@ -25,7 +25,7 @@ def end_at_once(producer: KafkaProducer) -> None:
 
 
 def first_connection_error(settings: Mapping[str, Any], wait_ms: int) -> str:
-    """The error that one connection to the one server of a client's settings ends with; empty where it succeeds."""
+    """The error of one connection with these client settings, which name one server; empty if it succeeds."""
     client = KafkaNetClient(**settings)
     manager = client._manager
     node = manager.cluster.bootstrap_brokers()[0].node_id
@@ -43,6 +43,6 @@ def first_connection_error(settings: Mapping[str, Any], wait_ms: int) -> str:
 
 
 def tls_context(settings: Mapping[str, Any]) -> ssl.SSLContext:
-    """The TLS context that a client with these settings connects with."""
+    """The TLS context that kafka-python makes of these client settings."""
     context: ssl.SSLContext = KafkaSSLTransport._build_ssl_context({**KafkaSSLTransport.DEFAULT_CONFIG, **settings})
     return context

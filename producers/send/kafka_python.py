@@ -1,4 +1,4 @@
-"""The default transport: kafka-python, which needs nothing but Python."""
+"""The default transport: kafka-python, which is pure Python."""
 
 from __future__ import annotations
 
@@ -26,21 +26,19 @@ from producers.send.transport import (
 from schemas.ports.kafka_access import KafkaAccess
 
 BATCH = 1 << 18  # bytes of a batch, before it is compressed
-RETRY_MS = (
-    20  # it waits so long four times before its first row, for each thing it does not know yet; its own default is 100
-)
-_NO_WAITING_HELPS = (
+# The pause before kafka-python asks again for what it does not know yet, four times before the first row; its default is 100.
+RETRY_MS = 20
+_PERMANENT_ERRORS = (  # trying again does not help
     kafka_errors.SaslAuthenticationFailedError,
     kafka_errors.UnsupportedVersionError,
     kafka_errors.MessageSizeTooLargeError,
 )
-logging.getLogger("kafka").addHandler(
-    logging.NullHandler()
-)  # the sender's one error says what a hundred reconnects say
+# Without a handler Python would print each failed reconnect; the sender raises one error for all of them.
+logging.getLogger("kafka").addHandler(logging.NullHandler())
 
 
 class KafkaPython(Transport):
-    """Sends with kafka-python, compressed with gzip, which it has without a further library."""
+    """Sends with kafka-python, compressed with gzip, which needs no further library."""
 
     def __init__(self, access: KafkaAccess, identity: Identity, seconds: float) -> None:
         self._access, self._identity, self._wait_ms = access, identity, int(seconds * 1000)
@@ -60,11 +58,11 @@ class KafkaPython(Transport):
         with _errors():
             admin = KafkaAdminClient(**self._access.kafka_python(), bootstrap_timeout_ms=self._wait_ms)
             try:
-                found = admin.list_group_offsets(self._identity.group)[self._identity.group]
+                offsets = admin.list_group_offsets(self._identity.group)[self._identity.group]
             finally:
                 admin.close()
-        # confluent-kafka commits a zero byte behind the name.
-        return max((of.offset for of in found.values() if of.metadata.rstrip("\0") == name), default=None)
+        # confluent-kafka appends a zero byte to the name.
+        return max((o.offset for o in offsets.values() if o.metadata.rstrip("\0") == name), default=None)
 
     def begin(self) -> None:
         with _errors():
@@ -73,10 +71,11 @@ class KafkaPython(Transport):
     def produce(self, rows: Sequence[Waiting]) -> None:
         send = self._producer.send
         with _errors():
-            # Where there is one partition no key needs hashing.
-            only = {t: 0 if len(self._partitions(t)) == 1 else None for t in {row.topic for row in rows}}
+            # With a single partition, naming it saves hashing the keys.
+            partition = {t: 0 if len(self._partitions(t)) == 1 else None for t in {row.topic for row in rows}}
             self._futures = [
-                send(row.topic, row.value, row.key, headers(row), only[row.topic], row.timestamp_ms) for row in rows
+                send(row.topic, row.value, row.key, headers(row), partition[row.topic], row.timestamp_ms)
+                for row in rows
             ]
 
     def _partitions(self, topic: str) -> set[int]:
@@ -85,7 +84,7 @@ class KafkaPython(Transport):
         except kafka_errors.KafkaTimeoutError as error:
             raise MissingTopicError(str(error)) from None
 
-    def position(self, rows: Sequence[Waiting], name: str) -> None:
+    def add_position(self, rows: Sequence[Waiting], name: str) -> None:
         offsets = {TopicPartition(rows[0].topic, 0): OffsetAndMetadata(rows[-1].seq + 1, name, -1)}
         with _errors():
             self._producer.send_offsets_to_transaction(offsets, self._identity.group)
@@ -93,7 +92,7 @@ class KafkaPython(Transport):
     def commit(self) -> None:
         with _errors():
             self._producer.flush()
-            for future in self._futures:  # none is committed unless each is acknowledged
+            for future in self._futures:  # commit only if every row was acknowledged
                 if future.failed():
                     raise future.exception
             self._producer.commit_transaction()
@@ -116,12 +115,12 @@ class KafkaPython(Transport):
 
 @contextmanager
 def _errors() -> Iterator[None]:
-    """The errors of kafka-python as the port has them."""
+    """Raise the errors of kafka-python as those of `producers.send.transport`."""
     try:
         yield
     except kafka_errors.AuthorizationError as error:
         raise ForbiddenError(str(error)) from None
-    except _NO_WAITING_HELPS as error:
+    except _PERMANENT_ERRORS as error:
         raise RefusedError(str(error)) from None
     except kafka_errors.KafkaError as error:
         raise TransportError(str(error)) from None

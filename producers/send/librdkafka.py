@@ -1,4 +1,4 @@
-"""The fast transport: librdkafka (the extra `fast`), which spends a tenth of kafka-python's time on a record."""
+"""The fast transport: librdkafka (the extra `fast`), which needs a tenth of kafka-python's time for a record."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ COMPRESSION = "zstd"
 
 
 def confluent_kafka() -> Any:
-    """The package around librdkafka; InputError where it is not installed."""
+    """The Python package of librdkafka; InputError if it is not installed."""
     try:
-        import confluent_kafka  # a light install does without it
+        import confluent_kafka  # not part of a light install
         import confluent_kafka.admin
     except ImportError:
         raise InputError(
@@ -45,14 +45,16 @@ class Librdkafka(Transport):
         self._kafka = confluent_kafka()
         self._access, self._identity, self._seconds = access, identity, seconds
         self._settings = {**access.librdkafka(), "log_level": 0}
-        self._seen: set[str] = set()  # topics that are there
-        self._refused: RefusedError | None = None  # why nobody is let in: librdkafka says it beside the call that fails
+        self._known_topics: set[str] = set()  # topics known to exist
+        self._refused: RefusedError | None = (
+            None  # librdkafka reports a refused login to error_cb, not in the call that fails
+        )
         self._producer: Any = None
         self._group: Any = None
 
     def open(self) -> None:
         with self._errors():
-            # Java's partitioner, which is kafka-python's too: else a key's rows would change their partition.
+            # The partitioner of Java and kafka-python; with another one, the rows of a key would move to another partition.
             self._producer = self._kafka.Producer(
                 {
                     **self._settings, "transactional.id": self._identity.transactional_id, "batch.size": BATCH,
@@ -61,7 +63,7 @@ class Librdkafka(Transport):
                 }
             )  # fmt: skip
             reader = self._kafka.Consumer({**self._settings, "group.id": self._identity.group})
-            self._group = reader.consumer_group_metadata()  # the only way to it
+            self._group = reader.consumer_group_metadata()  # only a consumer can make this
             reader.close()
             self._producer.init_transactions(self._seconds)
 
@@ -73,11 +75,11 @@ class Librdkafka(Transport):
         group = self._identity.group
         admin = self._kafka.admin.AdminClient(self._settings)
         with self._errors():
-            asked = [self._kafka.ConsumerGroupTopicPartitions(group)]
-            found = admin.list_consumer_group_offsets(asked, request_timeout=self._seconds)[group].result()
-        # confluent-kafka commits a zero byte behind the name.
-        named = ((of.offset, (of.metadata or "").rstrip("\0")) for of in found.topic_partitions)
-        return max((offset for offset, of in named if of == name), default=None)
+            groups = [self._kafka.ConsumerGroupTopicPartitions(group)]
+            offsets = admin.list_consumer_group_offsets(groups, request_timeout=self._seconds)[group].result()
+        # confluent-kafka appends a zero byte to the name.
+        named = ((o.offset, (o.metadata or "").rstrip("\0")) for o in offsets.topic_partitions)
+        return max((offset for offset, transaction in named if transaction == name), default=None)
 
     def begin(self) -> None:
         with self._errors():
@@ -86,25 +88,25 @@ class Librdkafka(Transport):
     def produce(self, rows: Sequence[Waiting]) -> None:
         produce = self._producer.produce
         with self._errors():
-            for topic in {row.topic for row in rows} - self._seen:
-                found = self._producer.list_topics(topic, self._seconds).topics[topic]
-                if found.error is not None:
-                    raise self._error(found.error)
-                self._seen.add(topic)
+            for topic in {row.topic for row in rows} - self._known_topics:
+                metadata = self._producer.list_topics(topic, self._seconds).topics[topic]
+                if metadata.error is not None:
+                    raise self._error(metadata.error)
+                self._known_topics.add(topic)
             for row in rows:
                 if row.value is not None and row.answers is None:
                     produce(row.topic, row.value, row.key, timestamp=row.timestamp_ms)
                 else:
                     produce(row.topic, row.value, row.key, timestamp=row.timestamp_ms, headers=headers(row))
 
-    def position(self, rows: Sequence[Waiting], name: str) -> None:
+    def add_position(self, rows: Sequence[Waiting], name: str) -> None:
         offset = self._kafka.TopicPartition(rows[0].topic, 0, rows[-1].seq + 1, metadata=name)
         with self._errors():
             self._producer.send_offsets_to_transaction([offset], self._group, self._seconds)
 
     def commit(self) -> None:
         with self._errors():
-            self._producer.commit_transaction(self._seconds)  # first flushes; a row that failed fails it
+            self._producer.commit_transaction(self._seconds)  # flushes first, and fails if a row has failed
 
     def abort(self) -> None:
         with self._errors():
@@ -123,7 +125,7 @@ class Librdkafka(Transport):
 
     @contextmanager
     def _errors(self) -> Iterator[None]:
-        """The errors of librdkafka as the port has them."""
+        """Raise the errors of librdkafka as those of `producers.send.transport`."""
         try:
             yield
         except self._kafka.KafkaException as error:

@@ -1,12 +1,12 @@
-"""A bus in memory, for the tests of whoever publishes: with transactions and positions as a Kafka has them, and with faults.
+"""A bus in memory for tests of code that publishes: with transactions and positions like Kafka, and with faults.
 
     bus = MemoryBus()
     with Publisher(dataset, "440106", "outbox.sqlite", "memory", transport=bus.connect) as publisher:
         publisher.publish(row)
     assert [record.key for record in bus.records(publisher.topic)] == [b'{"code":"1"}']
 
-What it holds ends with its process. It lets everybody in, and makes a topic when its first row comes. With
-`bus.faults = {"away"}` nothing reaches it, with `bus.faults = set()` all is well again.
+Its records are gone when the process ends. It needs no credentials, and creates a topic with its first row. With
+`bus.faults = {"away"}` it cannot be reached; `bus.faults = set()` ends all faults.
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ Fault = Literal[
     "credentials refused",
     "commit fails",  # nothing of the transaction is on the bus
     "commit is not answered",  # all of it is on the bus, and the sender does not hear of it
-    "commit hangs",  # likewise, and the call returns only when the fault is over
+    "commit hangs",  # likewise, and the call returns only when the fault is removed
 ]
 
 
 class BusRecord(NamedTuple):
-    """A record as a reader of committed transactions finds it."""
+    """A record as a consumer of committed transactions reads it."""
 
     topic: str
     partition: int
@@ -55,17 +55,17 @@ class BusRecord(NamedTuple):
 
 
 class MemoryBus:
-    """The bus itself: several threads may send to it at once. What is in `faults` goes wrong, as long as it is in it."""
+    """The bus itself; several threads may send to it at once. A fault occurs as long as it is in `faults`."""
 
     def __init__(self, *faults: Fault, partitions: int = 1) -> None:
         self.faults: set[Fault] = set(faults)
         self.partitions = partitions  # of each topic
-        # What its connections share, under the lock.
+        # Shared by all connections; read and changed only under the lock.
         self._lock = threading.Lock()
         self._topics: dict[str, list[list[BusRecord]]] = {}
-        # Of a group, by topic, with the name of its transaction.
+        # Position and transaction name, by group and topic.
         self._positions: dict[str, dict[str, tuple[int, str]]] = defaultdict(dict)
-        self._newest: dict[str, Transport] = {}  # by transactional id
+        self._newest: dict[str, Transport] = {}  # connection, by transactional id
 
     def connect(self, _: KafkaAccess, identity: Identity, __: float) -> Transport:
         """A connection to this bus: what `flush` and `Publisher` take as `transport`."""
@@ -77,7 +77,7 @@ class MemoryBus:
             return [record for partition in self._topics.get(topic, ()) for record in partition]
 
     def _append(self, rows: Sequence[Waiting]) -> None:
-        """Put rows behind the records of their topics; whoever calls it holds the lock."""
+        """Append rows to their topics; the caller must hold the lock."""
         for row in rows:
             topic = self._topics.setdefault(row.topic, [[] for _ in range(self.partitions)])
             number = (murmur2(row.key) & 0x7FFFFFFF) % self.partitions
@@ -88,7 +88,7 @@ class MemoryBus:
 
 
 class _Connection(Transport):
-    """A connection holds its open transaction itself, so one that is abandoned leaves nothing on the bus."""
+    """A connection keeps the rows of its open transaction itself, so one that is abandoned leaves nothing on the bus."""
 
     def __init__(self, bus: MemoryBus, identity: Identity) -> None:
         self._bus, self._identity = bus, identity
@@ -102,27 +102,27 @@ class _Connection(Transport):
             self._bus._newest[self._identity.transactional_id] = self
 
     def committed(self, name: str) -> int | None:
-        self._alive()
+        self._check_usable()
         with self._bus._lock:
-            found = self._bus._positions[self._identity.group].values()
-            return max((position for position, of in found if of == name), default=None)
+            committed = self._bus._positions[self._identity.group].values()
+            return max((position for position, transaction in committed if transaction == name), default=None)
 
     def begin(self) -> None:
-        self._alive()
+        self._check_usable()
         self._rows, self._position = [], None
 
     def produce(self, rows: Sequence[Waiting]) -> None:
-        self._alive()
+        self._check_usable()
         self._refuse_if("no such topic", MissingTopicError)
         self._refuse_if("not allowed", ForbiddenError)
         self._rows += rows
 
-    def position(self, rows: Sequence[Waiting], name: str) -> None:
-        self._alive()
+    def add_position(self, rows: Sequence[Waiting], name: str) -> None:
+        self._check_usable()
         self._position = rows[0].topic, rows[-1].seq + 1, name
 
     def commit(self) -> None:
-        self._alive()
+        self._check_usable()
         self._refuse_if("commit fails", TransportError)
         with self._bus._lock:
             self._bus._append(self._rows)
@@ -134,7 +134,7 @@ class _Connection(Transport):
         self._refuse_if("commit is not answered", TimeoutError)
 
     def abort(self) -> None:
-        self._alive()
+        self._check_usable()
         self._rows, self._position = [], None
 
     def close(self) -> None:
@@ -148,7 +148,7 @@ class _Connection(Transport):
             return None
         return "it refuses the credentials of this node", "总线拒绝了本节点的凭据"
 
-    def _alive(self) -> None:
+    def _check_usable(self) -> None:
         self._refuse_if("away", TransportError)
         if self._bus._newest.get(self._identity.transactional_id) is not self:
             raise TransportError("a newer connection of the same transactional id has taken over")

@@ -1,10 +1,10 @@
 """From the outbox to the bus: in order, and each row once, however often the sender is killed.
 
-Rows go in Kafka transactions. Each transaction also commits, for the consumer group of this outbox, the
-position behind its last row and the transaction's own name, which the outbox wrote down first. After a kill,
-opening a connection ends what was open, and the committed name shows whether the last transaction reached the
-bus: if so its rows leave the outbox, else they are sent again. An outbox put back from an old backup
-knows another name, so none of its rows is taken for sent.
+Rows are sent in Kafka transactions. The outbox stores a name for the transaction before it begins. The transaction then
+commits, beside its rows, an offset for the consumer group of this outbox: the position (the seq of its last row + 1), with
+the name as metadata. After a kill, opening a connection ends the open transaction. If the name in the outbox is committed
+on the bus, the rows below the position are removed from the outbox; otherwise they are sent again. An outbox restored from
+an old backup has another name, so none of its rows is counted as sent by mistake.
 """
 
 from __future__ import annotations
@@ -33,15 +33,15 @@ from schemas.errors import SuibusError, UnavailableError
 from schemas.ports.kafka_access import KafkaAccess
 from schemas.ports.lease import Lease
 
-ROWS, BYTES = 5_000, 8 << 20  # of one transaction, the limit that is reached first
-PAUSE = 0.3  # seconds between two attempts
-LOOK_EVERY = 0.02  # seconds between two looks for more rows
-LEASE_EVERY = 0.1  # seconds between two looks at what another sender has sent
+ROWS, BYTES = 5_000, 8 << 20  # of one transaction, whichever is reached first
+RETRY_PAUSE = 0.3  # seconds between two connections
+ROWS_POLL = 0.02  # seconds between two checks for more rows
+LEASE_POLL = 0.1  # seconds between two checks of the progress of another sender
 
 
 @dataclass(frozen=True)
 class FlushInfo:
-    """What one flush did: rows on the bus now, and rows that still wait."""
+    """The result of one flush: rows that reached the bus, rows that still wait, and its duration."""
 
     sent: int
     waiting: int
@@ -57,13 +57,13 @@ def flush(
     progress: Callable[[int], None] | None = None,
     more: Callable[[], bool] = lambda: False,
 ) -> FlushInfo:
-    """Send all that waits in an outbox. Killed and run again, it sends each row once.
+    """Send all rows that wait in an outbox. Killed and run again, it sends each row once.
 
-    UnavailableError when nothing went forward for `timeout` seconds: what waits is kept. Another sender of
-    the same outbox is waited for.
+    UnavailableError if there is no progress for `timeout` seconds; the rows that wait are kept. If another process sends the
+    same outbox, it waits for that one.
 
-    `transport`: one of ours by its name, or what connects by another, such as `MemoryBus.connect`. `progress` gets the
-    number of rows sent so far. As long as `more` is true, rows are still being accepted and are waited for.
+    `transport`: the name of a transport, or a function that connects, such as `MemoryBus.connect`. `progress` gets the
+    number of rows sent so far. While `more` returns true, rows are still being accepted, and it waits for them.
     """
     start = time.monotonic()
     connect = choose_transport(transport)
@@ -84,13 +84,13 @@ class _Sender:
     sent: int = 0
     deadline: float = 0.0
     rows: int = 0  # of the next transaction
-    transport: Transport | None = None  # the latest
+    transport: Transport | None = None  # of the latest connection
 
     def run(self) -> None:
         self.deadline = time.monotonic() + self.timeout
         self.rows = ROWS
-        with self._alone() as mine:
-            while mine and (self.more() or self.outbox.waiting()):
+        with self._lease() as held:
+            while held and (self.more() or self.outbox.waiting()):
                 try:
                     self._send_all()
                 except RefusedError as error:
@@ -98,17 +98,20 @@ class _Sender:
                 except (TransportError, OSError) as error:  # a TimeoutError is an OSError
                     if time.monotonic() >= self.deadline:
                         raise self._unavailable(error) from None
-                    if isinstance(error, TimeoutError):  # a slow line takes less at once
+                    if isinstance(error, TimeoutError):  # the connection may be slow: send fewer rows at once
                         self.rows = max(self.rows // 4, 50)
-                    time.sleep(PAUSE)
+                    time.sleep(RETRY_PAUSE)
 
     @contextmanager
-    def _alone(self) -> Iterator[bool]:
-        """Hold the outbox's lease: True once held, False if another sender has emptied the outbox meanwhile."""
+    def _lease(self) -> Iterator[bool]:
+        """Hold the outbox's lease; False, without it, if another sender has emptied the outbox in the meantime.
+
+        UnavailableError if the other sender makes no progress for `timeout` seconds.
+        """
         lease = Lease(Path(f"{self.outbox.path}.lock"))
         left = self.outbox.waiting()
         while True:
-            with lease.hold_if_free(LEASE_EVERY) as held:
+            with lease.hold_if_free(LEASE_POLL) as held:
                 if held:
                     yield True
                     return
@@ -121,8 +124,8 @@ class _Sender:
             left = now
             if time.monotonic() >= self.deadline and (holder := lease.holder()):
                 raise UnavailableError(
-                    f"Process {holder} is sending {self.outbox.path} without getting on. "
-                    f"{left} rows wait; they are kept. End it, or run `{self.command}` later.",
+                    f"Process {holder} is sending {self.outbox.path} but makes no progress. "
+                    f"{left} rows wait; they are kept. End that process, or run `{self.command}` later.",
                     f"进程 {holder} 正在发送 {self.outbox.path}，但没有进展。"
                     f"有 {left} 行等待发送，均已保留。请结束该进程，或稍后执行 `{self.command}`。",
                 )
@@ -131,7 +134,7 @@ class _Sender:
         return max(self.deadline - time.monotonic(), 1.0)
 
     def _send_all(self) -> None:
-        """Send over one connection until nothing waits; after an error the next one settles what was open."""
+        """Send over one connection until no row waits; after an error the next connection settles the open transaction."""
         seconds = min(self._remaining(), 10.0)
         transport = self.transport = self.connect(self.access, Identity.of(self.outbox), seconds)
         try:
@@ -140,8 +143,8 @@ class _Sender:
             last: tuple[list[Waiting], str] | None = None
             while rows := self._next_rows():
                 name = self.outbox.begin_attempt()
-                # A transaction that a restarted broker has forgotten is never answered: better a new connection.
-                # A second more than the transport waits by itself, whose error says more.
+                # A restarted broker may never answer for a transaction that it has lost; only a new connection helps then.
+                # One second more than the transport's own limit, since the transport's error names the cause.
                 limit = min(self._remaining(), max(self.timeout / 3, 5.0)) + 1.0
                 _within(limit, partial(_transact, transport, rows, name))
                 self._note_sent(rows[-1].seq + 1, len(rows))
@@ -154,14 +157,14 @@ class _Sender:
             raise
 
     def _next_rows(self) -> list[Waiting]:
-        """The rows of the next transaction, none if all is sent; as long as more come, a full one is waited for."""
+        """The rows of the next transaction, none if all are sent; while rows are still being accepted, wait for a full one."""
         while self.more() and self.outbox.waiting() < self.rows:
-            time.sleep(LOOK_EVERY)
+            time.sleep(ROWS_POLL)
             self.deadline = time.monotonic() + self.timeout
         return self.outbox.next_rows(self.rows, BYTES * self.rows // ROWS)
 
     def _settle(self, transport: Transport) -> None:
-        """If the last transaction, whose end is not known, reached the bus, its rows leave the outbox."""
+        """Remove the rows of the last transaction from the outbox if it was committed and the sender did not learn of it."""
         attempt = self.outbox.attempt
         position = None if attempt is None else transport.committed(attempt)
         if position is not None:
@@ -178,7 +181,7 @@ class _Sender:
 
     @property
     def command(self) -> str:
-        """The command that sends what waits."""
+        """The command that sends the rows that wait."""
         return f"suibus flush --district {self.outbox.district}"
 
     def _unavailable(self, error: Exception) -> SuibusError:
@@ -215,33 +218,36 @@ class _Sender:
 
 
 def _transact(transport: Transport, rows: Sequence[Waiting], name: str) -> None:
-    """All rows and the position behind them, or, on any error, none."""
+    """Commit all rows together with their position. After an error `_settle` finds out whether they were committed."""
     transport.begin()
     transport.produce(rows)
-    transport.position(rows, name)
+    transport.add_position(rows, name)
     transport.commit()
 
 
 def _wait_until_readable(transport: Transport, rows: Sequence[Waiting], name: str) -> None:
-    """Until a reader of the bus finds what was committed with this position.
+    """Wait until consumers that read committed records can read the transaction with this position.
 
-    Kafka answers a commit before it has written its end into every topic, and a reader of committed records stops before
-    that. It lets a transactional id's next transaction begin only afterwards, so one is begun, with nothing new in it, and
-    aborted.
+    Kafka answers a commit before it has written the commit marker into every partition, and such a consumer stops before
+    the marker. Kafka accepts the next transaction of the same transactional id only after all markers are written, so one
+    is begun that holds no new row, and aborted.
     """
     transport.begin()
-    transport.position(rows, name)
+    transport.add_position(rows, name)
     transport.abort()
 
 
 def _within(seconds: float, call: Callable[[], None]) -> None:
-    """The call, or TimeoutError: kafka-python waits for a commit without limit; its thread is left behind."""
+    """Run the call in a thread; TimeoutError if it takes longer, and the thread is left running.
+
+    kafka-python waits for the answer to a commit without limit.
+    """
     failed: list[BaseException] = []
 
     def run() -> None:
         try:
             call()
-        except BaseException as error:  # carried to the caller's thread
+        except BaseException as error:  # raised again in the caller's thread
             failed.append(error)
 
     thread = threading.Thread(target=run, daemon=True, name="suibus-transaction")

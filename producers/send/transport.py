@@ -1,7 +1,7 @@
-"""The port under the sender: one connection that puts rows onto the bus in transactions, and knows which of them arrived.
+"""The port of the sender: one connection that writes rows to the bus in transactions, and can ask which were committed.
 
-Every transport writes the same records to the same partitions, under the same transactional id and with the same position
-committed, so an outbox may be sent by one today and by another tomorrow. `producers.send.connect` chooses one.
+Every transport writes the same records to the same partitions, under the same transactional id, and commits the same
+position, so one can continue an outbox that another has begun to send. `producers.send.connect` chooses one.
 """
 
 from __future__ import annotations
@@ -16,76 +16,78 @@ TransportName = Literal["kafka-python", "librdkafka"]
 
 
 class Identity(NamedTuple):
-    """The names under which an outbox is sent, whoever sends it: Kafka keeps its transaction and its position by them."""
+    """The transactional id and the consumer group of an outbox, the same for every transport.
+
+    The group has no consumers; the position in the outbox is committed as its offset.
+    """
 
     transactional_id: str
     group: str
 
     @classmethod
     def of(cls, outbox: Outbox) -> Identity:
-        """The outbox's own names: under others a killed sender's transaction could still end.
+        """The names of one outbox. With another transactional id, a killed sender's transaction would not be ended.
 
-        They begin as the rights of its district do, so no other district can read how far the outbox is.
+        Both begin with the district, as the access rights on the bus do, so no other district can read the position.
         """
         return cls(f"suibus.{outbox.district}.{outbox.uuid}", f"suibus.{outbox.district}.outbox.{outbox.uuid}")
 
 
 class TransportError(Exception):
-    """The bus did not take it; its text says why. A new connection may succeed."""
+    """The bus did not accept a request; the message has the cause. A new connection may succeed."""
 
 
 class MissingTopicError(TransportError):
-    """The bus has no such topic, or not yet."""
+    """The topic does not exist on the bus, or not yet."""
 
 
 class RefusedError(TransportError):
-    """The bus refuses it, and no waiting changes that."""
+    """The bus refuses the request, and trying again does not help."""
 
 
 class ForbiddenError(RefusedError):
-    """The bus does not let this node write the topic."""
+    """This node has no right to write the topic."""
 
 
 class Transport(Protocol):
     """One connection. Any method may raise TransportError, OSError or TimeoutError.
 
-    After an error the connection is of no more use: `abandon` it, and the `open` of the next one ends its transaction.
+    After an error the connection cannot be used any more: `abandon` it. The `open` of the next one ends its transaction.
     """
 
     def open(self) -> None:
         """Connect, and end the transaction that an earlier connection of this identity left open."""
 
     def committed(self, name: str) -> int | None:
-        """The position that the transaction of this name has committed; None if no transaction of it is on the bus."""
+        """The position that the transaction of this name committed; None if it was not committed."""
 
     def begin(self) -> None:
         """Begin a transaction."""
 
     def produce(self, rows: Sequence[Waiting]) -> None:
-        """Put rows into the transaction: all rows of a key into one partition, in their order."""
+        """Add rows to the transaction: all rows of a key go to one partition, in their order."""
 
-    def position(self, rows: Sequence[Waiting], name: str) -> None:
-        """Put the position behind the last row, and the transaction's name, into the transaction."""
+    def add_position(self, rows: Sequence[Waiting], name: str) -> None:
+        """Add the position, the last row's seq + 1, and the transaction's name as its metadata, to the transaction."""
 
     def commit(self) -> None:
-        """All of the transaction is on the bus. After an error none of it is, or all of it and the answer was lost."""
+        """Commit the transaction. After an error either nothing of it is on the bus, or all of it and the answer was lost."""
 
     def abort(self) -> None:
-        """Nothing of the transaction is on the bus."""
+        """Abort the transaction: none of its rows becomes readable."""
 
     def close(self) -> None:
-        """End the connection in good order."""
+        """Close the connection after its last transaction has ended."""
 
     def abandon(self) -> None:
-        """End the connection at once, also with a transaction open."""
+        """Close the connection at once, even if a transaction is open."""
 
     def why_refused(self) -> tuple[str, str] | None:
-        """What a person must do before the bus lets this node in, English and Chinese; None if that is not what is wrong."""
+        """Why the bus refuses this node and what to do, English and Chinese; None if the access is not the problem."""
 
 
-Connect = Callable[
-    [KafkaAccess, Identity, float], Transport
-]  # not open yet; the seconds are the most that one step may take
+# Returns a transport that is not open yet; the number is the time limit of one request, in seconds.
+Connect = Callable[[KafkaAccess, Identity, float], Transport]
 
 
 def headers(row: Waiting) -> list[tuple[str, bytes]]:

@@ -1,4 +1,4 @@
-"""Rows of a Parquet or Avro file: where it is cut off, the rows before the cut stand."""
+"""Rows of a Parquet or Avro file. If the file is truncated, the rows before the cut are still read."""
 
 from __future__ import annotations
 
@@ -7,13 +7,16 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import IO, Any
 
-from producers.sources.source import BATCH, Columns, Record, Source, broken_off, bytes_read
+from producers.sources.source import BATCH, Columns, Record, Source, bytes_read, truncated_record
 from schemas.errors import InputError
 from schemas.row.shown import clean
 
 
 def open_parquet(path: Path, _: str, columns: Columns) -> Source:
-    """The rows of a Parquet file, its columns checked; nanoseconds are exact, or refused in their own row."""
+    """The rows of a Parquet file, its columns checked against the contract.
+
+    A timestamp in nanoseconds that is not a whole number of microseconds is a defect of its own row.
+    """
     try:
         import pyarrow as pa
         import pyarrow.parquet as pq
@@ -29,11 +32,11 @@ def open_parquet(path: Path, _: str, columns: Columns) -> Source:
     except (pa.ArrowException, OSError) as error:
         why = " ".join(str(error).split())[:200]
         raise InputError(
-            f"{path} is not whole: its Parquet footer cannot be read ({why}). It may be half written: write it again.",
+            f"{path} is not complete: its Parquet footer cannot be read ({why}). It may be half written: generate it again.",
             f"{path} 不完整：无法读取 Parquet 尾部（{why}）。文件可能只写了一半，请重新生成。",
         ) from None
     columns.check(str(path), list(schema.names))
-    fine = [i for i, t in enumerate(schema.types) if pa.types.is_timestamp(t) and t.unit == "ns"]
+    nanosecond_columns = [i for i, t in enumerate(schema.types) if pa.types.is_timestamp(t) and t.unit == "ns"]
     done = 0
 
     def read() -> Iterator[Record]:
@@ -48,12 +51,12 @@ def open_parquet(path: Path, _: str, columns: Columns) -> Source:
                         return
                     values_of = [
                         _nanoseconds(column.cast(pa.int64()).to_pylist(), schema.types[i].tz is not None)
-                        if i in fine
+                        if i in nanosecond_columns
                         else column.to_pylist()
                         for i, column in enumerate(batch.columns)
                     ]
                 except (pa.ArrowException, OSError, ValueError) as error:
-                    yield broken_off(str(path), done, error)
+                    yield truncated_record(str(path), done, error)
                     return
                 for values in zip(*values_of, strict=True):
                     done += 1
@@ -63,7 +66,7 @@ def open_parquet(path: Path, _: str, columns: Columns) -> Source:
 
 
 def _nanoseconds(values: list[int | None], zoned: bool) -> list[Any]:
-    """Nanoseconds since 1970 as datetimes; finer than a microsecond as text, which the coercer refuses."""
+    """Nanoseconds since 1970 as datetimes. One finer than a microsecond stays text, which the coercer refuses in its own row."""
     epoch = datetime(1970, 1, 1, tzinfo=UTC if zoned else None)
     made: list[Any] = []
     for value in values:
@@ -71,13 +74,13 @@ def _nanoseconds(values: list[int | None], zoned: bool) -> list[Any]:
             made.append(None)
             continue
         moment = epoch + timedelta(microseconds=value // 1000)
-        fine = value % 1000
-        made.append(f"{moment.replace(tzinfo=None).isoformat(timespec='microseconds')}{fine:03d}Z" if fine else moment)
+        rest = value % 1000
+        made.append(f"{moment.replace(tzinfo=None).isoformat(timespec='microseconds')}{rest:03d}Z" if rest else moment)
     return made
 
 
 def open_avro(path: Path, _: str, columns: Columns) -> Source:
-    """The rows of an Avro container file, the columns of its own schema checked."""
+    """The rows of an Avro container file; the fields of its schema are checked as columns."""
     import fastavro
 
     try:
@@ -86,7 +89,7 @@ def open_avro(path: Path, _: str, columns: Columns) -> Source:
     except Exception as error:  # fastavro raises many kinds on broken bytes
         why = clean(" ".join(str(error).split()))[:200]
         raise InputError(
-            f"{path} is not whole: its Avro header cannot be read ({why}). Write it again.",
+            f"{path} is not complete: its Avro header cannot be read ({why}). Generate it again.",
             f"{path} 不完整：无法读取 Avro 文件头（{why}）。请重新生成。",
         ) from None
     names = [f["name"] for f in schema.get("fields", ())] if isinstance(schema, dict) else []
@@ -104,7 +107,7 @@ def open_avro(path: Path, _: str, columns: Columns) -> Source:
                 except StopIteration:
                     return
                 except Exception as error:  # fastavro raises many kinds on broken bytes
-                    yield broken_off(str(path), number, error)
+                    yield truncated_record(str(path), number, error)
                     return
                 number += 1
                 yield Record(number, None, row)

@@ -1,4 +1,4 @@
-"""Rows of a CSV or JSON Lines file: a line that cannot be read costs its own row."""
+"""Rows of a CSV or JSON Lines file. A line that cannot be read is one rejected row; the other lines are still read."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ LONGEST_FIELD = 1 << 20  # characters; more than Kafka takes as one record
 
 
 def _open_text(path: Path, encoding: str) -> IO[str]:
-    # A byte that is not text becomes a lone surrogate, which the coercer refuses in its own row and column.
+    # A byte that the encoding does not allow becomes a lone surrogate, which the coercer refuses in its own row and column.
     return path.open(encoding=encoding, errors="surrogateescape", newline="")
 
 
 class _Lines:
-    """The lines of a file one by one; those `taken` for a record can be given back, to be read again."""
+    """The lines of a file one by one; those in `taken`, read for the current record, can be given back and read again."""
 
     def __init__(self, file: IO[str]) -> None:
         self._readline = file.readline
@@ -44,14 +44,17 @@ class _Lines:
         return line
 
     def give_back(self) -> None:
-        """All but the first line of the record are read again."""
+        """Keep only the first line of the current record; the next calls return its other lines again."""
         self._again.extendleft(reversed(self.taken[1:]))
         self.number -= len(self.taken) - 1
         del self.taken[1:]
 
 
 def open_csv(path: Path, encoding: str, columns: Columns) -> Source:
-    """The rows of a CSV file, its header checked; a row with a quote left open costs itself and none of the rows below."""
+    """The rows of a CSV file, its header checked against the contract.
+
+    A row with an open quote is rejected alone: the lines below it, which the quote would swallow, are read again as rows.
+    """
     csv.field_size_limit(max(csv.field_size_limit(), LONGEST_FIELD))
     with _open_text(path, encoding) as file:
         lines = _Lines(file)
@@ -84,10 +87,10 @@ def open_csv(path: Path, encoding: str, columns: Columns) -> Source:
                 except csv.Error as error:
                     cut = "unexpected end of data" in str(error)
                     why = "a quote is opened and never closed" if cut else str(error)
-                    en = f"not valid CSV: {why}; close the quote, and write a quote inside text twice"
+                    en = f"not valid CSV: {why}; close the quote, and double each quote inside text"
                     why = "引号没有闭合" if cut else str(error)
-                    zh = f"不是有效的 CSV（{why}）：请闭合引号；文本内的引号要写两个"
-                # A quote left open takes the lines below with it: the first is bad, the rest is read again.
+                    zh = f"不是有效的 CSV（{why}）：请补上引号；文本内的引号应写两个"
+                # An open quote swallows the lines below: reject the first line, and read the others again.
                 lines.give_back()
                 text = taken[0]
                 yield Record(start, text, None, (Defect("", show(text.strip()), en, zh),))
@@ -109,20 +112,20 @@ def _csv_header(path: Path, reader: Any) -> list[str]:
         return next(cells for cells in reader if cells)
     except csv.Error as error:
         raise InputError(
-            f"{path}, line 1: the header is not valid CSV ({error}). Write column names, commas between.",
+            f"{path}, line 1: the header is not valid CSV ({error}). Write the column names, separated by commas.",
             f"{path}，第 1 行：表头不是有效的 CSV（{error}）。请写列名，以逗号分隔。",
         ) from None
 
 
 def open_jsonl(path: Path, encoding: str, _: Columns) -> Source:
-    """The rows of a JSON Lines file; each row's members are checked with the row."""
+    """The rows of a JSON Lines file. It has no header: the members of each object are checked with their row."""
     with _open_text(path, encoding) as file:
         first = [line.lstrip()[:1] for line in (file.readline(LONGEST_LINE) for _ in range(20)) if line.strip()][:3]
     if "{" not in first:
         found = show(first[0]) if first else "nothing"
         raise InputError(
-            f"{path} is not JSON Lines: its lines begin with {found}, expected {{. Write one JSON object a "
-            "line, with no list around them; if the file is CSV, name it with --format csv.",
+            f"{path} is not JSON Lines: its lines begin with {found}, expected {{. Write one JSON object per "
+            "line, with no list around them; if the file is CSV, say so with --format csv.",
             f"{path} 不是 JSON Lines：各行以 {found} 开头，应为 {{。请每行写一个 JSON 对象，外面不要加列表；"
             "如果是 CSV，请用 --format csv 指明。",
         )
@@ -151,7 +154,7 @@ def open_jsonl(path: Path, encoding: str, _: Columns) -> Source:
                     defect = Defect(
                         "",
                         show(line.strip()),
-                        "not a JSON object: write {…}, one a line",
+                        "not a JSON object: write one {…} per line",
                         "不是 JSON 对象：请每行写一个 {…}",
                     )
                     yield Record(number, line, None, (defect,))

@@ -1,4 +1,4 @@
-"""Rows of a query of a district's own database, streamed."""
+"""Rows of a query on the district's own database, streamed."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import SecretStr
 
-from producers.sources.source import BATCH, Columns, Record, Source, broken_off
+from producers.sources.source import BATCH, Columns, Record, Source, truncated_record
 from schemas.dataset import Dataset
 from schemas.errors import InputError, UnavailableError
 from schemas.row.shown import clean
@@ -18,15 +18,15 @@ from schemas.row.strict_json import parse_json
 def open_query(sql: str, database: SecretStr | str, dataset: Dataset, *, delete: bool = False) -> Source:
     """The rows of a query, streamed; `database` is an SQLAlchemy URL, whose password appears in no message.
 
-    InputError if the query or the URL cannot be used, UnavailableError if the database is away. Where the connection is
-    lost half way, the rows before it stand.
+    InputError if the query or the URL cannot be used, UnavailableError if the database cannot be reached. If the connection
+    is lost while rows are read, the rows before that are published, and the rest counts as one rejected row.
     """
     from sqlalchemy import create_engine, event, make_url
     from sqlalchemy.exc import ArgumentError, DBAPIError, InterfaceError, NoSuchModuleError, OperationalError
 
     try:
         url = make_url(database.get_secret_value() if isinstance(database, SecretStr) else database)
-        if url.drivername in ("postgresql", "postgres"):  # SQLAlchemy would take psycopg2; ours is psycopg 3
+        if url.drivername in ("postgresql", "postgres"):  # SQLAlchemy would choose psycopg2; Suibus installs psycopg 3
             url = url.set(drivername="postgresql+psycopg")
         file = url.database if url.get_backend_name() == "sqlite" else None
         if file and file != ":memory:" and not file.startswith("file:") and not Path(file).is_file():
@@ -37,10 +37,10 @@ def open_query(sql: str, database: SecretStr | str, dataset: Dataset, *, delete:
         postgres = url.get_dialect().name == "postgresql"
         more: dict[str, Any] = {"json_deserializer": _json} if postgres else {}
         if postgres and "connect_timeout" not in url.query:
-            more["connect_args"] = {"connect_timeout": 15}  # seconds; without it two minutes
+            more["connect_args"] = {"connect_timeout": 15}  # seconds; the default is about two minutes
         engine = create_engine(url, execution_options={"stream_results": True, "max_row_buffer": BATCH}, **more)
         if engine.dialect.driver == "psycopg":
-            event.listen(engine, "connect", _read_postgres_whole)
+            event.listen(engine, "connect", _load_any_postgres_time)
     except (ArgumentError, ValueError):
         raise InputError(
             "The --database URL cannot be read. Write it as postgresql+psycopg://user:password@host/name "
@@ -71,7 +71,7 @@ def open_query(sql: str, database: SecretStr | str, dataset: Dataset, *, delete:
             f"无法连接数据库 {name}（{without_secrets(error)}）。请检查后重新执行同一命令。",
         ) from None
     try:
-        # Sent as it stands: neither :name nor % in it is a parameter.
+        # The query is sent unchanged: neither :name nor % in it is a parameter.
         result = connection.execution_options(no_parameters=True).exec_driver_sql(sql)
         if not result.returns_rows:
             raise InputError(
@@ -98,9 +98,9 @@ def open_query(sql: str, database: SecretStr | str, dataset: Dataset, *, delete:
                 number += 1
                 yield Record(number, None, dict(zip(columns, row, strict=True)))
         except DBAPIError as error:
-            yield broken_off(f"{name}, query", number, Exception(without_secrets(error)))
+            yield truncated_record(f"{name}, query", number, Exception(without_secrets(error)))
         finally:
-            result.close()  # the server's cursor too, where the connection was lost
+            result.close()  # closes the server's cursor, also after an error
             connection.close()
             engine.dispose()
 
@@ -108,7 +108,7 @@ def open_query(sql: str, database: SecretStr | str, dataset: Dataset, *, delete:
 
 
 def _json(text: str | bytes) -> Any:
-    """JSON with its numbers exact; what is not strict JSON stays text, which the coercer refuses in its own row."""
+    """The value of JSON text, with exact numbers. Text that is not strict JSON stays text, which the coercer refuses."""
     text = text if isinstance(text, str) else text.decode()
     try:
         return parse_json(text)
@@ -116,15 +116,16 @@ def _json(text: str | bytes) -> Any:
         return text
 
 
-def _read_postgres_whole(connection: Any, _record: object) -> None:
-    """A time that Python lacks (infinity, before year 1, after 9999) arrives as text and is refused in its own row.
+def _load_any_postgres_time(connection: Any, _record: object) -> None:
+    """Make psycopg return a time that Python cannot hold (infinity, years before 1 or after 9999) as text.
 
-    psycopg would raise for it, and the rows after it would be lost; it also reads no other DateStyle than ISO.
+    The coercer then refuses it in its own row; psycopg alone would raise, and the rows after it would be lost. DateStyle is
+    set to ISO, the only one that psycopg reads.
     """
     import psycopg
     from psycopg.types import datetime as types
 
-    def kept(loader: type[Any]) -> type[Any]:
+    def tolerant(loader: type[Any]) -> type[Any]:
         def load(self: Any, data: Any) -> Any:
             try:
                 return loader.load(self, data)
@@ -135,6 +136,6 @@ def _read_postgres_whole(connection: Any, _record: object) -> None:
 
     loaders = {"date": types.DateLoader, "timestamp": types.TimestampLoader, "timestamptz": types.TimestamptzLoader}
     for name, loader in loaders.items():
-        connection.adapters.register_loader(name, kept(loader))
+        connection.adapters.register_loader(name, tolerant(loader))
     connection.execute("SET datestyle = 'ISO'")
     connection.commit()

@@ -1,7 +1,7 @@
-"""Open a file as a source of rows: a CSV, JSON Lines, Parquet or Avro file that is what its name says.
+"""Open a CSV, JSON Lines, Parquet or Avro file as a source of rows.
 
-A file that is not what it should be as a whole (no such file, another format, another encoding, a column too many) is an
-InputError before its first row.
+A problem of the file as a whole (it does not exist, has another format or encoding, or other columns) is an InputError
+before the first row.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from schemas.errors import InputError
 from schemas.row.shown import show
 
 FORMATS = {".csv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet", ".avro": "avro"}
-SNIFFED = 1 << 16  # bytes looked at to tell the encoding
+SNIFFED = 1 << 16  # bytes read to recognize format and encoding
 _OPENERS: dict[str, Callable[[Path, str, Columns], Source]] = {
     "csv": open_csv,
     "jsonl": open_jsonl,
@@ -35,10 +35,10 @@ def open_source(
     delete: bool = False,
     corrections: bool = False,
 ) -> Source:
-    """The rows of a file, its columns checked against the contract; InputError if the whole cannot be taken.
+    """The rows of a file, its columns checked against the contract; InputError if the file as a whole cannot be used.
 
-    The format goes by the extension unless given; `encoding` is for CSV and JSON Lines, UTF-8 unless given.
-    `delete`: only the key columns must be there. `corrections`: the column `_receipt` must be there too.
+    `format` is taken from the extension unless given; `encoding` is for CSV and JSON Lines, UTF-8 unless given. `delete`:
+    only the key columns are required. `corrections`: the column `_receipt` is required too.
     """
     path = Path(path)
     if path.is_dir():
@@ -53,9 +53,9 @@ def open_source(
         en, zh = ("format", "格式") if format else ("extension", "扩展名")
         found = repr(format or path.suffix)
         raise InputError(
-            f"{path}: the {en} {found} is not taken. Taken are .csv, .jsonl, .ndjson, .parquet and .avro; "
-            "save it as one of these, or name the format with --format csv|jsonl|parquet|avro.",
-            f"{path}：不接受{zh} {found}。可用 .csv、.jsonl、.ndjson、.parquet、.avro；"
+            f"{path}: the {en} {found} is not supported. Supported are .csv, .jsonl, .ndjson, .parquet and .avro; "
+            "save it as one of these, or give the format with --format csv|jsonl|parquet|avro.",
+            f"{path}：不支持{zh} {found}。可用 .csv、.jsonl、.ndjson、.parquet、.avro；"
             "请另存为其中一种，或用 --format csv|jsonl|parquet|avro 指明格式。",
         )
     try:
@@ -71,7 +71,7 @@ def open_source(
         return _OPENERS[kind](path, encoding or "utf-8-sig", Columns(dataset, delete, corrections))
     except (LookupError, UnicodeError):
         raise InputError(
-            f"{path} cannot be read with --encoding {encoding}: name the file's own, like utf-8 or gb18030.",
+            f"{path} cannot be read with --encoding {encoding}: give the encoding that the file has, such as utf-8 or gb18030.",
             f"{path} 无法以 --encoding {encoding} 读取：请指明文件实际的编码，例如 utf-8 或 gb18030。",
         ) from None
 
@@ -88,23 +88,23 @@ _MAGIC = [
 
 
 def _check_content(path: Path, kind: str, start: bytes, encoding: str | None) -> None:
-    """The file's first bytes agree with its format and its encoding; InputError says what it looks like."""
+    """Check the first bytes of a file against its format and encoding; InputError says what the file looks like."""
     if not start or (kind in ("csv", "jsonl") and not start.removeprefix(b"\xef\xbb\xbf").strip()):
         raise InputError(
             f"{path} is empty: nothing was published. Check the export that wrote it.",
             f"{path} 是空文件：没有发布任何数据。请检查生成它的导出程序。",
         )
-    looks = next((m for m in _MAGIC if start.startswith(m[0])), None)
-    if looks and looks[1] != kind:
-        todo = (f"Name it with --format {looks[1]}.", f"请用 --format {looks[1]} 指明。")
-        if not looks[1]:
+    signature = next((m for m in _MAGIC if start.startswith(m[0])), None)
+    if signature and signature[1] != kind:
+        todo = (f"Name it with --format {signature[1]}.", f"请用 --format {signature[1]} 指明。")
+        if not signature[1]:
             todo = ("Unpack it, or save it as CSV in UTF-8.", "请先解压，或另存为 UTF-8 编码的 CSV。")
         raise InputError(
-            f"{path} is not {kind}: it begins like {looks[2]}. {todo[0]}",
-            f"{path} 不是 {kind}：开头像 {looks[3]}。{todo[1]}",
+            f"{path} is not {kind}: it begins like {signature[2]}. {todo[0]}",
+            f"{path} 不是 {kind}：开头像 {signature[3]}。{todo[1]}",
         )
     if kind in ("parquet", "avro"):
-        if not looks:
+        if not signature:
             magic = "PAR1" if kind == "parquet" else "Obj 01"
             raise InputError(
                 f"{path} is not {kind}: it begins {show(start[:12])}, expected {magic}. "

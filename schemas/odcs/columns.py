@@ -1,6 +1,6 @@
-"""A contract's properties as columns: names, types and limits that fastavro, Kafka and Spark keep whole.
+"""A contract's properties as columns: names, types and limits that fastavro, Kafka and Spark keep exactly.
 
-A limit or type that Suibus could not hold every row to is refused here, never ignored.
+A type or limit that Suibus cannot enforce for every row is refused, never ignored.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from schemas.odcs.patterns import check_pattern
 from schemas.odcs.standard import Pointer, Problems
 
 NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,62}")
-DEEPEST = 8  # levels of nested records and arrays
+MOST_LEVELS = 8  # of nested records and arrays
 
 PHYSICAL: dict[str, Kind] = {
     **dict.fromkeys(("string", "text", "varchar", "char", "character varying", "character", "nvarchar", "nchar",
@@ -45,7 +45,7 @@ _PHYSICAL_TYPE = re.compile(
     r"(?P<zone> (?:with|without)(?: local)? time zone)? ?"
     r"(?:<.*>|(?P<array>\[\]))?"
 )
-LOGICAL: dict[str, tuple[Kind, ...]] = {  # without a physicalType or format the first is taken
+LOGICAL: dict[str, tuple[Kind, ...]] = {  # the first kind applies without a physicalType or format
     "string": ("string", "bytes"),
     "boolean": ("boolean",),
     "integer": ("long", "int"),  # docs/decisions/0001-integers-are-long.md
@@ -87,7 +87,7 @@ _OPTIONS: dict[Kind, tuple[str, ...]] = {
 
 
 def columns(properties: Sequence[SchemaProperty], at: Pointer, problems: Problems, depth: int = 0) -> tuple[Field, ...]:
-    """The columns in the contract's order; those that cannot be served are left out and added to the problems."""
+    """The columns in the contract's order; one that is not supported is left out and added to the problems."""
     fields: list[Field] = []
     seen: set[str] = set()
     for i, prop in enumerate(properties):
@@ -97,8 +97,8 @@ def columns(properties: Sequence[SchemaProperty], at: Pointer, problems: Problem
         if name.lower() in seen:
             problems.add(
                 (*here, "name"),
-                f"found {name!r} a second time, expected a name of its own (SQL ignores the case of letters)",
-                f"列名 {name!r} 重复，应各不相同（SQL 不区分大小写）",
+                f"found {name!r} a second time, expected different names (SQL ignores upper and lower case)",
+                f"列名 {name!r} 重复，列名应各不相同（SQL 不区分大小写）",
             )
         seen.add(name.lower())
         if field := _column(prop, name, here, problems, depth):
@@ -107,7 +107,7 @@ def columns(properties: Sequence[SchemaProperty], at: Pointer, problems: Problem
 
 
 def check_name(name: str, at: Pointer, problems: Problems) -> None:
-    """Add a problem for a name that topics, Avro or SQL would not take."""
+    """Add a problem for a name that topics, Avro or SQL would not accept."""
     if not NAME.fullmatch(name):
         problems.add(
             at,
@@ -118,7 +118,7 @@ def check_name(name: str, at: Pointer, problems: Problems) -> None:
 
 
 def value_of(value: Any, field: Field) -> Any:
-    """A value written in a contract, as the column's own type has it; ValueError if no row can hold it."""
+    """A value written in a contract, converted to the column's type; ValueError if the type does not have it."""
     kind = field.kind
     if (kind == "string" and isinstance(value, str)) or (kind == "boolean" and isinstance(value, bool)):
         return value
@@ -137,7 +137,7 @@ def value_of(value: Any, field: Field) -> Any:
 
 
 def _number(value: Any, kind: Kind) -> Any:
-    """The number as the kind holds it: a float rounded to 32 bits, anything else exactly."""
+    """The number as a value of the kind: a float rounded to 32 bits, a double or decimal unchanged."""
     try:
         number = Decimal(str(value))
         if kind == "float":
@@ -151,8 +151,12 @@ def _number(value: Any, kind: Kind) -> Any:
 
 
 def _column(prop: SchemaProperty, name: str, at: Pointer, problems: Problems, depth: int) -> Field | None:
-    if depth > DEEPEST:
-        problems.add(at, f"nested deeper than {DEEPEST} levels; write it flatter", f"嵌套超过 {DEEPEST} 层；请减少层次")
+    if depth > MOST_LEVELS:
+        problems.add(
+            at,
+            f"nested deeper than {MOST_LEVELS} levels; reduce the nesting",
+            f"嵌套超过 {MOST_LEVELS} 层；请减少嵌套层次",
+        )
         return None
     resolved = _kind(prop, at, problems)
     if resolved is None:
@@ -169,7 +173,7 @@ def _column(prop: SchemaProperty, name: str, at: Pointer, problems: Problems, de
     if depth and (prop.quality or prop.enum or prop.unique or prop.primaryKey):
         problems.add(
             at,
-            "found quality, enum, unique or primaryKey inside a record or array, where they are not served; write a sql "
+            "found quality, enum, unique or primaryKey inside a record or array, where they are not supported; write a sql "
             "rule at the schema object",
             "记录或数组内部不支持 quality、enum、unique、primaryKey；请在 schema 对象上写 sql 规则",
         )
@@ -193,7 +197,7 @@ def _column(prop: SchemaProperty, name: str, at: Pointer, problems: Problems, de
         if prop.items is None:
             problems.add(
                 at,
-                "found an array without items, expected items: what it holds",
+                "found an array without items, expected items: the type of its elements",
                 "数组缺少 items，应写明元素类型",
             )
             return None
@@ -203,7 +207,7 @@ def _column(prop: SchemaProperty, name: str, at: Pointer, problems: Problems, de
         if not prop.properties:
             problems.add(
                 at,
-                "found a record without properties, expected properties: what it holds",
+                "found a record without properties, expected properties: its members",
                 "记录缺少 properties，应写明其成员",
             )
         field = replace(field, fields=members)
@@ -214,7 +218,7 @@ def _column(prop: SchemaProperty, name: str, at: Pointer, problems: Problems, de
 
 
 def allowed_values(values: Any, field: Field, at: Pointer, problems: Problems) -> list[Any]:
-    """The values of a list, each as the column's type has it; those that it cannot hold are added to the problems."""
+    """The values of a list, converted to the column's type; a problem is added for each that the type does not have."""
     if not isinstance(values, list) or not values:
         problems.add(at, f"found {values!r}, expected a list of values", f"实际为 {values!r}，应为值的列表")
         return []
@@ -239,7 +243,7 @@ def _not_of_type(value: Any, field: Field, at: Pointer, problems: Problems) -> N
 
 
 def _kind(prop: SchemaProperty, at: Pointer, problems: Problems) -> tuple[Kind, tuple[int, ...]] | None:
-    """The type, and the numbers in brackets after it: length, or precision and scale; None if it is refused."""
+    """The type, and the numbers in parentheses after it: length, or precision and scale; None if it is refused."""
     logical, physical = prop.logicalType, prop.physicalType
     allowed = LOGICAL.get(logical) if logical else get_args(Kind)
     if allowed is None or (logical is None and physical is None):
@@ -272,6 +276,7 @@ def _kind(prop: SchemaProperty, at: Pointer, problems: Problems) -> tuple[Kind, 
 def _physical(
     physical: str, logical: str | None, allowed: tuple[Kind, ...], at: Pointer, problems: Problems
 ) -> tuple[Kind, tuple[int, ...]] | None:
+    """`_kind` for a property with a physicalType, which must be one of the kinds that its logicalType allows."""
     at = (*at, "physicalType")
     text = " ".join(physical.lower().split())
     match = _PHYSICAL_TYPE.fullmatch(text)
@@ -279,9 +284,9 @@ def _physical(
     if word in ("timestamp_ntz", "timestampntz", "datetime2") or "without" in zone:
         problems.add(
             at,
-            f"found {physical!r}, a time without zone: it names no instant, and each host would read another one. "
+            f"found {physical!r}, a time without zone: it names no instant, and each host would read it as another one. "
             "Use timestamp, whose values carry their zone (such as +08:00)",
-            f"实际为 {physical!r}，是不带时区的时间：它不指明确定的时刻，各主机会有不同理解。请用 timestamp，其值须带时区（例如 +08:00）",
+            f"实际为 {physical!r}，是不带时区的时间：它不指明确定的时刻，各主机会读作不同的时刻。请用 timestamp，其值须带时区（例如 +08:00）",
         )
         return None
     kind = "array" if match and match["array"] else PHYSICAL.get(word)
@@ -308,7 +313,7 @@ def _limits(prop: SchemaProperty, field: Field, arguments: tuple[int, ...], at: 
             known = ", ".join(_OPTIONS[field.kind]) or "none"
             problems.add(
                 here,
-                f"found {option}, which is not served for {field.type_name}; served are: {known}",
+                f"found {option}, which is not supported for {field.type_name}; supported are: {known}",
                 f"{field.type_name} 不支持 {option}；可用：{known}",
             )
         elif option == "timezone" and value is not True:
@@ -349,7 +354,7 @@ def _limits(prop: SchemaProperty, field: Field, arguments: tuple[int, ...], at: 
 
 
 def _bound(value: Any, field: Field) -> Any:
-    """A limit as the column's own type has it; that of whole numbers may lie between two of them."""
+    """A limit, converted to the column's type; a limit of a column of whole numbers may be a fraction."""
     if field.kind in _WHOLE and isinstance(value, float):
         number = _number(value, "decimal")
         return int(number) if number == int(number) else number

@@ -1,4 +1,4 @@
-"""Regular expressions that mean the same to a node (Python's `re`), to the city (Java), and in ECMA-262."""
+"""Check that a regular expression means the same in Python (on a node), in Java (in the city) and in ECMA-262."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ from schemas.odcs.standard import Pointer, Problems
 
 
 def check_pattern(pattern: Any, at: Pointer, problems: Problems) -> None:
-    """Add a problem for a pattern that is no regular expression, or that Python or Java reads otherwise than ECMA-262."""
-    strange = next(_unportable(pattern), None) if isinstance(pattern, str) else None
+    """Add a problem if a pattern is not a regular expression, or if Python or Java reads it differently than ECMA-262."""
+    unportable = next(_unportable(pattern), None) if isinstance(pattern, str) else None
     try:
-        if not strange:
+        if not unportable:
             re.compile(pattern)
     except (re.error, TypeError) as error:
         problems.add(
             at,
-            f"pattern {pattern!r} is not a regular expression ({error}); expected one of ECMA-262",
+            f"pattern {pattern!r} is not a regular expression ({error}); expected one as ECMA-262 defines",
             f"pattern {pattern!r} 不是合法的正则表达式（{error}）；应符合 ECMA-262",
         )
         return
-    if strange:
+    if unportable:
         problems.add(
             at,
-            f"pattern {pattern!r} holds {strange!r}, which Python and Java read differently; expected what ECMA-262 has",
-            f"pattern {pattern!r} 含有 {strange!r}，Python 与 Java 对它的理解不同；应使用 ECMA-262 的写法",
+            f"pattern {pattern!r} contains {unportable!r}, which Python and Java read differently; expected only what ECMA-262 defines",
+            f"pattern {pattern!r} 含有 {unportable!r}，Python 与 Java 对其解释不同；应只用 ECMA-262 规定的写法",
         )
 
 
@@ -36,6 +36,7 @@ _PATTERN_PART = re.compile(
 
 
 def _unportable(pattern: str) -> Iterator[str]:
+    """The parts of a pattern whose meaning differs between the three."""
     for part in _PATTERN_PART.findall(pattern):
         if part[0] == "\\":
             if part[1] in "ZUNv0":

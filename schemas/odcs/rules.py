@@ -1,6 +1,6 @@
-"""A contract's `quality` entries as rules: each one can be executed, or is refused with its line.
+"""A contract's `quality` entries as rules. An entry that cannot be executed is refused with its line.
 
-`quality.rules` compiles them, for ingest and for the gate.
+`quality.rules` compiles the rules for ingest and for the gate.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from schemas.odcs.columns import allowed_values
 from schemas.odcs.patterns import check_pattern
 from schemas.odcs.standard import Pointer, Problems
 
-OBJECT = re.compile(r"\$?\{(?:object|table|model|schema)\}")  # the dataset, in the text of a query
-PROPERTY = re.compile(r"\$?\{(?:property|column|field)\}")  # the column that the rule is written under
+OBJECT = re.compile(r"\$?\{(?:object|table|model|schema)\}")  # stands for the dataset in the text of a query
+PROPERTY = re.compile(r"\$?\{(?:property|column|field)\}")  # stands for the column that the rule belongs to
 
 OPERATORS = (
     "mustBe", "mustNotBe", "mustBeGreaterThan", "mustBeGreaterOrEqualTo", "mustBeLessThan", "mustBeLessOrEqualTo",
     "mustBeBetween", "mustNotBeBetween",
 )  # fmt: skip
-METRICS: dict[str, tuple[str, ...]] = {  # with the arguments of each
+METRICS: dict[str, tuple[str, ...]] = {  # and the arguments of each
     "nullValues": (),
     "missingValues": ("missingValues",),
     "invalidValues": ("validValues", "pattern"),
@@ -46,7 +46,7 @@ def rules(
     at: Pointer,
     problems: Problems,
 ) -> tuple[Rule, ...]:
-    """The rules of all columns in their order, then those of the dataset; `at` is the schema object's."""
+    """The rules of all columns in their order, then those of the dataset; `at` points to the schema object."""
     entries: list[Rule] = []
     for i, prop in enumerate(properties):
         here = (*at, "properties", i)
@@ -54,46 +54,31 @@ def rules(
         if field is None:
             continue
         if field.allowed:
-            entries.append(
-                Rule(
-                    name=f"{field.name}_allowed",
-                    type="library",
-                    column=field.name,
-                    metric="invalidValues",
-                    arguments={"validValues": list(field.allowed)},
-                    operator="mustBe",
-                    threshold=0,
-                    line=problems.line((*here, "enum")),
-                )
-            )
+            line, valid = problems.line((*here, "enum")), {"validValues": list(field.allowed)}
+            entries.append(_must_be_0(f"{field.name}_allowed", field.name, "invalidValues", valid, line))
         if field.unique and not prop.primaryKey:
-            entries.append(
-                Rule(
-                    name=f"{field.name}_unique",
-                    type="library",
-                    column=field.name,
-                    metric="duplicateValues",
-                    operator="mustBe",
-                    threshold=0,
-                    line=problems.line((*here, "unique")),
-                )
-            )
+            line = problems.line((*here, "unique"))
+            entries.append(_must_be_0(f"{field.name}_unique", field.name, "duplicateValues", {}, line))
         for j, entry in enumerate(prop.quality or []):
             entries.extend(_rule(entry, field, fields, (*here, "quality", j), problems))
     for j, entry in enumerate(quality):
         entries.extend(_rule(entry, None, fields, (*at, "quality", j), problems))
-    named: dict[str, int] = {}
+    uses: dict[str, int] = {}
     unique: list[Rule] = []
-    for rule in entries:  # of two rules with one name both are kept
-        named[rule.name] = named.get(rule.name, 0) + 1
-        unique.append(rule if named[rule.name] == 1 else replace(rule, name=f"{rule.name}_{named[rule.name]}"))
+    for rule in entries:  # the second rule of a name gets the suffix _2, and so on
+        uses[rule.name] = uses.get(rule.name, 0) + 1
+        unique.append(rule if uses[rule.name] == 1 else replace(rule, name=f"{rule.name}_{uses[rule.name]}"))
     return tuple(unique)
+
+
+def _must_be_0(name: str, column: str, metric: str, arguments: Mapping[str, Any], line: int) -> Rule:
+    return Rule(name, "library", column, metric, arguments, "mustBe", 0, line=line)
 
 
 def _rule(
     entry: DataQuality, column: Field | None, fields: Mapping[str, Field], at: Pointer, problems: Problems
 ) -> list[Rule]:
-    """The executable rule of one quality entry; none for a `text` entry, which is for people, or for a refused one."""
+    """The executable rule of one quality entry; empty for an entry of type `text`, which is a note, and for a refused one."""
     kind = entry.type or "library"
     if kind == "text":
         return []
@@ -117,7 +102,7 @@ def _rule(
     )
     if kind == "custom":
         return _custom_rule(entry, base, fields, at, problems)
-    compared = _compared(entry, base, at, problems)
+    compared = _with_comparison(entry, base, at, problems)
     if compared is None:
         return []
     if kind == "sql":
@@ -125,8 +110,8 @@ def _rule(
     return _library_rule(entry, compared, column, fields, at, problems)
 
 
-def _compared(entry: DataQuality, base: Rule, at: Pointer, problems: Problems) -> Rule | None:
-    """The rule with its operator, threshold and unit; None if they are refused."""
+def _with_comparison(entry: DataQuality, base: Rule, at: Pointer, problems: Problems) -> Rule | None:
+    """The rule with its operator, threshold and unit added; None if they are refused."""
     operators = [o for o in OPERATORS if getattr(entry, o) is not None]
     if len(operators) != 1:
         problems.add(
@@ -214,7 +199,7 @@ def _custom_rule(
         kwargs.setdefault("column", base.column)
     for name in ("column", "column_A", "column_B", "column_list"):
         if name in kwargs:
-            _known_columns(kwargs[name], fields, at, problems)
+            _check_columns(kwargs[name], fields, at, problems)
     return [replace(base, type="greatExpectations", expectation={"type": kind, "kwargs": kwargs})]
 
 
@@ -243,12 +228,12 @@ def _library_rule(
         )
     if metric == "duplicateValues":
         if "properties" in arguments:
-            _known_columns(arguments["properties"], fields, (*arguments_at, "properties"), problems)
+            _check_columns(arguments["properties"], fields, (*arguments_at, "properties"), problems)
         elif column is None:
             problems.add(
                 at,
-                "found duplicateValues at the schema object, expected arguments.properties: the columns unique together",
-                "schema 对象上的 duplicateValues 应有 arguments.properties：共同唯一的列",
+                "found duplicateValues at the schema object, expected arguments.properties: the columns that are unique together",
+                "schema 对象上的 duplicateValues 应有 arguments.properties：组合后唯一的列",
             )
     elif metric != "rowCount":
         if column is None:
@@ -265,7 +250,7 @@ def _library_rule(
 def _typed_arguments(
     metric: str, arguments: dict[str, Any], column: Field, at: Pointer, problems: Problems
 ) -> dict[str, Any]:
-    """The arguments, with values of the column's own type."""
+    """The arguments, with their values converted to the column's type."""
     arguments_at = (*at, "arguments")
     if metric == "missingValues":
         empty = [None, ""] if column.kind == "string" else [None]
@@ -294,7 +279,7 @@ def _typed_arguments(
     return arguments
 
 
-def _known_columns(names: Any, fields: Mapping[str, Field], at: Pointer, problems: Problems) -> None:
+def _check_columns(names: Any, fields: Mapping[str, Field], at: Pointer, problems: Problems) -> None:
     for name in names if isinstance(names, list) and names else [names]:
         if not isinstance(name, str) or name not in fields:
             problems.add(

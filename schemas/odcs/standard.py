@@ -1,7 +1,7 @@
-"""From text to a document of the Open Data Contract Standard v3, or the line of every mistake in it.
+"""Read text as a document of the Open Data Contract Standard v3; ContractError has the line of every mistake.
 
-The document is checked against the standard's own JSON Schema, that of v3.2 in the official package. The names that v3.0
-had for the same things are read as those of v3.2.
+The document is checked against the JSON Schema of v3.2 from the official package. Keys that v3.0 named differently are
+renamed to those of v3.2 before.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from pydantic import ValidationError
 from schemas.errors import ContractError
 
 Pointer = tuple[str | int, ...]  # the keys that lead to a value: ("schema", 0, "properties", 2, "physicalType")
-LARGEST = 100_000  # values in one contract, aliases counted as often as they are used
-DEEPEST = 60  # levels of YAML
+MOST_VALUES = 100_000  # in one contract; a YAML alias counts each time it is used
+MOST_LEVELS = 60  # of nested YAML
 
 _V30_RULES = {"nullCheck": "nullValues", "duplicateCount": "duplicateValues", "validValues": "invalidValues"}
 _JSON_TYPES = {
@@ -36,20 +36,20 @@ _JSON_TYPES = {
 
 
 class Problems:
-    """What is wrong with one file, each problem with its line; `lines` has the line of every value."""
+    """The problems found in one file, each with its line. `lines` maps every value of the file to its line."""
 
     def __init__(self, where: str, lines: Mapping[Pointer, int]) -> None:
         self.where, self.lines = where, lines
         self._problems: list[tuple[int, str, str]] = []
 
     def line(self, at: Pointer) -> int:
-        """The line that a value begins in; of a value that is missing, the line of what should hold it."""
+        """The line on which a value begins; for a missing value, the line of the nearest mapping or list that exists."""
         while at and at not in self.lines:
             at = at[:-1]
         return self.lines.get(at, 1)
 
     def add(self, at: Pointer, en: str, zh: str) -> None:
-        """Add a problem of one value: what was found and what is accepted."""
+        """Add a problem of the value at a pointer; the text says what was found and what was expected."""
         name = ".".join(str(p) for p in at)
         en_prefix, zh_prefix = (f"{name}: ", f"{name}：") if name else ("", "")
         self._problems.append((self.line(at), en_prefix + en, zh_prefix + zh))
@@ -65,21 +65,21 @@ class Problems:
 
 
 def read_standard(text: str, where: str) -> tuple[OpenDataContractStandard, Problems]:
-    """The contract in the official model, and its `Problems`, none so far, to which later checks add.
+    """The contract in the official model, and an empty `Problems`, to which the checks of Suibus add.
 
-    ContractError with every line that the standard does not allow.
+    ContractError with the line of everything that the standard does not allow.
     """
     document, lines = _read_yaml(text, where)
     _read_as_v32(document)
     problems = Problems(where, lines)
     leaves = [leaf for error in _validator().iter_errors(document) for leaf in _leaves(error)]
-    plain = {tuple(e.absolute_path) for e in leaves if e.validator != "unevaluatedProperties"}
+    otherwise_wrong = {tuple(e.absolute_path) for e in leaves if e.validator != "unevaluatedProperties"}
     for leaf in leaves:
         at = tuple(leaf.absolute_path)
         if leaf.validator in ("unevaluatedProperties", "additionalProperties"):
-            _unknown_keys(leaf, at, at in plain, problems)
+            _add_unknown_keys(leaf, at, at in otherwise_wrong, problems)
         else:
-            en, zh = _wanted(leaf)
+            en, zh = _expected(leaf)
             found = json.dumps(leaf.instance, ensure_ascii=False, default=str)[:120]
             problems.add(at, f"found {found}, expected {en}", f"实际为 {found}，应为{zh}")
     problems.raise_if_any()
@@ -98,7 +98,7 @@ def read_standard(text: str, where: str) -> tuple[OpenDataContractStandard, Prob
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML in which a date stays text, since JSON, and so the standard, has no dates."""
+    """A YAML loader that leaves dates as text: the standard is checked as JSON, which has no dates."""
 
 
 _Loader.yaml_implicit_resolvers = {
@@ -108,6 +108,7 @@ _Loader.yaml_implicit_resolvers = {
 
 
 def _read_yaml(text: str, where: str) -> tuple[dict[str, Any], dict[Pointer, int]]:
+    """The document, and the line of every value in it; ContractError if the text is not a YAML mapping."""
     lines: dict[Pointer, int] = {}
     try:
         loader = _Loader(text)
@@ -118,9 +119,9 @@ def _read_yaml(text: str, where: str) -> tuple[dict[str, Any], dict[Pointer, int
         document = loader.construct_document(node)
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
-        advice = "Take the character out.", "请删除该字符。"
+        advice = "Remove the character.", "请删除该字符。"
         raise _refusal(where, line, f"not YAML: {error.reason}", f"不是合法的 YAML：{error.reason}", advice) from error
-    except (yaml.YAMLError, ValueError) as error:  # ValueError: what looks like a number and is none, such as 0b_
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: text that only looks like a number, such as 0b_
         mark = getattr(error, "problem_mark", None)
         problem = getattr(error, "problem", None) or str(error)
         line = mark.line + 1 if mark else 1
@@ -136,13 +137,13 @@ def _read_yaml(text: str, where: str) -> tuple[dict[str, Any], dict[Pointer, int
 
 
 _CONTRACT_KEYS = (
-    "Its keys are apiVersion, kind, id, version, schema and others of the standard.",
-    "其键为 apiVersion、kind、id、version、schema 等标准所列。",
+    "A contract has the keys apiVersion, kind, id, version, schema and others of the standard.",
+    "数据契约的键为 apiVersion、kind、id、version、schema 等，由标准规定。",
 )
 _TOO_DEEP = (
-    f"nested deeper than {DEEPEST} levels",
-    f"嵌套超过 {DEEPEST} 层",
-    ("Write it flatter.", "请减少层次。"),
+    f"nested deeper than {MOST_LEVELS} levels",
+    f"嵌套超过 {MOST_LEVELS} 层",
+    ("Reduce the nesting.", "请减少嵌套层次。"),
 )
 
 
@@ -151,7 +152,11 @@ def _refusal(where: str, line: int, en: str, zh: str, advice: tuple[str, str]) -
 
 
 def _walk(node: yaml.Node, at: Pointer, lines: dict[Pointer, int], above: tuple[int, ...], where: str) -> None:
-    """Keep the line of every value; refuse what YAML allows and no contract needs. `above` are the ids of the nodes around it."""
+    """Record the line of every value in `lines`; ContractError for YAML that a contract must not use.
+
+    That is recursion, deep nesting, too many values, keys that are not text, and duplicate keys. `above` has the ids of the
+    enclosing nodes.
+    """
     line = node.start_mark.line + 1
     if id(node) in above:
         raise _refusal(
@@ -159,16 +164,16 @@ def _walk(node: yaml.Node, at: Pointer, lines: dict[Pointer, int], above: tuple[
             line,
             "an alias contains itself",
             "别名包含自身",
-            ("Recursive schemas are not served; write the levels out.", "不支持递归结构，请逐层写出。"),
+            ("Recursive schemas are not supported; write out each level.", "不支持递归结构，请逐层写出。"),
         )
-    if len(above) > DEEPEST:
+    if len(above) > MOST_LEVELS:
         raise _refusal(where, line, *_TOO_DEEP)
-    if len(lines) > LARGEST:
+    if len(lines) > MOST_VALUES:
         raise _refusal(
             where,
             line,
-            f"more than {LARGEST:,} values",
-            f"超过 {LARGEST:,} 个值",
+            f"more than {MOST_VALUES:,} values",
+            f"超过 {MOST_VALUES:,} 个值",
             ("Use fewer aliases, or split the contract.", "请减少别名，或拆分契约。"),
         )
     lines[at] = line
@@ -185,9 +190,9 @@ def _walk(node: yaml.Node, at: Pointer, lines: dict[Pointer, int], above: tuple[
                 raise _refusal(
                     where,
                     line,
-                    f"key {key.value!r} is there twice, first in line {seen[key.value]}",
+                    f"key {key.value!r} appears twice, first in line {seen[key.value]}",
                     f"键 {key.value!r} 重复，首次出现于第 {seen[key.value]} 行",
-                    ("Keep one.", "请只保留一个。"),
+                    ("Keep one of them.", "请只保留其中一个。"),
                 )
             seen[key.value] = line
             _walk(value, (*at, key.value), lines, above, where)
@@ -197,11 +202,11 @@ def _walk(node: yaml.Node, at: Pointer, lines: dict[Pointer, int], above: tuple[
             _walk(value, (*at, i), lines, above, where)
 
 
-# ---- other names in v3.0
+# ---- keys of v3.0
 
 
 def _read_as_v32(document: dict[str, Any]) -> None:
-    """Rename in the document what v3.0 called otherwise and meant the same; the JSON Schema refuses anything else.
+    """Rename the keys of v3.0 that v3.2 names differently. Everything else is left for the JSON Schema to check.
 
     https://github.com/bitol-io/open-data-contract-standard, docs of v3.0.2 and the change log of v3.1.0.
     """
@@ -236,12 +241,12 @@ def _mappings(value: Any) -> list[dict[str, Any]]:
 
 @cache
 def _standard() -> dict[str, Any]:
-    """The official JSON Schema, changed in two ways for the properties of a schema object.
+    """The official JSON Schema, with two changes for the properties of a schema object.
 
-    A property may leave logicalType out, as the standard's text allows; unchanged, `if: {properties: {logicalType:
-    {const: map}}}` is true of such a property too. And its keys are listed instead of left to `unevaluatedProperties`,
-    which is checked several times at each level: eight levels took half a minute. (`schemas.odcs.columns` refuses the
-    keys that belong to another type.)
+    First, a property may omit logicalType, as the text of the standard allows; without the change, `if: {properties:
+    {logicalType: {const: map}}}` is true for such a property. Second, the allowed keys are listed, in place of
+    `unevaluatedProperties`, which is evaluated several times at each level: eight levels took half a minute.
+    (`schemas.odcs.columns` refuses keys that belong to another type.)
     """
     schema: dict[str, Any] = json.loads(OpenDataContractStandard.json_schema())  # type: ignore[no-untyped-call]
     definitions = schema["$defs"]
@@ -263,7 +268,7 @@ def _validator() -> Draft201909Validator:
 
 
 def _leaves(error: Any) -> Iterator[Any]:
-    """The errors that a person can act on: of a combined error ("not valid under any of") the deepest one inside it."""
+    """The errors to report: in place of a combined error ("not valid under any of"), the deepest error inside it."""
     if error.context and error.validator in ("anyOf", "oneOf", "allOf"):
         deepest = max(len(e.absolute_path) for e in error.context)
         best = [e for e in error.context if len(e.absolute_path) == deepest]
@@ -274,40 +279,40 @@ def _leaves(error: Any) -> Iterator[Any]:
     yield error
 
 
-def _wanted(error: Any) -> tuple[str, str]:
-    """What the standard accepts in place of the wrong value, in English and Chinese."""
-    wanted = error.validator_value
+def _expected(error: Any) -> tuple[str, str]:
+    """What the standard accepts at the place of an error, in English and Chinese."""
+    expected = error.validator_value
     match error.validator:
         case "type":
-            names = wanted if isinstance(wanted, list) else [wanted]
+            names = expected if isinstance(expected, list) else [expected]
             en = " or ".join(_JSON_TYPES[n][0] for n in names)
             zh = "或".join(_JSON_TYPES[n][1] for n in names)
             quote = "string" in names and isinstance(error.instance, int | float)
             return (f"{en}: put it in quotes", f"{zh}：请加引号") if quote else (en, zh)
         case "enum":
-            return f"one of {', '.join(map(str, wanted))}", f" {'、'.join(map(str, wanted))} 之一"
+            return f"one of {', '.join(map(str, expected))}", f" {'、'.join(map(str, expected))} 之一"
         case "required":
-            missing = [name for name in wanted if name not in error.instance]
+            missing = [name for name in expected if name not in error.instance]
             return f"the key {' and '.join(missing)} in it", f"其中含有键 {'、'.join(missing)}"
-    if error.validator == "oneOf" and (names := [n for option in wanted for n in option.get("required", ())]):
+    if error.validator == "oneOf" and (names := [n for option in expected for n in option.get("required", ())]):
         return f"exactly one of {', '.join(names)}", f"恰好一个：{'、'.join(names)}"
-    return f"{error.validator} {json.dumps(wanted)[:200]}", f" {error.validator} {json.dumps(wanted)[:200]}"
+    return f"{error.validator} {json.dumps(expected)[:200]}", f" {error.validator} {json.dumps(expected)[:200]}"
 
 
-def _unknown_keys(error: Any, at: Pointer, others: bool, problems: Problems) -> None:
-    """Add each key that the standard does not have in this mapping, with the nearest known key or all of them.
+def _add_unknown_keys(error: Any, at: Pointer, otherwise_wrong: bool, problems: Problems) -> None:
+    """Add a problem for each key that the standard does not have in this mapping, with the most similar key or all keys.
 
-    A validator also calls a known key unevaluated when something else in its mapping is wrong: `others` says that such
-    a problem is known already, and then only unknown keys are added.
+    The validator also reports known keys as unevaluated if anything else in their mapping is wrong. Such keys are not added
+    if `otherwise_wrong` says that the mapping has another problem.
     """
     known = sorted(_known_keys(error.schema, _standard()["$defs"]))
-    strange = [key for key in error.instance if key not in known]
-    if not strange and not others:
-        strange = [key for key in error.instance if repr(key) in error.message]
-    for key in strange:
+    refused = [key for key in error.instance if key not in known]
+    if not refused and not otherwise_wrong:
+        refused = [key for key in error.instance if repr(key) in error.message]
+    for key in refused:
         close = get_close_matches(key, known, 1, 0.6)
         if key in known:
-            en, zh = "it cannot be used with the other keys here", "它与此处的其他键不能并用"
+            en, zh = "it cannot be combined with the other keys here", "该键不能与此处的其他键同时使用"
         elif close:
             en, zh = f"did you mean {close[0]}?", f"是否应为 {close[0]}？"
         else:
@@ -320,7 +325,7 @@ def _unknown_keys(error: Any, at: Pointer, others: bool, problems: Problems) -> 
 
 
 def _known_keys(schema: Mapping[str, Any], definitions: Mapping[str, Any]) -> set[str]:
-    """Every key that some branch of a JSON Schema names."""
+    """All keys that any branch of a JSON Schema names."""
     keys = set(schema.get("properties", ()))
     parts = [*schema.get("allOf", ()), *schema.get("anyOf", ()), *schema.get("oneOf", ())]
     parts += [schema[name] for name in ("then", "else") if name in schema]

@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all, whenever the process or the machine dies."""
+"""Write files atomically: after a kill or a power cut, a file has its old text or its new one."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from pathlib import Path
 
 
 def write_whole(path: Path, text: str, *, durable: bool = False, secret: bool = False) -> None:
-    """Write a UTF-8 text file in one step; a file that is there is replaced, and its folder is made if need be.
+    """Write a UTF-8 text file in one step, replacing an existing one; its folder is created if it is missing.
 
-    `durable`: it survives a power cut once this returns. `secret`: it is durable too, and only its owner can read it.
+    `durable`: after the return the new text survives a power cut. `secret`: durable, and only the owner can read the file.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f"{path.name}.{os.getpid()}.draft")

@@ -1,4 +1,4 @@
-"""How to reach a Kafka and get in: told once, and spelled here for each client (kafka-python, librdkafka, Spark's source)."""
+"""Address and credentials of a Kafka cluster, and the settings that each client needs: kafka-python, librdkafka, Spark."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import Any
 from pydantic import SecretStr
 
 
-class _Stars(str):
-    """A plain text, as a client wants it, that logs and error messages show as stars."""
+class _MaskedText(str):
+    """A plain `str`, as clients require it, whose repr is masked in logs and error messages."""
 
     __slots__ = ()
 
@@ -21,23 +21,23 @@ class _Stars(str):
 
 @dataclass(frozen=True)
 class KafkaAccess:
-    """A Kafka's servers, and as whom to talk to it: with a password over TLS, with a certificate and its key, or as anybody."""
+    """The servers of a Kafka cluster and how to log in: with a password over TLS, with a client certificate, or not at all."""
 
     servers: str  # host:port,…
     user: str | None = None
     password: SecretStr | None = None
-    authority: Path | None = None  # PEM files; no authority: the machine's own list
+    authority: Path | None = None  # PEM files; without an authority, that of the operating system
     certificate: Path | None = None
     key: Path | None = None
 
     @classmethod
     def to(cls, kafka: KafkaAccess | str) -> KafkaAccess:
-        """The access itself, or the one to servers that let everybody in."""
+        """The access itself, or access without credentials to servers given as text."""
         return kafka if isinstance(kafka, KafkaAccess) else cls(kafka)
 
     @property
     def secure(self) -> bool:
-        """Whether it takes credentials to get in."""
+        """Whether credentials are used."""
         return self.password is not None or self.certificate is not None
 
     def kafka_python(self) -> dict[str, Any]:
@@ -48,7 +48,7 @@ class KafkaAccess:
                 "security_protocol": "SASL_SSL",
                 "sasl_mechanism": "SCRAM-SHA-512",
                 "sasl_plain_username": self.user,
-                "sasl_plain_password": _Stars(self.password.get_secret_value()),
+                "sasl_plain_password": _MaskedText(self.password.get_secret_value()),
             }
         elif self.certificate is not None:
             settings |= {
@@ -68,7 +68,7 @@ class KafkaAccess:
                 "security.protocol": "SASL_SSL",
                 "sasl.mechanism": "SCRAM-SHA-512",
                 "sasl.username": self.user,
-                "sasl.password": _Stars(self.password.get_secret_value()),
+                "sasl.password": _MaskedText(self.password.get_secret_value()),
             }
         elif self.certificate is not None:
             settings |= {
@@ -81,11 +81,11 @@ class KafkaAccess:
         return settings
 
     def spark(self) -> dict[str, str]:
-        """The options of Spark's Kafka source, its servers included: certificates and keys by their file alone."""
+        """The options of Spark's Kafka source, its servers included. Certificate and key are read from one PEM file."""
         options = {"bootstrap.servers": self.servers}
         if self.password is not None:
             login = "org.apache.kafka.common.security.scram.ScramLoginModule required"
-            user, password = (  # JAAS's own escape
+            user, password = (  # escaped as JAAS requires
                 re.sub(r'(["\\])', r"\\\1", text) for text in (self.user or "", self.password.get_secret_value())
             )
             options |= {

@@ -1,4 +1,7 @@
-"""A lease: whoever holds it works alone. Today it is a lock on a file of this machine, which ends with its process, however that ends."""
+"""A lease, which one holder has at a time.
+
+It is a lock on a local file, which the operating system releases when the process ends, also after a kill.
+"""
 
 from __future__ import annotations
 
@@ -10,12 +13,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
-_LOOK_EVERY = 0.05  # seconds between two attempts, where the system cannot wait by itself
+_POLL = 0.05  # seconds between two attempts
 
-if sys.platform == "win32":  # not run yet: imported by a test only
+if sys.platform == "win32":  # never run on Windows so far; a test only imports it
     import msvcrt
 
-    _LOCKED_BYTE = 1 << 30  # beyond any text: Windows lets nobody read a locked byte
+    _LOCKED_BYTE = 1 << 30  # behind the text of the file, since a locked byte cannot be read on Windows
 
     def _take(file: IO[str], *, shared: bool = False) -> bool:
         file.seek(_LOCKED_BYTE)
@@ -27,7 +30,7 @@ if sys.platform == "win32":  # not run yet: imported by a test only
 
     def _wait(file: IO[str]) -> None:
         while not _take(file):
-            time.sleep(_LOOK_EVERY)
+            time.sleep(_POLL)
 
 else:
     import fcntl
@@ -44,34 +47,34 @@ else:
 
 
 class Lease:
-    """The lease that a file stands for. The file stays when nobody holds the lease; its text is the last holder's process id."""
+    """The lease of one lock file. The file is never removed; its text is the process id of the last holder."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
     @contextmanager
     def hold(self, waiting: Callable[[], object] = lambda: None) -> Iterator[None]:
-        """Hold the lease, however long another holds it; `waiting` is called once if another does."""
+        """Hold the lease, waiting without limit; `waiting` is called once if another process holds it."""
         with self._open() as file:
             if not _take(file):
                 waiting()
                 _wait(file)
-            _sign(file)
+            _write_holder(file)
             yield
 
     @contextmanager
     def hold_if_free(self, seconds: float = 0.0) -> Iterator[bool]:
-        """Hold the lease if it is or becomes free within some seconds; whether it is held."""
+        """Hold the lease if it is free or becomes free within `seconds`; yields whether it is held."""
         until = time.monotonic() + seconds
         with self._open() as file:
             while not (held := _take(file)) and time.monotonic() < until:
-                time.sleep(_LOOK_EVERY)
+                time.sleep(_POLL)
             if held:
-                _sign(file)
+                _write_holder(file)
             yield held
 
     def holder(self) -> int | None:
-        """The id of the process that holds the lease, None if none does. Two processes that ask do not see each other."""
+        """The id of the process that holds the lease; None if none does. A process that only asks is not taken for a holder."""
         if not self.path.exists():
             return None
         with self.path.open() as file:
@@ -82,7 +85,7 @@ class Lease:
         return self.path.open("a+", encoding="ascii")
 
 
-def _sign(file: IO[str]) -> None:
+def _write_holder(file: IO[str]) -> None:
     file.truncate(0)
     file.write(str(os.getpid()))
     file.flush()

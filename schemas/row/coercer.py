@@ -1,7 +1,7 @@
-"""Strict validation: a row becomes exactly the values that its contract's types mean, or a list of its defects.
+"""Strict validation of rows: each becomes values of exactly the contract's types, or a list of its defects.
 
-`Field.allowed` and the quality rules are not checked here: a row that breaks one of those is published, and the city
-sends it to quarantine with a receipt.
+`Field.allowed` and the quality rules are not checked here: a row that breaks one of them is published, and the city puts it
+into quarantine and sends a receipt.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class Defect:
 
 
 class RowError(InputError):
-    """A row that cannot be taken, with every defect it has; nothing of it was sent."""
+    """A row that was not accepted, with all of its defects; nothing of it was sent."""
 
     def __init__(self, defects: Sequence[Defect]) -> None:
         super().__init__(
@@ -39,13 +39,13 @@ class RowError(InputError):
 
 
 class RowCoercer:
-    """Turns raw rows of one dataset into values that Avro keeps whole; compiled once, called for each row.
+    """Converts raw rows of one dataset into values that Avro keeps exactly; compiled once, called for each row.
 
     `text`: the values are the text of CSV cells, and an empty cell is null.
-    `sql`: the values come from a database; 0 and 1 are taken for a boolean, and JSON text for an array or a record, since
-    SQLite has none of the three.
-    `district`: the code that the dataset's district column must hold, if the dataset has such a column.
-    `columns`: the only columns to check; the dataset's others are ignored (in a file of keys to delete).
+    `sql`: the values come from a database; a boolean may be 0 or 1, and an array or record may be JSON text, since SQLite
+    has none of the three types.
+    `district`: the code required in the dataset's district column, if it has one.
+    `columns`: check only these columns and ignore the dataset's others, as in a file of keys to delete.
     """
 
     def __init__(
@@ -74,7 +74,7 @@ class RowCoercer:
         self._types = {f.name: f.type_name for f in fields}
 
     def coerce(self, raw: Mapping[str, Any]) -> dict[str, Any]:
-        """One value for each column, in the contract's order; RowError names every defect of a row that cannot be taken."""
+        """The converted value of each column, in the contract's order; RowError with every defect of the row."""
         get = raw.get
         with suppress(ValueRefusedError):
             if self._text:  # an empty cell is null
@@ -86,7 +86,7 @@ class RowCoercer:
         raise RowError(self._defects(raw))
 
     def _defects(self, raw: Mapping[str, Any]) -> list[Defect]:
-        """Every defect of a row; called only for a row that has one, so that good rows are converted once."""
+        """All defects of a row; called only after a conversion failed, so that valid rows are converted once."""
         defects: list[Defect] = []
         for name, null, convert in self._columns:
             value = raw.get(name)
@@ -124,11 +124,11 @@ def _null() -> None:
 
 
 def _refuse_null() -> NoReturn:
-    raise ValueRefusedError("empty", "为空")  # `_missing` says what to do
+    raise ValueRefusedError("empty", "为空")  # only ends the fast path; `_missing` has the full message
 
 
 def _not_empty(convert: Convert) -> Convert:
-    """The converter of a key column: an empty text identifies no row."""
+    """The converter of a key column, which refuses empty text, since it identifies no row."""
 
     def key(value: Any) -> Any:
         converted = convert(value)
@@ -142,14 +142,14 @@ def _not_empty(convert: Convert) -> Convert:
 
 
 def _of_district(convert: Convert, district: str) -> Convert:
-    """The converter of the district column: only the publishing district's own code is taken."""
+    """The converter of the district column, which accepts only the code of the publishing district."""
 
     def own(value: Any) -> Any:
         converted = convert(value)
         if str(converted) != district:
             raise ValueRefusedError(
                 f"names district {show(converted)}, but district {district} is publishing: each district sends its own rows",
-                f"所填区划为 {show(converted)}，但发布方是 {district}：各区只能报送本区的数据",
+                f"所填的区为 {show(converted)}，但发布方为 {district}：各区只能发布本区的数据",
             )
         return converted
 

@@ -1,4 +1,4 @@
-"""Values and names as messages show them: short, on one line, and in characters that any file and screen takes."""
+"""Format values and names for messages: short, on one line, and always valid UTF-8."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _surrogate = re.compile("[\ud800-\udfff]")
 
 
 def clean(text: str) -> str:
-    r"""The text with what UTF-8 cannot hold written out: a byte that was not UTF-8 as \xNN, a lone surrogate as \uNNNN."""
+    r"""The text with lone surrogates escaped: one that stands for an undecodable byte as \xNN, any other as \uNNNN."""
     if text.isascii():
         return text
     return _surrogate.sub(
@@ -24,7 +24,7 @@ def clean(text: str) -> str:
 
 
 def show(value: Any) -> str:
-    """A value in at most 60 characters: text in quotes, line ends escaped."""
+    """A value in at most `SHOWN` characters: text in quotes with line ends escaped, longer values cut with an ellipsis."""
     if isinstance(value, str):
         text = json.dumps(clean(value[: SHOWN + 1]), ensure_ascii=False)
     else:
@@ -33,7 +33,7 @@ def show(value: Any) -> str:
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> tuple[str, str]:
-    """Advice on a column that the contract lacks, in English and Chinese: the nearest name, or all names."""
+    """A hint for an unknown column, in English and Chinese: the most similar known name, or all known names."""
     known = list(known)
     if close := get_close_matches(name, known, 1, 0.6):
         return f"did you mean {close[0]}?", f"是否应为 {close[0]}？"

@@ -1,4 +1,4 @@
-"""JSON as its standard (RFC 8259) has it, with decimals exact: Python's own reader takes NaN and names given twice."""
+"""Parse JSON strictly (RFC 8259) and with exact decimals. Python's own parser accepts NaN and duplicate names."""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
-"""The value that Avro keeps whole, from the value that a source gives: one converter a type.
+"""Converters from the value that a source gives to one that Avro keeps exactly, one for each type.
 
-A converter takes a value that is not null and returns it as the column's type has it, or raises ValueRefusedError. It
-never guesses, rounds or cuts: fastavro would write 3.7 as 3, True as 1, and shift a time without zone by the host's zone.
+A converter takes a value that is not null and returns it in the column's type, or raises ValueRefusedError. It never
+guesses, rounds or truncates. Without it, fastavro would write 3.7 as 3 and True as 1, and shift a time without zone by the
+zone of the host.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ INT_RANGE = {"int": (-(2**31), 2**31 - 1), "long": (-(2**63), 2**63 - 1)}
 
 
 class ValueRefusedError(ValueError):
-    """Why a value cannot be taken. `path` leads to the part of it that is wrong (``[2].price``), which is `found`."""
+    """Why a value is refused. `path` leads to the wrong part of it (``[2].price``), and `found` is that part."""
 
     def __init__(self, en: str, zh: str, path: str = "", found: Any = None) -> None:
         super().__init__(en)
@@ -35,12 +36,12 @@ class ValueRefusedError(ValueError):
 
 
 def typed_converter(f: Field) -> Convert:
-    """For typed values: of JSON, Parquet, Avro or Python."""
+    """The converter for typed values: of JSON, Parquet, Avro or Python."""
     return _converter(f, False)
 
 
 def text_converter(f: Field) -> Convert:
-    """For the text of a CSV cell that is not empty; arrays and records are JSON text in it."""
+    """The converter for the text of a CSV cell that is not empty; an array or record is JSON text."""
     inner = _converter(f, False)
     if f.kind in ("array", "record"):
         return _json_converter(f, inner)
@@ -62,11 +63,11 @@ def text_converter(f: Field) -> Convert:
                 raise ValueRefusedError(*_not_integer(f.kind))
             return inner(int(value))
 
-        low, high = _surely_valid(f)
-        most = len(str(high))
+        low, high = _range_without_checks(f)
+        most_digits = len(str(high))
 
         def quick_integer(value: str) -> Any:
-            if value.isdigit() and value.isascii() and len(value) <= most and low <= (n := int(value)) <= high:
+            if value.isdigit() and value.isascii() and len(value) <= most_digits and low <= (n := int(value)) <= high:
                 return n
             return integer(value)
 
@@ -77,7 +78,7 @@ def text_converter(f: Field) -> Convert:
         def number(value: str) -> Any:
             if len(value) > 400 or not is_number(value):
                 raise ValueRefusedError(
-                    "not a number: write digits such as 12.5; NaN and infinity are not taken",
+                    "not a number: write digits such as 12.5; NaN and infinity are not accepted",
                     "不是数字：请写 12.5 这样的数字；不接受 NaN 和无穷大",
                 )
             return inner(float(value))
@@ -87,7 +88,7 @@ def text_converter(f: Field) -> Convert:
 
 
 def sql_converter(f: Field) -> Convert:
-    """For a database's value: typed, but a boolean may be 0 or 1, and an array or a record may be JSON text."""
+    """The converter for a value of a database: typed, but a boolean may be 0 or 1, and an array or record JSON text."""
     inner = _converter(f, True)
     if f.kind not in ("array", "record"):
         return inner
@@ -123,7 +124,7 @@ def _expected(what: str, what_zh: str, value: Any) -> NoReturn:
 
 
 def _converter(f: Field, sql: bool) -> Convert:
-    """For typed values, with the field's limits checked on the converted value; `sql`: 0 and 1 are booleans too."""
+    """The converter for typed values, which also checks the field's limits; `sql`: 0 and 1 are booleans too."""
     convert: Convert
     if f.kind in INT_RANGE:
         convert = _integer(f.kind)
@@ -142,8 +143,8 @@ def _converter(f: Field, sql: bool) -> Convert:
     return _limited(convert, f.limits)
 
 
-def _surely_valid(f: Field) -> tuple[int, int]:
-    """The lowest and highest whole number that type and limits allow; an empty range if other limits must be checked too."""
+def _range_without_checks(f: Field) -> tuple[int, int]:
+    """The lowest and highest whole number that need no further check; an empty range (1, 0) if there are other limits."""
     low, high = INT_RANGE[f.kind]
     limits = f.limits
     if limits == Limits(minimum=limits.minimum, maximum=limits.maximum):
@@ -171,8 +172,8 @@ def _string(value: Any) -> str:
                 f"不是有效的 UTF-8：第 {position} 个字符处有字节 {byte}；请将文件存为 UTF-8，或用 --encoding 指明编码",
             ) from None
         raise ValueRefusedError(
-            f"lone surrogate U+{code:04X}, half of a character, at character {position}: correct the text",
-            f"第 {position} 个字符处为孤立代理项 U+{code:04X}，只是半个字符：请更正文本",
+            f"lone surrogate U+{code:04X}, which is half a character, at character {position}: correct the text",
+            f"第 {position} 个字符处为孤立代理项 U+{code:04X}，不是完整的字符：请更正文本",
         ) from None
     return value
 
@@ -218,8 +219,8 @@ def _double(value: Any) -> float:
     if math.isfinite(value):
         return value  # type: ignore[no-any-return]
     raise ValueRefusedError(
-        "NaN, infinity or out of range: expected a finite number; leave it empty where nothing is known",
-        "NaN、无穷大或超出范围：应为有限数字；没有数值请留空",
+        "NaN, infinity or out of range: expected a finite number; leave it empty if the value is unknown",
+        "NaN、无穷大或超出范围：应为有限数字；数值未知时请留空",
     )
 
 
@@ -245,9 +246,8 @@ def _decimal(precision: int, scale: int) -> Convert:
     unit = Decimal((0, (1,), -scale))
 
     def number(value: Any) -> Decimal:
-        if (
-            type(value) is Decimal
-        ):  # most values fit and end here; zero, NaN and what does not fit go on to be explained
+        # Fast path for most values. Zero, NaN and values that do not fit are handled below.
+        if type(value) is Decimal:
             with suppress(DecimalException):
                 if (scaled := value.quantize(unit, None, exact)) and scaled == scaled:
                     return scaled
@@ -264,8 +264,8 @@ def _decimal(precision: int, scale: int) -> Convert:
         sign, digits, exponent = Decimal(value).as_tuple()
         if not isinstance(exponent, int):
             raise ValueRefusedError(
-                "NaN or infinity: expected a finite number; leave it empty where nothing is known",
-                "NaN 或无穷大：应为有限数字；没有数值请留空",
+                "NaN or infinity: expected a finite number; leave it empty if the value is unknown",
+                "NaN 或无穷大：应为有限数字；数值未知时请留空",
             )
         if not any(digits):
             return Decimal((0, (0,), -scale))
@@ -273,9 +273,9 @@ def _decimal(precision: int, scale: int) -> Convert:
             spare = -scale - exponent
             if any(digits[-spare:]):
                 raise ValueRefusedError(
-                    f"finer than {kind}: at most {scale} digits after the point; nothing is rounded here, "
+                    f"finer than {kind}: at most {scale} digits after the point; Suibus does not round: "
                     "round it at the source",
-                    f"精度超过 {kind}：小数点后最多 {scale} 位；系统不作舍入，请在源头处理",
+                    f"精度超过 {kind}：小数点后最多 {scale} 位；Suibus 不作舍入，请在数据源处舍入",
                 )
             digits, exponent = digits[:-spare], -scale
         if len(digits) + exponent > whole:
@@ -327,7 +327,7 @@ def _timestamp(value: Any) -> datetime:
         if match[1] and match[1][6:].strip("0"):
             raise ValueRefusedError(*finer)
         try:
-            value = datetime.fromisoformat(value.upper())  # it cuts digits beyond 6, which were refused above
+            value = datetime.fromisoformat(value.upper())  # drops digits after the sixth, which are all 0 here
         except ValueError:
             raise ValueRefusedError(
                 f"no such time: write a real date and time, such as {example}",
@@ -378,7 +378,7 @@ _SIMPLE: dict[str, Convert] = {
 
 
 def _member(value: Any, field: Field, convert: Convert, step: str) -> Any:
-    """One item or member, null if it may be; `step` (``[2]`` or ``.price``) comes before the path of a refusal inside it."""
+    """Convert one item or member, which may be null if it is not required; `step`, ``[2]`` or ``.price``, is its part of the path."""
     if value is None:
         if field.required:
             kind = field.type_name
@@ -421,7 +421,7 @@ def _record(f: Field, sql: bool) -> Convert:
 
 
 def _limited(convert: Convert, limits: Limits) -> Convert:
-    """The same converter, with the contract's `logicalTypeOptions` checked on its result."""
+    """The converter with a check of its result against the contract's `logicalTypeOptions`."""
     checks: list[tuple[Callable[[Any], bool], str, str]] = []
     add = checks.append
     if (low := limits.minimum) is not None:
@@ -451,19 +451,19 @@ def _limited(convert: Convert, limits: Limits) -> Convert:
 
     def limited(value: Any) -> Any:
         converted = convert(value)
-        for holds, en, zh in checks:
-            if not holds(converted):
+        for passes, en, zh in checks:
+            if not passes(converted):
                 length, length_zh = "", ""
                 if hasattr(converted, "__len__"):
                     length, length_zh = f", found length {len(converted)}", f"，实际长度 {len(converted)}"
-                raise ValueRefusedError(f"{en}{length}: correct it at the source", f"{zh}{length_zh}：请在源头更正")
+                raise ValueRefusedError(f"{en}{length}: correct it at the source", f"{zh}{length_zh}：请在数据源处更正")
         return converted
 
     return limited
 
 
 def _is_multiple(value: Any, step: Decimal) -> bool:
-    """Whether a number is a whole multiple of the step, without rounding: both are compared as fractions."""
+    """Whether a number is a whole multiple of the step, computed exactly with fractions."""
     exact = Decimal(repr(value)) if isinstance(value, float) else Decimal(value)
     a, b = exact.as_integer_ratio(), step.as_integer_ratio()
     return (a[0] * b[1]) % (a[1] * b[0]) == 0

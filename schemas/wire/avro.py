@@ -1,8 +1,8 @@
-"""How a record's value is framed and read: its Avro schema, the schema's fingerprint, and the record behind them.
+"""The frame of a record's value on the bus: the Avro schema, its fingerprint, and how a value is decoded.
 
-The value is an Avro single-object encoding: C3 01, the little-endian CRC-64-AVRO fingerprint of the writer's
-schema, the record (Avro specification 1.12, "Single-object encoding"). Where a Confluent-compatible registry is
-configured the frame is 0 and the registry's 4-byte id instead.
+The value is in Avro single-object encoding: C3 01, the little-endian CRC-64-AVRO fingerprint of the writer's schema, then
+the record (Avro specification 1.12, "Single-object encoding"). If a Confluent-compatible registry is configured, the frame
+is a zero byte and the registry's 4-byte schema id.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from schemas.dataset import Dataset, Field
 from schemas.errors import InputError
 
 MAGIC = b"\xc3\x01"
-FRAME = 10  # bytes of a single-object frame
-LARGEST = 1_000_000  # bytes of key and value together that the bus takes
+FRAME = 10  # bytes before the record in single-object encoding
+LARGEST = 1_000_000  # bytes of key and value together that the bus accepts
 _PRIMITIVE: dict[str, Any] = {
     "date": {"type": "int", "logicalType": "date"},
     "timestamp": {"type": "long", "logicalType": "timestamp-micros"},
@@ -27,9 +27,9 @@ _PRIMITIVE: dict[str, Any] = {
 
 
 def avro_schema(dataset: Dataset) -> dict[str, Any]:
-    """The Avro schema of one record, fields in the contract's order; a nullable field defaults to null.
+    """The Avro schema of one record, fields in the contract's order; a field that is not required defaults to null.
 
-    A nested record is named after its field, in a namespace made of the names around it, so no two share a full name.
+    A nested record is named after its field, in a namespace of the names that enclose it, so full names are unique.
     """
     return _record(dataset.name, dataset.fields, "gz")
 
@@ -60,16 +60,16 @@ def _type(field: Field, namespace: str) -> Any:
 def schema_fingerprint(schema: Mapping[str, Any]) -> bytes:
     """The 8 little-endian bytes of the CRC-64-AVRO fingerprint of a schema's parsing canonical form.
 
-    The canonical form leaves logical types out, so decimal(9,2) and decimal(9,4) share a fingerprint. It is
-    therefore only looked up within one dataset and major version, where `schemas.compatibility` forbids the two.
+    The canonical form omits logical types, so decimal(9,2) and decimal(9,4) have the same fingerprint. It is therefore
+    looked up only within one dataset and major version, in which `schemas.compatibility` refuses such a change.
     """
     return bytes.fromhex(fingerprint(to_parsing_canonical_form(dict(schema)), "CRC-64-AVRO"))
 
 
 def decode(value: bytes, writers: Mapping[bytes, Mapping[str, Any]], reader: Mapping[str, Any]) -> dict[str, Any]:
-    """The record in a single-object value, resolved to the reader's schema; InputError says why there is none.
+    """Decode a value in single-object encoding and resolve it to the reader's schema; InputError if that fails.
 
-    `writers` maps fingerprints (8 bytes) to the schema that wrote them.
+    `writers` maps fingerprints (8 bytes) to writers' schemas.
     """
     if value[:2] != MAGIC or len(value) < FRAME:
         raise InputError(

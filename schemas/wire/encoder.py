@@ -1,9 +1,8 @@
-"""From a coerced row to the bytes of its Kafka key and value.
+"""Encode a coerced row as the bytes of its Kafka key and value.
 
-The value is Avro's own binary encoding of what `schemas.row.coercer` gives, byte for byte as fastavro writes it, in less
-than half of its time: fastavro looks at every value again to find its branch of a union, and makes a decimal digit by
-digit. The key is the JSON object of the key columns, so any Kafka tool shows it; dates are epoch days and timestamps
-epoch microseconds in it, as in Avro.
+The value is in Avro's binary encoding, byte for byte as fastavro writes it, in less than half of its time: fastavro
+inspects every value again to choose its branch of a union, and builds a decimal digit by digit. The key is a JSON object of
+the key columns, which any Kafka tool can show; in it, as in Avro, dates are epoch days and timestamps epoch microseconds.
 """
 
 from __future__ import annotations
@@ -26,9 +25,9 @@ Write = Callable[[Any], bytes]
 
 
 class Encoder:
-    """Turns rows of one dataset, as `schemas.row.coercer` gives them, into Kafka keys and values; compiled once.
+    """Encodes rows of one dataset, as `schemas.row.coercer` returns them, as Kafka keys and values; compiled once.
 
-    `registry_id`: the id of the schema in the registry, for a frame of Confluent's kind.
+    `registry_id`: the id of the schema in a registry, for a Confluent frame; None for single-object encoding.
     """
 
     def __init__(self, dataset: Dataset, registry_id: int | None = None) -> None:
@@ -45,16 +44,16 @@ class Encoder:
         self._key = [(f"{dumps(name)}:", name, text.get(dataset.field(name).kind, dumps)) for name in dataset.key]
 
     def value(self, row: Mapping[str, Any]) -> bytes:
-        """The framed bytes of one record."""
+        """The bytes of the Kafka value: the frame and the Avro record."""
         return self._frame + self._write(row)
 
     def key(self, row: Mapping[str, Any]) -> bytes:
-        """The key's bytes: the same for equal key columns, so one key stays in one partition."""
+        """The bytes of the Kafka key, the same for equal key columns, so that all versions of a row go to one partition."""
         return f"{{{','.join([before + text(row[name]) for before, name, text in self._key])}}}".encode()
 
 
 def avro_number(value: Any) -> Any:
-    """A date as epoch days, an aware datetime as epoch microseconds, anything else as it is."""
+    """A date as epoch days, an aware datetime as epoch microseconds, any other value unchanged."""
     if isinstance(value, datetime):
         return (value - _EPOCH) // timedelta(microseconds=1)
     if isinstance(value, date):
@@ -63,13 +62,13 @@ def avro_number(value: Any) -> Any:
 
 
 def sequence_text(value: Any) -> bytes:
-    """A sequence as the text of a tombstone's `sequence` header: a decimal number, or the text itself."""
+    """A sequence as the bytes of a tombstone's `sequence` header: a decimal number, or the text itself."""
     return str(avro_number(value)).encode()
 
 
 @cache
 def _digits() -> tuple[list[bytes], list[bytes]]:
-    """Each number of 14 bits as bytes of 7 bits, low byte first: followed by more bytes, and as the last ones."""
+    """Tables of Avro varint bytes for all 14-bit numbers: with more bytes to follow, and as the last bytes of a number."""
     more = [bytes((n & 127 | 128, n >> 7 | 128)) for n in range(1 << 14)]
     last = [bytes((n,)) if n < 128 else bytes((n & 127 | 128, n >> 7)) for n in range(1 << 14)]
     return more, last
@@ -139,7 +138,7 @@ def _record_writer(fields: tuple[Field, ...]) -> Write:
     if not fields:
         return lambda _: b""
     names = [f.name for f in fields]
-    # The first column is named twice, since itemgetter gives no tuple for one name; zip() below ends with the columns.
+    # itemgetter returns a tuple only for two names or more, so the first is repeated; zip() stops after the columns.
     values, columns = itemgetter(*names, names[0]), [_member_writer(f) for f in fields]
 
     def record(row: Mapping[str, Any]) -> bytes:
@@ -164,7 +163,7 @@ def _array_writer(item: Field) -> Write:
 
 def _member_writer(field: Field) -> tuple[bytes, Any, Write]:
     """The bytes before a value (its branch of the union with null), the bytes of a null, and the writer of the value."""
-    # A required value has None for a null, which join() refuses.
+    # For a required value the bytes of a null are None, on which join() raises.
     return (b"", None, _writer(field)) if field.required else (b"\2", b"\0", _writer(field))
 
 

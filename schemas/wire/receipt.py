@@ -1,11 +1,11 @@
-"""A receipt: what the city tells a district about one record that it refused.
+"""A receipt: the city's message to a district about one record that it refused.
 
     topic   gz.down.<district>.receipts.v1
     key     <topic>:<partition>:<offset> of the refused record: the receipt's id
-    value   UTF-8 JSON, one flat object: the members of `Receipt`, as they are named there
+    value   UTF-8 JSON: one object with the members of `Receipt`
 
-The city may send a receipt twice, after a crash: the reader keeps one of each id. A reader ignores members that it does
-not know, so that a newer city may add some.
+After a crash the city may send a receipt twice; the reader keeps one for each id. A reader ignores members that it does
+not know, so that a newer version of the city may add some.
 """
 
 from __future__ import annotations
@@ -20,15 +20,16 @@ from schemas.errors import InputError, first_line
 from schemas.row.strict_json import parse_json
 
 LONGEST = 32_000  # characters of one text in a receipt
-LARGEST = 900_000  # bytes of a receipt: less than a broker takes with its default message.max.bytes
-_LARGEST_READ = 4 << 20  # bytes: a longer value is no receipt
-_STEPS = (LONGEST, 8_000, 2_000, 500, 100, 20)  # characters of a text, tried until the receipt is small enough
-_FEWEST_REASONS = 20  # left when even the shortest texts are too much
+LARGEST = 900_000  # bytes of a receipt; below the default of the broker's message.max.bytes
+_LARGEST_READ = 4 << 20  # bytes; a longer value is refused unread
+# Characters of a text, tried in turn until the receipt is small enough.
+_TEXT_LIMITS = (LONGEST, 8_000, 2_000, 500, 100, 20)
+_FEWEST_REASONS = 20  # kept, without the record, if the receipt is too large even with the shortest texts
 
 
 @dataclass(frozen=True)
 class Reason:
-    """One rule that the record broke. `column`, and the value found in it, are None for a rule of several columns."""
+    """One rule that the record broke. `column` and `found`, its value, are None for a rule on several columns."""
 
     rule: str
     column: str | None
@@ -39,11 +40,11 @@ class Reason:
 
 @dataclass(frozen=True)
 class Receipt:
-    """One refused record. `record` has every value as the text of a CSV cell, so that a corrected one can be published."""
+    """One refused record. `record` has every value as the text of a CSV cell, so that it can be corrected and published."""
 
     dataset: str
     dataset_id: str  # <dataset>.vN
-    contract_version: str  # of the contract that it was checked against
+    contract_version: str  # of the contract that the record was checked against
     topic: str
     partition: int
     offset: int
@@ -62,7 +63,7 @@ class Receipt:
 
     @property
     def short_id(self) -> str:
-        """The id without the district's own prefix, as its people write it: ``parking_lot.v1:0:2``."""
+        """The id without the topic prefix of the district, as it is shown and written there: ``parking_lot.v1:0:2``."""
         return f"{parse_topic(self.topic)[1]}:{self.partition}:{self.offset}"
 
     @property
@@ -72,11 +73,11 @@ class Receipt:
 
     def to_json(self) -> bytes:
         """The value of the Kafka record, at most `LARGEST` bytes: long texts are cut, and `shortened` names them."""
-        for longest in _STEPS:
+        for longest in _TEXT_LIMITS:
             value = _json_bytes(self._cut(longest, len(self.reasons), self.record))
             if len(value) <= LARGEST:
                 return value
-        return _json_bytes(self._cut(_STEPS[-1], _FEWEST_REASONS, None))
+        return _json_bytes(self._cut(_TEXT_LIMITS[-1], _FEWEST_REASONS, None))
 
     def _cut(self, longest: int, reasons: int, record: Mapping[str, str | None] | None) -> dict[str, Any]:
         shortened = set(self.shortened)
@@ -100,7 +101,7 @@ class Receipt:
 
     @staticmethod
     def from_json(value: bytes | None) -> Receipt:
-        """The receipt in a Kafka record's value; InputError, never anything else, if the value is none."""
+        """The receipt in the value of a Kafka record; InputError, and no other error, if the value is not a receipt."""
         if value is None or len(value) > _LARGEST_READ:
             size = 0 if value is None else len(value)
             _refuse(
@@ -111,7 +112,7 @@ class Receipt:
         except ValueError as error:
             _refuse(f"not JSON ({first_line(error)})", f"不是 JSON（{first_line(error)}）")
         if not isinstance(members, dict):
-            _refuse("found no JSON object", "不是 JSON 对象")
+            _refuse("not a JSON object", "不是 JSON 对象")
         record = members.get("record")
         if record is not None and not isinstance(record, dict):
             _refuse_member("record")
@@ -136,7 +137,7 @@ class Receipt:
 
 
 def parse_receipt_id(text: str, district: str) -> tuple[str, int, int] | None:
-    """Topic, partition and offset of an id, whole or as the district's `short_id`; None if the text is no id."""
+    """Topic, partition and offset of a receipt's id, given in full or as `short_id`; None if the text is not an id."""
     topic, *numbers = text.strip().rsplit(":", 2)
     if len(numbers) != 2 or not all(n.isascii() and n.isdigit() and len(n) < 19 for n in numbers):
         return None
@@ -153,13 +154,13 @@ def _refuse(en: str, zh: str) -> NoReturn:
 
 
 def _refuse_member(name: str) -> NoReturn:
-    _refuse(f"its {name} is missing or of a wrong type", f"缺少 {name} 或其类型有误")
+    _refuse(f"its {name} is missing or has a wrong type", f"缺少 {name} 或其类型有误")
 
 
 def _utf8(value: object) -> str:
-    """The text itself, if a file and a database can take it: a lone surrogate, half of a character, is refused."""
+    """The text itself; InputError if it is not text, or has a lone surrogate, which UTF-8 cannot encode."""
     if not isinstance(value, str) or any("\ud800" <= c <= "\udfff" for c in value):
-        _refuse("found a value that is no UTF-8 text, expected text", "有的值不是 UTF-8 文本，应为文本")
+        _refuse("found a value that is not UTF-8 text, expected text", "含有不是 UTF-8 文本的值，应为文本")
     return value
 
 

@@ -1,4 +1,4 @@
-"""The HTTP client of a Confluent-compatible schema registry: from an id to its schema, and back.
+"""HTTP client of a Confluent-compatible schema registry: read the schema of an id, register a schema.
 
 Only two calls of its REST API are needed, so they are made with the standard library.
 https://docs.confluent.io/platform/current/schema-registry/develop/api.html
@@ -19,8 +19,9 @@ from pydantic import SecretStr
 
 from schemas.errors import InputError, UnavailableError
 
-LARGEST_ID = 2**31 - 1  # the API's ids are Java ints: a frame with a larger number is of no registry
-_NO_SUCH_ID = (40401, 40402, 40403)  # the API's own codes: no subject, version or schema; another 404 is a wrong URL
+LARGEST_ID = 2**31 - 1  # the API's ids are Java ints: a larger number in a frame is not the id of any schema
+# The API's codes for: no such subject, version, schema. Any other 404 means a wrong URL.
+_NO_SUCH_ID = (40401, 40402, 40403)
 _INSTEAD = (
     "; or unset SUIBUS_REGISTRY_URL to publish in Avro single-object encoding, which needs no registry",
     "；或取消 SUIBUS_REGISTRY_URL，改用无需注册中心的 Avro 单对象编码发布",
@@ -28,9 +29,10 @@ _INSTEAD = (
 
 
 class Registry:
-    """The registry at a base URL, which may hold user:password@. A schema that was read once is kept: an id's never changes.
+    """The registry at a base URL, which may contain user:password@.
 
-    The password is sent to the URL's own host alone, and no message shows it. `timeout`: seconds for one call.
+    A schema is read once and cached, since the schema of an id never changes. The password is sent only to the host of the
+    URL, not to one that it redirects to, and appears in no message. `timeout`: seconds for one call.
     """
 
     def __init__(self, url: SecretStr | str, timeout: float = 10) -> None:
@@ -55,7 +57,7 @@ class Registry:
         self._schemas: dict[int, str] = {}
 
     def schema(self, number: int) -> str | None:
-        """The text of an id's schema, None if the registry has no such id; UnavailableError if it does not answer."""
+        """The schema of an id, as text; None if the registry does not have the id; UnavailableError if it does not answer."""
         if number not in self._schemas:
             if number > LARGEST_ID:
                 return None
@@ -69,7 +71,7 @@ class Registry:
         return self._schemas[number]
 
     def register(self, subject: str, schema: Mapping[str, Any]) -> int:
-        """The id of a schema under a subject (``<topic>-value``), registered if it is new; the same again for the same schema.
+        """Register a schema under a subject (``<topic>-value``) and return its id; the same schema always gets the same id.
 
         InputError if the registry refuses the schema, UnavailableError if it does not answer.
         """
@@ -91,11 +93,11 @@ class Registry:
         return number
 
     def _call(self, path: str, member: str, body: bytes | None = None, instead: tuple[str, str] = ("", "")) -> Any:
-        """One member of the answer. HTTPError if the registry says no; UnavailableError if there is no such answer."""
+        """One member of the answer. HTTPError for an error status; UnavailableError for no answer or one without the member."""
         try:
             request = Request(self.url + path, data=body)  # noqa: S310 - http and https only, see __init__
             request.add_header("Content-Type", "application/vnd.schemaregistry.v1+json")
-            if self._authorization is not None:  # not to another host, where a redirect may lead
+            if self._authorization is not None:  # unredirected: not sent to another host after a redirect
                 request.add_unredirected_header("Authorization", self._authorization.get_secret_value())
             with urlopen(request, timeout=self.timeout) as response:  # noqa: S310
                 return json.load(response)[member]
@@ -108,15 +110,15 @@ class Registry:
 
     def _away(self, detail: str, instead: tuple[str, str] = ("", "")) -> UnavailableError:
         return UnavailableError(
-            f"The schema registry at {self.url} did not answer as expected: {detail}. Nothing was taken and nothing "
+            f"The schema registry at {self.url} did not answer as expected: {detail}. Nothing was accepted or "
             f"skipped: start it, or correct SUIBUS_REGISTRY_URL, and run the same command again{instead[0]}.",
-            f"模式注册中心 {self.url} 未正常应答：{detail}。未接收也未跳过任何数据：请启动它，或更正 SUIBUS_REGISTRY_URL，"
+            f"模式注册中心 {self.url} 未正常应答：{detail}。未接收也未跳过任何数据：请启动该注册中心，或更正 SUIBUS_REGISTRY_URL，"
             f"然后重新执行同一命令{instead[1]}。",
         )
 
 
 def _answer(error: HTTPError) -> dict[str, Any]:
-    """The API's ``{"error_code": …, "message": …}``; the text of another server's answer as its `message`."""
+    """The API's ``{"error_code": …, "message": …}``; an answer that is not such JSON is returned as `message`."""
     text = error.read().decode(errors="replace")
     try:
         answer = json.loads(text)

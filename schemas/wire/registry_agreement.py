@@ -1,4 +1,4 @@
-"""Whether a schema from a registry, where any program may register one, means what the contract means."""
+"""Check a schema from a registry against the contract, since any program may register a schema there."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ _PRIMITIVES = ("null", "boolean", "int", "long", "float", "double", "bytes", "st
 
 
 def agreed_schema(text: str, reader: Mapping[str, Any]) -> dict[str, Any]:
-    """A registry's schema, reduced to what resolves to `reader`, an `avro_schema`, without changing a value.
+    """A registry's schema in the names of `reader`, an `avro_schema`, to which every value resolves unchanged.
 
-    Avro resolves by type alone: a decimal of another scale, or milliseconds for microseconds, would be read as a
-    wrong value with no error. So every field must be in the contract with the same logical type; int may stand for
-    long and float for double. An optional field may be missing, and any may be nullable: a null where the contract
-    has none is refused with its own record. Names of records, namespaces, docs, defaults and order may differ, and are
-    left out. InputError names what does not agree.
+    Avro resolves by type and ignores logical types: a decimal of another scale, or milliseconds for microseconds, would be
+    read as a wrong value without an error. Every field must therefore be in the contract with the same logical type. int
+    may stand for long, and float for double. An optional field may be missing, and any field may be nullable: a null in a
+    required column is refused later, with its record. Names of records, namespaces, docs, defaults and the order of fields
+    may differ. InputError names the first five differences.
     """
     try:
         writer = json.loads(text)
@@ -34,16 +34,16 @@ def agreed_schema(text: str, reader: Mapping[str, Any]) -> dict[str, Any]:
 
 
 class _Comparison:
-    """One walk over a writer's schema beside the reader's; `differences` are in English and Chinese."""
+    """One comparison of a writer's schema with the reader's; `differences` has each in English and Chinese."""
 
     def __init__(self) -> None:
         self.differences: list[tuple[str, str]] = []
-        self._named: dict[str, Any] = {}  # the writer's records so far, by full name: a type may be a name
+        self._named: dict[str, Any] = {}  # the writer's records so far, by full name: later types may refer to them
 
     def match(self, writer: Any, reader: Any, path: str, namespace: str) -> Any:
-        """The writer's type without what does not matter, in the reader's names.
+        """The writer's type with the reader's names, without docs and defaults; adds to `differences` if the two disagree.
 
-        `path` leads to the type from the record's root; `namespace` is that of the record around it.
+        `path` leads from the root record to the type; `namespace` is that of the enclosing record.
         """
         nullable, other = _nullable(writer)
         if nullable:
@@ -91,7 +91,7 @@ class _Comparison:
             if (field := known.get(name)) is None:
                 self.differences.append((f"field {inside} is not in the contract", f"契约中没有字段 {inside}"))
             elif name in fields:
-                self.differences.append((f"field {inside} is there twice", f"字段 {inside} 重复"))
+                self.differences.append((f"field {inside} appears twice", f"字段 {inside} 重复"))
             else:
                 matched = self.match(member.get("type"), field["type"], inside, namespace)
                 fields[name] = {"name": name, "type": matched}
@@ -111,7 +111,7 @@ def _nullable(schema: Any) -> tuple[bool, Any]:
 
 
 def _type_text(schema: Any) -> str:
-    """A type in words; the same bytes are the same value in two types of the same words."""
+    """A type as text. Two types with the same text decode the same bytes to the same value."""
     return " ".join(_type_words(schema))
 
 

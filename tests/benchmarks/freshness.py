@@ -20,7 +20,7 @@ from unittest.mock import patch
 from pyspark.sql import functions as F
 
 from infra.bus.bus import Bus
-from infra.bus.status import look
+from infra.bus.status import read_status
 from infra.settings import Settings
 from infra.up.process import start_detached, stop
 from pipelines.release.release import shared_rows
@@ -80,13 +80,13 @@ def released(bus: Bus, until: int, timeout: float = 300) -> None:
     """Wait until so many records are in the last decision: nothing waits, and it has a row for each of their keys."""
     deadline = time.monotonic() + timeout
     while time.monotonic() < deadline:
-        found = look(bus).to_json()["datasets"]
+        found = read_status(bus).to_json()["datasets"]
         mine = next((d for d in found if d["dataset"] == NAME), None)
         last = mine["last_decision"] if mine and not mine["offsets_waiting"] else None
         if last and last["rows"] >= min(KEYS, until):
             return
         time.sleep(0.5)
-    raise AssertionError(f"{until} records were not released in {timeout} s: {look(bus).to_json()['datasets']}")
+    raise AssertionError(f"{until} records were not released in {timeout} s: {read_status(bus).to_json()['datasets']}")
 
 
 def seen(bus: Bus) -> list[tuple[float, int]]:

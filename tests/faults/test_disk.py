@@ -84,7 +84,7 @@ def test_an_outbox_on_a_full_disk_says_so_keeps_what_it_accepted_and_goes_on_onc
     disk.fill(leave=3 << 20)
     said = node.publish(path, status=(2, 3))
     assert "cannot be written (database or disk is full)" in said, said
-    assert "goes on where it stopped" in said
+    assert "continues where it stopped" in said
     assert "将从中断处继续" in said
 
     disk.free()
@@ -110,7 +110,7 @@ def test_a_lake_on_a_full_disk_stops_the_dataset_by_name_and_the_next_pass_takes
     assert list(failed[0]) == [road.dataset.id], failed
     reasons = [reason for found in failed for reason in found.values()]
     assert all("No space left on device" in reason for reason in reasons), reasons
-    assert all("Make space" in reason or "Look at the lake and its disk" in reason for reason in reasons), reasons
+    assert all("Free some space" in reason or "Check the lake and its disk" in reason for reason in reasons), reasons
     disk.free()
     road.sync()
     assert [(r["id"], r["amount"]) for r in road.query("SELECT * FROM t ORDER BY id")] == [

@@ -22,7 +22,7 @@ from kafka import KafkaProducer
 from infra.bus.bus import Bus
 from infra.kafka.broker import Broker
 from infra.settings import Settings
-from pipelines.ingest.decode import change_log
+from pipelines.ingest.decode import bronze_rows
 from schemas.errors import InputError
 from schemas.wire.avro import decode
 from tests.faults.hostile.mutator import Mutator
@@ -45,7 +45,7 @@ def worlds(tmp_path_factory: pytest.TempPathFactory) -> list[World]:
 
 
 def decoded(cases: list[Case], world: World, spark: Any) -> list[dict[str, Any]]:
-    """What `change_log` makes of the cases, in their order."""
+    """What `bronze_rows` makes of the cases, in their order."""
     rows = [
         {
             "key": c.key, "value": c.value, "topic": world.dataset.topic(c.district), "partition": 0, "offset": i,
@@ -58,7 +58,7 @@ def decoded(cases: list[Case], world: World, spark: Any) -> list[dict[str, Any]]
     types = [pa.binary(), pa.binary(), pa.string(), pa.int32(), pa.int64(), pa.timestamp("us", "UTC"), pa.list_(header)]
     names = ["key", "value", "topic", "partition", "offset", "timestamp", "headers"]
     table = pa.Table.from_pylist(rows, schema=pa.schema(list(zip(names, types, strict=True))))
-    found = change_log(spark.createDataFrame(table, COLUMNS), world.dataset, world.store).toArrow().to_pylist()
+    found = bronze_rows(spark.createDataFrame(table, COLUMNS), world.dataset, world.store).toArrow().to_pylist()
     return sorted(found, key=lambda row: row["_offset"])
 
 

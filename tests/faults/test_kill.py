@@ -18,7 +18,7 @@ from tests.faults.kill.comparison import compare
 from tests.faults.kill.model import ORDERED, UNORDERED, Event, Model, Row
 
 ROOT = Path(__file__).parents[2]
-KILLS, SEED = 8, int(os.environ.get("SEED", "440106"))
+KILLS, SEED = 5, int(os.environ.get("SEED", "440106"))
 
 
 @pytest.fixture(scope="module")

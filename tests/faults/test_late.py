@@ -1,7 +1,7 @@
 """What comes late, twice, or in another version of the schema than its neighbours.
 
 Beside these: an older update after a newer delete and any order and duplication of the same events (test_merge), a
-record of an older version (test_ingest), contracts changed during a pass (test_review), snapshots of an outbox (test_outbox).
+record of an older version (test_ingest), contracts changed during a pass (test_contracts_in_force), snapshots of an outbox (test_outbox).
 """
 
 from __future__ import annotations

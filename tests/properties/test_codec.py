@@ -6,24 +6,22 @@ import math
 import struct
 from datetime import UTC, date, datetime
 from decimal import Decimal
+from functools import cache
 from io import BytesIO
 from typing import Any
 
 from fastavro import parse_schema, schemaless_writer
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from schemas.compatibility import compare
-from schemas.dataset import Dataset, Field
+from schemas.dataset import Dataset, Field, Kind
 from schemas.errors import InputError
 from schemas.row.coercer import RowCoercer
 from schemas.wire.avro import FRAME, MAGIC, avro_schema, decode, schema_fingerprint
 from schemas.wire.encoder import Encoder
 
-# What a slow machine does is no property of the codec.
-settings.register_profile("suibus", deadline=None, suppress_health_check=[HealthCheck.too_slow])
-settings.load_profile("suibus")
-SCALARS = ("string", "boolean", "int", "long", "float", "double", "date", "timestamp", "bytes")
+SCALARS: tuple[Kind, ...] = ("string", "boolean", "int", "long", "float", "double", "date", "timestamp", "bytes")
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
 
 
@@ -31,23 +29,18 @@ def names(count: int) -> list[str]:
     return [f"f{i}" for i in range(count)]
 
 
+@cache  # making a strategy costs more than drawing from it
 def fields(name: str, depth: int = 2, required: bool | None = None) -> st.SearchStrategy[Field]:
     """Any column that a contract may declare."""
     need = st.booleans() if required is None else st.just(required)
-    plain = st.builds(Field, st.just(name), st.sampled_from(SCALARS), need)
-    decimal = st.integers(1, 38).flatmap(
-        lambda p: st.builds(Field, st.just(name), st.just("decimal"), need, st.just(p), st.integers(0, p))
-    )
+    plain = st.tuples(st.sampled_from(SCALARS), need).map(lambda f: Field(name, *f))
+    scales = cache(lambda p: st.tuples(need, st.just(p), st.integers(0, p)))
+    decimal = st.integers(1, 38).flatmap(scales).map(lambda f: Field(name, "decimal", *f))
     if not depth:
         return plain | decimal
-    array = st.builds(Field, st.just(name), st.just("array"), need, item=fields("item", depth - 1))
-    record = st.builds(
-        Field,
-        st.just(name),
-        st.just("record"),
-        need,
-        fields=st.integers(1, 3).flatmap(lambda n: st.tuples(*(fields(m, depth - 1) for m in names(n)))),
-    )
+    array = st.tuples(need, fields("item", depth - 1)).map(lambda f: Field(name, "array", f[0], item=f[1]))
+    members = cache(lambda n: st.tuples(*(fields(m, depth - 1) for m in names(n))))
+    record = st.tuples(need, st.integers(1, 3).flatmap(members)).map(lambda f: Field(name, "record", f[0], fields=f[1]))
     return plain | decimal | array | record
 
 
@@ -57,10 +50,13 @@ def dataset(*columns: Field) -> Dataset:
 
 
 DATASETS = (
-    st.integers(0, 4).flatmap(lambda n: st.tuples(*(fields(name) for name in names(n)))).map(lambda f: dataset(*f))
+    st.integers(0, 4)
+    .flatmap(cache(lambda n: st.tuples(*(fields(name) for name in names(n)))))
+    .map(lambda f: dataset(*f))
 )
 
 
+@cache
 def values(field: Field) -> st.SearchStrategy[Any]:
     """Any value of a column, null where it may be."""
     return _given(field) if field.required else st.none() | _given(field)

@@ -12,7 +12,7 @@ import pytest
 from infra.cli import main
 from infra.settings import Settings
 from pipelines.lake.table_schemas import ACCOUNT, ENVELOPE, REASON, RELEASE, silver_schema
-from schemas.contract import OWN_PROPERTIES, load_contract
+from schemas.contract import SUIBUS_PROPERTIES, load_contract
 from schemas.contract_folders import SHIPPED
 from schemas.odcs.columns import LOGICAL, PHYSICAL
 from schemas.odcs.rules import METRICS, OPERATORS, SEVERITIES
@@ -82,7 +82,7 @@ def named(text: str) -> set[str]:
     """The commands, options and make targets that a page names."""
     words = set(re.findall(r"\bsuibus (?:contract |node )?[a-z]+", text)) & set(COMMANDS)
     flags = set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", text))
-    return words | flags | set(re.findall(r"\bmake (?:setup|demo|test|check)\b", text))
+    return words | flags | set(re.findall(r"\bmake (?:setup|demo|unit|test|check)\b", text))
 
 
 def shown(text: str) -> Iterator[tuple[str, set[str]]]:
@@ -154,7 +154,7 @@ def test_every_column_of_the_lake_is_documented(page: str) -> None:
 
 def test_reference_names_every_type_metric_operator_and_own_property() -> None:
     text = read("docs/contracts.md")
-    words = {*PHYSICAL, *LOGICAL, *METRICS, *OPERATORS, *SEVERITIES, *OWN_PROPERTIES}
+    words = {*PHYSICAL, *LOGICAL, *METRICS, *OPERATORS, *SEVERITIES, *SUIBUS_PROPERTIES}
     missing = {word for word in words if not re.search(rf"\b{re.escape(word)}\b", text)}
     assert not missing, f"docs/contracts.md does not name {', '.join(sorted(missing))}"
 

@@ -7,8 +7,6 @@ import sys
 import types
 from pathlib import Path
 
-import pytest
-
 import suibus
 from infra.cli import COMMANDS
 
@@ -31,7 +29,7 @@ def test_everything_exported_says_what_it_is() -> None:
     assert undocumented == []
 
 
-MODULES = [
+LIGHT = [
     "suibus",
     "infra.cli",
     *(f"infra.commands.{name}" for name in COMMANDS),
@@ -43,12 +41,9 @@ MODULES = [
 ]
 
 
-@pytest.mark.parametrize(
-    "modules", [["suibus"], ["infra.cli"], MODULES], ids=["suibus", "infra.cli", "schemas, producers and every command"]
-)
-def test_light_install_needs_no_engine_of_the_city(modules: list[str]) -> None:
-    code = f"import sys, {', '.join(modules)}; print(*sorted({{m.partition('.')[0] for m in sys.modules}}))"
+def test_light_install_needs_no_engine_of_the_city() -> None:
+    code = f"import sys, {', '.join(LIGHT)}; print(*sorted({{m.partition('.')[0] for m in sys.modules}}))"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     imported = set(done.stdout.split())
-    assert {"schemas", "suibus"} & imported  # the code did run
+    assert {"schemas", "suibus"} <= imported  # the code did run
     assert imported & ENGINES == set()

@@ -62,10 +62,10 @@ class Deaths:
     def next(self, side: Side, prepared: Collection[str]) -> Death | None:
         """The next death of a side, none where it has had its share. `prepared`: points that need something else are left out.
 
-        A node gets three of five: it dies within a second, the city within ten or more.
+        A node gets two of three: it dies within a second, the city within twenty.
         """
         with self._lock:
-            share = self.target * 3 // 5 if side == "publish" else self.target
+            share = self.target * 2 // 3 if side == "publish" else self.target
             if self.kills[side] >= share or self.kills.total() + self._given >= self.target:
                 return None
             self._given += 1

@@ -69,7 +69,7 @@ def changes(contracts: Path) -> dict[str, Any]:
     return {
         "producers.outbox:CHUNK": 20,
         "producers.send.sender:ROWS": 35,
-        "producers.publish.publisher:Publisher.send_ahead": lambda _: (
+        "producers.publish.publisher:Publisher.send_in_background": lambda _: (
             None
         ),  # the process that is killed is the one that sends
         "schemas.contract_folders:SHIPPED": contracts,  # the harness' datasets alone

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from infra.bus.bus import Bus
-from infra.bus.status import look
+from infra.bus.status import read_status
 from pipelines.ingest.ingest import ingest_batch
 from pipelines.lake.table import Table
 from pipelines.sync import Inputs, sync
@@ -19,7 +19,7 @@ from pipelines.sync_info import SyncInfo
 from schemas.errors import StateError
 from tests.benchmarks.rows import jobs
 from tests.integration.conftest import Road
-from tests.integration.pipelines.test_topics import recreate
+from tests.integration.outside_changes import recreate
 
 
 @pytest.fixture
@@ -33,11 +33,11 @@ def fresh(road: Road) -> Bus:
 
 
 def test_nothing_new_needs_no_spark_and_keeps_what_is_known(road: Road, fresh: Bus) -> None:
-    before = look(fresh).to_json()["datasets"]
+    before = read_status(fresh).to_json()["datasets"]
     info = fresh.sync()
     assert (info.ingested, info.merges, info.releases, info.failures) == ({}, (), (), {})
     assert fresh.sync({road.dataset.id}).releases == ()
-    assert look(fresh).to_json()["datasets"] == before
+    assert read_status(fresh).to_json()["datasets"] == before
 
 
 def test_command_with_nothing_to_do_loads_no_spark(road: Road, fresh: Bus) -> None:
@@ -96,7 +96,7 @@ def test_whatever_changed_a_pass_is_run(road: Road, fresh: Bus, change: Callable
         fresh.sync()
 
 
-def test_what_a_pass_left_undone_is_done_by_the_next_whatever_that_is_asked_for(road: Road) -> None:
+def test_what_a_pass_left_undone_is_done_by_the_next_pass_of_any_dataset(road: Road) -> None:
     road.publish({"id": "a", "seq": 1})
     road.sync()
     road.publish({"id": "b", "seq": 1})

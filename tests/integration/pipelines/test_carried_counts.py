@@ -38,7 +38,7 @@ def step(road: Road) -> Verdict:
     return released.verdict
 
 
-def test_what_merges_bring_and_take_away_is_carried_from_verdict_to_verdict(road: Road) -> None:
+def test_the_changes_of_counts_in_merges_are_carried_from_verdict_to_verdict(road: Road) -> None:
     road.contract(columns=GRADE)
     road.publish(*({"id": f"k{i}", "seq": 1, "amount": i, "grade": "a"} for i in range(8)))
     assert step(road).carried == ()
@@ -58,7 +58,7 @@ def test_what_merges_bring_and_take_away_is_carried_from_verdict_to_verdict(road
     assert last.counted_at < last.judged_at
 
 
-def test_another_contract_a_day_and_an_unknown_commit_are_counted_in_full(
+def test_another_contract_an_old_count_or_an_unknown_commit_makes_the_gate_count_all_rows(
     road: Road, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     road.publish({"id": "a", "seq": 1})
@@ -75,7 +75,7 @@ def test_another_contract_a_day_and_an_unknown_commit_are_counted_in_full(
     assert step(road).carried == ()
 
 
-def test_a_rule_that_fails_for_a_row_is_judged_in_full(road: Road) -> None:
+def test_a_rule_that_cannot_be_evaluated_for_a_row_is_counted_over_all_rows(road: Road) -> None:
     rule = (
         "      - {name: parts, logicalType: string, quality: [{name: first_part, type: sql, severity: warning, "
         "mustBe: 0, query: \"SELECT COUNT(*) FROM ${object} WHERE element_at(split(parts, '-'), length(parts)) = 'x'\"}]}\n"

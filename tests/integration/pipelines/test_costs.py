@@ -83,7 +83,7 @@ def test_a_pass_starts_no_process(road: Road, spark: Any) -> None:
     assert faults_of_children(spark) - before < 300  # a chmod has 100; Spark may remove a session's folder meanwhile
 
 
-def test_what_a_merge_leaves_in_sparks_memory_is_as_small_as_its_rows(road: Road, spark: Any) -> None:
+def test_a_merge_keeps_no_more_of_sparks_memory_than_its_rows_take(road: Road, spark: Any) -> None:
     memory = spark._jvm.org.apache.spark.SparkEnv.get().memoryManager()
     filled(road)
     road.publish({"id": "k10003", "seq": 2, "amount": 7})

@@ -42,13 +42,13 @@ def replace(
     change = Delta(spark, path).change(known)
     there = change.rows(change.files.files.values()).where(F.col("id").isin(ids))
     added = there.select("id", F.lit(word).alias("word"))
-    added = change.shaped(added).coalesce(1)
+    added = change.with_table_columns(added).coalesce(1)
     note = dump_note(ReleaseNote(f"{version} 穗"))
     change.commit(added, there.select(*change.file_and_row()), len(ids), "test", version, note, len(ids))
     return change
 
 
-def test_rows_are_replaced_by_place_in_one_commit_that_says_so(spark: Any, table: str) -> None:
+def test_rows_are_replaced_by_row_number_in_one_commit_with_its_note(spark: Any, table: str) -> None:
     there = Table(spark, table)
     before = there.version
     replace(spark, table, [3, 4, 60], 7)
@@ -62,7 +62,7 @@ def test_rows_are_replaced_by_place_in_one_commit_that_says_so(spark: Any, table
     assert there.read(before).where("word = 'old'").count() == 100  # an older version stays as it was
 
 
-def test_a_few_rows_are_appended_as_spark_would_and_cost_no_job(spark: Any, tmp_path: Path) -> None:
+def test_a_few_rows_are_appended_as_by_spark_but_without_a_job(spark: Any, tmp_path: Path) -> None:
     kinds = "word string, number long, at timestamp, many array<string>, long string"
     path, tracker = str(tmp_path / "名 称%20 a"), spark.sparkContext.statusTracker()
     at = datetime(2026, 2, 28, 23, 59, 59, 999999, UTC)
@@ -97,17 +97,17 @@ def test_a_file_whose_every_row_is_replaced_is_no_longer_in_the_table(spark: Any
     assert all(f.vector is None for f in files)
 
 
-def test_files_are_left_unread_by_their_statistics(spark: Any, table: str) -> None:
+def test_files_are_skipped_by_their_statistics(spark: Any, table: str) -> None:
     change = Delta(spark, table).change()
     assert len(change.files.files) == 2
-    assert len(change.holding("id", [10])) == 1
-    assert len(change.holding("id", [10, 60])) == 2
-    assert len(change.holding("id", [-5, 200])) == 0
-    assert len(change.holding("id", [-5, 200], between=True)) == 2
-    assert len(change.holding("id", [70, 200], between=True)) == 1
-    assert len(change.holding("word", ["none"])) == 0
+    assert len(change.files_that_may_hold("id", [10])) == 1
+    assert len(change.files_that_may_hold("id", [10, 60])) == 2
+    assert len(change.files_that_may_hold("id", [-5, 200])) == 0
+    assert len(change.files_that_may_hold("id", [-5, 200], between=True)) == 2
+    assert len(change.files_that_may_hold("id", [70, 200], between=True)) == 1
+    assert len(change.files_that_may_hold("word", ["none"])) == 0
     replace(spark, table, [0], 1)  # with a vector the statistics are still bounds
-    assert len(Delta(spark, table).change().holding("id", [0])) == 2
+    assert len(Delta(spark, table).change().files_that_may_hold("id", [0])) == 2
 
 
 def test_a_commit_in_between_stops_the_change(spark: Any, table: str) -> None:
@@ -145,7 +145,7 @@ def test_a_row_that_cannot_be_found_stops_the_change(spark: Any, table: str) -> 
         change.commit(None, elsewhere, 1, "test", 1, "", 1)
 
 
-def test_what_runs_side_by_side_has_a_session_and_properties_of_its_own(spark: Any, tmp_path: Path) -> None:
+def test_calls_side_by_side_each_have_their_own_session_and_properties(spark: Any, tmp_path: Path) -> None:
     context, meet = spark.sparkContext, Barrier(2)
     context.setLocalProperty("suibus.outer", "inherited")
 

@@ -15,7 +15,7 @@ from infra.bus.bus import Bus
 from infra.kafka.broker import Broker
 from infra.operate.listings import quarantined_records
 from infra.settings import Settings
-from pipelines.ingest.decode import change_log
+from pipelines.ingest.decode import bronze_rows
 from schemas.contract import parse_contract
 from schemas.store import ContractStore
 from schemas.wire.encoder import Encoder
@@ -91,7 +91,7 @@ def test_a_bad_record_is_quarantined_with_every_rule_it_breaks(scene: Scene, key
     assert all(reason["reason"] and reason["reason_zh"] for reason in quarantined[key]["reasons"])
 
 
-def test_quarantine_keeps_the_bytes_and_where_they_stood(scene: Scene) -> None:
+def test_quarantine_keeps_the_bytes_with_topic_partition_and_offset(scene: Scene) -> None:
     import base64
 
     road, quarantined, sent = scene
@@ -120,7 +120,7 @@ def test_all_rules_are_checked_in_one_pass_over_one_decoding(scene: Scene, spark
         .option("includeHeaders", "true")
         .load()
     )
-    rows = change_log(records, road.dataset, road.bus.store)
+    rows = bronze_rows(records, road.dataset, road.bus.store)
     plan = rows._jdf.queryExecution().executedPlan().toString()
     assert plan.count("from_avro(") == 1
     assert plan.count("BatchScan") == 1
@@ -195,7 +195,7 @@ def test_a_rule_that_cannot_be_evaluated_for_a_row_quarantines_it_and_costs_no_j
     assert [row[0] for row in road.silver()] == ["d"]
 
 
-def test_what_a_rule_says_is_told_to_the_letter(road: Road) -> None:
+def test_the_description_of_a_rule_is_quoted_exactly(road: Road) -> None:
     says = "It's \\\\n no \\\"name\\\" of ${env:HOME} or $1. 不是 '名称' 或 \\\\\\\\。"
     road.contract(
         version="1.1.0",
@@ -212,7 +212,7 @@ def test_what_a_rule_says_is_told_to_the_letter(road: Road) -> None:
     assert reason["reason_zh"] == "不是 '名称' 或 \\\\。"
 
 
-def test_a_decimal_is_the_number_of_its_bytes_or_none(road: Road) -> None:
+def test_a_decimal_is_exactly_the_number_in_its_bytes_or_null(road: Road) -> None:
     """However many bytes it takes; the digits of one that is too wide are never cut, and a huge one costs no time."""
     road.contract(version="1.1.0", columns='      - {name: price, logicalType: number, physicalType: "decimal(9,2)"}\n')
     encoder = Encoder(road.dataset)
@@ -261,7 +261,7 @@ def test_the_plan_of_a_wide_contract_takes_few_calls_into_the_jvm(spark: Any, tm
             return send(command, *rest, **named)
 
         patch.setattr(type(spark._jvm._gateway_client), "send_command", counted)
-        rows = change_log(records, wide, store)
+        rows = bronze_rows(records, wide, store)
     # Python's collector lets go of the JVM's objects whenever it runs: "m".
     assert len([call for call in calls if not call.startswith("m\n")]) < 10 * len(wide.fields)
     assert len(rows.columns) > len(wide.fields)
@@ -281,7 +281,7 @@ schema:
 """
 
 
-def test_a_dataset_of_which_nothing_can_be_unreadable_is_read(spark: Any, tmp_path: Path) -> None:
+def test_a_dataset_without_any_column_that_can_be_unreadable_is_decoded(spark: Any, tmp_path: Path) -> None:
     dataset, store = parse_contract(NUMBERS, "numbers.yaml"), ContractStore(tmp_path)
     store.register(dataset)
     encoder, row = Encoder(dataset), {"id": 1, "size": 2}
@@ -298,5 +298,5 @@ def test_a_dataset_of_which_nothing_can_be_unreadable_is_read(spark: Any, tmp_pa
         "key binary, value binary, topic string, partition int, offset long, timestamp timestamp, "
         "headers array<struct<key:string,value:binary>>"
     )
-    (found,) = change_log(spark.createDataFrame([record], kafka), dataset, store).collect()
+    (found,) = bronze_rows(spark.createDataFrame([record], kafka), dataset, store).collect()
     assert (found["_quarantined"], found["id"], found["size"], found["_reasons"]) == (False, 1, 2, None)

@@ -17,7 +17,7 @@ SOURCE = Path(pipelines.lake.delta.__file__).read_text("utf-8")
 
 
 @pytest.mark.parametrize("name", INTERNALS)
-def test_a_class_of_sparks_or_deltas_own_has_the_methods_that_are_used(spark: Any, name: str) -> None:
+def test_every_internal_class_has_the_methods_that_are_used(spark: Any, name: str) -> None:
     found = java(spark, "java.lang.Thread").currentThread().getContextClassLoader().loadClass(name)
     arities: dict[str, set[int]] = {"new": {len(c.getParameterTypes()) for c in found.getConstructors()}}
     for method in found.getMethods():
@@ -26,7 +26,7 @@ def test_a_class_of_sparks_or_deltas_own_has_the_methods_that_are_used(spark: An
     assert not {m: n for m, n in missing.items() if n}, f"{name} has other methods now"
 
 
-def test_every_class_that_is_named_in_the_module_is_among_those_that_are_looked_at() -> None:
+def test_every_internal_class_that_the_module_names_is_in_internals() -> None:
     named = set(re.findall(r'_delta\("([\w.$]+)"\)', SOURCE)) | set(
         re.findall(r"\{_NAMESPACE\}\.([\w.$]+)\"\)", SOURCE)
     )
@@ -36,7 +36,7 @@ def test_every_class_that_is_named_in_the_module_is_among_those_that_are_looked_
     assert set(re.findall(r'java\([\w.]+, "(org\.apache\.spark\.[\w.$]+)"\)', SOURCE)) <= set(INTERNALS)
 
 
-def test_every_class_that_a_setting_of_spark_names_is_there(spark: Any) -> None:
+def test_every_class_named_in_sparks_settings_exists(spark: Any) -> None:
     named = re.findall(r'"((?:org|io|com)\.[\w.]+\.[A-Z][\w$]+)"', Path(infra.jvm.spark.__file__).read_text("utf-8"))
     assert len(named) >= 4
     loader = java(spark, "java.lang.Thread").currentThread().getContextClassLoader()
@@ -44,7 +44,7 @@ def test_every_class_that_a_setting_of_spark_names_is_there(spark: Any) -> None:
         loader.loadClass(name)
 
 
-def test_no_other_module_of_the_product_names_a_class_of_sparks_or_deltas_own() -> None:
+def test_no_other_module_names_an_internal_class_of_spark_or_delta() -> None:
     root = Path(__file__).parents[3]
     allowed = {"pipelines/lake/delta.py", "infra/jvm/spark.py"}
     for folder in ("schemas", "producers", "quality", "pipelines", "infra"):

@@ -12,7 +12,7 @@ from schemas.ports.state_format import FORMAT_FILE, format_text
 from tests.integration.conftest import Road
 
 
-def test_a_new_lake_says_which_format_it_is_of(road: Road) -> None:
+def test_a_new_lake_records_its_format(road: Road) -> None:
     assert (Path(road.lake.root) / FORMAT_FILE).read_text("utf-8") == format_text()
 
 

@@ -6,11 +6,13 @@ import random
 from pathlib import Path
 from typing import Any
 
+import pytest
 from kafka import KafkaProducer
 
 from pipelines.lake.lake import Lake
 from pipelines.merge.account import account_pending
 from pipelines.merge.merge import merge_pending
+from schemas.contract import parse_contract
 from schemas.wire.encoder import Encoder, sequence_text
 from tests.integration.conftest import Road
 
@@ -159,3 +161,24 @@ def test_any_order_and_any_duplication_of_the_same_events_gives_the_same_silver(
         found = other.silver(road.dataset).read()
         rows = found.select("id", "_deleted", "_sequence", "_district", "amount").orderBy("id").collect()
         assert [tuple(r) for r in rows] == expected, f"seed {seed}"
+
+
+@pytest.mark.parametrize("key", ["copies", "order", "fate", "s"])
+def test_a_key_may_have_any_name_that_the_product_uses_itself(road: Road, key: str) -> None:
+    from infra.kafka.topics import Kafka
+    from producers.publish.publisher import Publisher
+
+    others = "".join(f"      - {{name: {n}, logicalType: string}}\n" for n in ("c", "count", "value", "lost", "events"))
+    dataset = parse_contract(
+        f"apiVersion: v3.1.0\nkind: DataContract\nid: t\nversion: 7.0.0\nstatus: active\nschema:\n  - name: {road.name}\n"
+        f"    properties:\n      - {{name: {key}, logicalType: string, primaryKey: true, required: true}}\n{others}"
+    )
+    road.bus.store.register(dataset)
+    Kafka(road.bus.access).ensure(dataset.topics)
+    with Publisher(dataset, "440106", road.bus.outbox("440106"), road.bus.access.servers) as publisher:
+        for value in ("a", "b", "b"):
+            publisher.publish({key: value, "count": value})
+    road.dataset = dataset
+    road.sync()
+    sums = road.account()["440106"]
+    assert (sums["received"], sums["inserted"], sums["superseded"]) == (3, 2, 1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
 
@@ -30,7 +31,7 @@ def test_a_held_version_stays_invisible_and_the_corrected_one_is_released(road: 
     ]
 
 
-def test_a_warning_releases_and_shows_with_samples_of_the_failures_only(road: Road) -> None:
+def test_a_failed_warning_does_not_hold_the_release_and_lists_samples_of_failing_rows_only(road: Road) -> None:
     road.publish({"id": "a", "seq": 1, "amount": None}, {"id": "b", "seq": 1, "amount": 1})
     (released,) = road.sync().releases
     assert released.status == "released"
@@ -55,7 +56,7 @@ def test_the_hash_a_release_names_is_that_of_its_verdict(road: Road) -> None:
     assert record["verdict"]["contract_sha256"] == road.dataset.hash == record["contract_sha256"]
 
 
-def test_a_tightened_contract_judges_rows_already_merged_again(road: Road) -> None:
+def test_a_stricter_contract_judges_again_the_rows_that_are_merged_already(road: Road) -> None:
     road.publish({"id": "a", "seq": 1})
     assert [r.status for r in road.sync().releases] == ["released"]
     road.contract(version="1.1.0", least=5)
@@ -115,3 +116,18 @@ def test_a_new_major_does_not_hide_the_old_one_before_it_is_released(road: Road)
     road.publish({"id": "b", "seq": 1, "grade": 3})
     road.sync()
     assert road.query("SELECT id, grade FROM t") == [{"id": "b", "grade": 3}]
+
+
+def test_a_release_whose_account_does_not_close_is_held(road: Road, spark: Any) -> None:
+    road.publish({"id": "a", "seq": 1})
+    road.sync()
+    path = road.lake.account().address
+    spark.sql(f"ALTER TABLE delta.`{path}` SET TBLPROPERTIES ('delta.appendOnly' = 'false')")
+    spark.sql(f"UPDATE delta.`{path}` SET inserted = 2 WHERE dataset = '{road.dataset.id}'")
+    road.publish({"id": "b", "seq": 1})
+    (release,) = road.sync().releases
+    assert release.status == "held"
+    (failed,) = release.verdict.failures
+    assert failed.rule == "account_closes"
+    assert len(failed.samples) == 2, failed.samples
+    assert road.query("SELECT id FROM t") == [{"id": "a"}]

@@ -17,7 +17,7 @@ from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 
 from infra.kafka.broker import Broker
 from infra.kafka.topics import Kafka
-from pipelines.ingest.decode import change_log
+from pipelines.ingest.decode import bronze_rows
 from quality.rules import row_rules
 from schemas.contract import load_contract, parse_contract
 from schemas.dataset import Dataset, Field, Limits
@@ -140,7 +140,7 @@ def bronze(published: Broker, store: ContractStore, spark: Any) -> dict[str, dic
         .option("includeHeaders", "true")
         .load()
     )
-    found = change_log(records, EVERY_TYPE, store).toArrow().to_pylist()
+    found = bronze_rows(records, EVERY_TYPE, store).toArrow().to_pylist()
     return {row["id"]: row for row in found}
 
 

@@ -159,7 +159,7 @@ def test_killed_sender_leaves_no_duplicates_and_no_gaps(broker: Any, tmp_path: P
 
 MOMENTS = {
     "after begin_attempt": ("begin", killed_before),
-    "after the records": ("position", killed_before),
+    "after the records": ("add_position", killed_before),
     "before commit": ("commit", killed_before),
     "after commit": ("commit", killed_after),
 }

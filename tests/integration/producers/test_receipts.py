@@ -31,7 +31,7 @@ from schemas.row.coercer import RowCoercer
 from schemas.wire.encoder import Encoder
 from schemas.wire.receipt import LARGEST, Receipt
 from tests.integration.conftest import CONTRACT, Road
-from tests.integration.pipelines.test_topics import recreate
+from tests.integration.outside_changes import recreate
 from tests.integration.pipelines.test_types import PATH, PLAIN, ROWS
 from tests.unit.schemas.test_receipt import RECEIPT
 
@@ -229,7 +229,7 @@ def test_answers_header_of_any_bytes_is_kept_short_and_breaks_nothing(node: Node
     assert not any(r["_quarantined"] for r in rows)
 
 
-def test_what_is_no_receipt_of_this_district_is_passed_over_and_told(node: Node) -> None:
+def test_what_is_not_a_receipt_of_this_district_is_passed_over_and_reported(node: Node) -> None:
     node.fetch()
     node.road.publish({"id": "a", "seq": 1, "amount": -1})
     values = [b"", b"\xff\xff", b"[]", b"{}", b"[" * 200_000, b"9" * 3_000_000]
@@ -239,7 +239,7 @@ def test_what_is_no_receipt_of_this_district_is_passed_over_and_told(node: Node)
     node.write({"value": foreign.to_json()}, topic=receipts_topic("440106"))
     info = node.fetch()
     assert (info.new, info.unreadable) == (1, len(values) + 1)
-    assert "passed over" in info.notes[0][0]
+    assert "skipped" in info.notes[0][0]
     assert node.fetch() == FetchInfo(0, 0)
 
 
@@ -257,7 +257,7 @@ def test_return_topic_made_anew_or_cut_is_noticed_and_read_from_its_start(road: 
         node.city()  # as many as were read, and one more: the offsets alone would not tell
         info = node.fetch()
         assert (info.new, len(node.receipts())) == (1, 4)
-        assert "made anew" in info.notes[0][0]
+        assert "recreated" in info.notes[0][0]
         assert node.fetch().notes == ()
         road.publish(*({"id": f"r{i}", "seq": 1, "amount": -1} for i in (4, 5)), district="440118")
         node.city()

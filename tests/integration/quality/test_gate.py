@@ -33,7 +33,7 @@ customProperties:
 
 
 def contract(columns: int, *rules: str) -> Dataset:
-    """A dataset of one key and so many numbers, each required, limited and checked three times."""
+    """A dataset of one key and this many numbers, each required, limited and checked three times."""
     listed = "\n".join(
         f"""\
       - name: c{i}

@@ -293,7 +293,7 @@ def test_an_answer_that_is_not_a_registrys_is_a_registry_that_is_away(fake: Fake
             Registry(url).register("t-value", {"type": "string"})
 
 
-def test_a_login_in_the_url_is_sent_and_never_told(fake: FakeRegistry) -> None:
+def test_a_login_in_the_url_is_sent_and_never_shown(fake: FakeRegistry) -> None:
     with fake.serve() as url:
         client = Registry(url.replace("http://", "http://u%40x:ge%3Aheim@"))
         assert client.register("t-value", {"type": "string"}) == 1

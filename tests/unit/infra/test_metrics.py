@@ -153,7 +153,7 @@ def test_text_is_for_people_warnings_only_and_what_is_told_stays_on_the_terminal
     assert re.fullmatch(r"\d{4}-\S+\+00:00 WARNING pipelines\.sync careful \[dataset=a\.v1\]\n", said())
 
 
-def test_context_ends_with_its_block_and_in_other_threads_there_is_none() -> None:
+def test_log_context_ends_with_its_block_and_reaches_no_other_thread() -> None:
     import threading
 
     seen: list[dict[str, str]] = []

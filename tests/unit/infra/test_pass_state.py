@@ -12,8 +12,8 @@ from infra.bus.bus import Bus
 from infra.bus.state import PassState, Refusal, Running, RunState
 from infra.bus.totals import Counted, Spent, Totals
 from infra.settings import Settings
-from pipelines.lake.position import Taken
-from pipelines.lake.unchanged_tables import NO_TABLE, TableMark
+from pipelines.lake.position import TopicPosition
+from pipelines.lake.unchanged_tables import NO_TABLE, CommitStat
 from pipelines.release.release_record import ReleaseRecord
 from schemas.errors import StateError
 from schemas.ports.state_format import FORMAT_FILE
@@ -22,9 +22,9 @@ NOW = datetime(2026, 3, 1, 8, 30, 0, 123456, UTC)
 STATE = PassState(
     {"a.v1": ReleaseRecord(3, "held", 7, "id", "f" * 64, 12, ("rows",), NOW, None)},
     {"b.v1": "why · 原因"},
-    {"gz.up.440106.a.v1": Taken("topic id", {0: 5, 11: 2})},
+    {"gz.up.440106.a.v1": TopicPosition("topic id", {0: 5, 11: 2})},
     {"a.v1": "f" * 64},
-    {"silver/a.v1": TableMark(7, 123, 45, 6), "bronze/b.v1": NO_TABLE},
+    {"silver/a.v1": CommitStat(7, 123, 45, 6), "bronze/b.v1": NO_TABLE},
     NOW.isoformat(),
 )
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
 from infra.bus.status import is_late
+from infra.cli import main
 from pipelines.release.release_record import ReleaseRecord, Status
 from schemas.contract import load_contract
 from schemas.contract_folders import SHIPPED
@@ -38,3 +41,13 @@ def test_a_release_is_late_when_changes_wait_longer_than_its_freshness(
 
 def test_a_dataset_that_was_never_judged_is_not_late() -> None:
     assert not is_late(DATASET, None, 5)
+
+
+def test_a_file_in_place_of_the_state_folder_is_refused_with_the_setting_to_change(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "home").touch()
+    monkeypatch.setenv("SUIBUS_HOME", str(tmp_path / "home"))
+    result = CliRunner().invoke(main, ["status"])
+    assert result.exit_code == 2
+    assert "SUIBUS_HOME names the state folder" in result.output

@@ -17,7 +17,7 @@ from pipelines.lake.commit_notes import (
     dump_note,
     parse_note,
 )
-from pipelines.lake.position import Taken
+from pipelines.lake.position import TopicPosition
 
 COUNTS = dict.fromkeys(COUNTED, 2)
 
@@ -25,18 +25,18 @@ COUNTS = dict.fromkeys(COUNTED, 2)
 @pytest.mark.parametrize(
     "note",
     [
-        IngestNote({"gz.up.440106.t.v1": Taken("id", {0: 7, 10: 1})}),
+        IngestNote({"gz.up.440106.t.v1": TopicPosition("id", {0: 7, 10: 1})}),
         MergeNote(1, 3, "id", {"440106": COUNTS}, GateChange("hash", {"规则": -1}, 0)),
         AccountNote("t.v1", defaultdict(Counter, {"440106": Counter(COUNTS)})),
         ReleaseNote("f" * 64),
     ],
 )
-def test_a_note_is_read_as_it_was_written(note: Note) -> None:
+def test_a_note_is_parsed_back_unchanged(note: Note) -> None:
     assert parse_note(dump_note(note)) == note
 
 
 @pytest.mark.parametrize(
     "text", [None, "", "free text", "[]", '"x"', "{}", '{"kind": "merge"}', '{"kind": "other"}', '{"kind": 1}']
 )
-def test_what_another_program_wrote_is_no_note(text: str | None) -> None:
+def test_user_metadata_of_another_program_is_no_note(text: str | None) -> None:
     assert parse_note(text) is None

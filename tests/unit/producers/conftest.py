@@ -13,3 +13,10 @@ from tests.unit.producers.publishing import Node
 def node(tmp_path: Path) -> Node:
     """A district's node whose bus, in memory, is away."""
     return Node(tmp_path)
+
+
+@pytest.fixture
+def chunks_of_20(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Chunks of 20 rows instead of 2,000: few rows have the moments of many at which a publish may end."""
+    for module in ("outbox", "publish.delivery", "publish.publisher"):
+        monkeypatch.setattr(f"producers.{module}.CHUNK", 20)

@@ -8,7 +8,7 @@ import pytest
 from pydantic import SecretStr
 
 from producers.outbox import Entry, Outbox
-from producers.send.background_sender import Ahead, Order
+from producers.send.background_sender import BackgroundSender, SendOrder
 from schemas.errors import UnavailableError
 from schemas.ports.kafka_access import KafkaAccess
 from tests.unit.producers.publishing import TOPIC
@@ -26,17 +26,17 @@ NODE_FILE = Path("/etc/suibus/穗.toml")
     ],
 )
 def test_order_comes_back_as_it_was_on_one_line(access: KafkaAccess) -> None:
-    order = Order(Path("/o.sqlite"), access, 1.5, "librdkafka")
+    order = SendOrder(Path("/o.sqlite"), access, 1.5, "librdkafka")
     line = order.to_json()
-    assert Order.from_json(line) == order
+    assert SendOrder.from_json(line) == order
     assert b"\n" not in line
 
 
 def test_bus_that_is_away_is_said_and_rows_are_kept(tmp_path: Path) -> None:
     with Outbox(tmp_path / "o") as outbox:
         outbox.accept(TOPIC, [Entry(b"k", b"v")])
-        ahead = Ahead(Order(tmp_path / "o", KafkaAccess("127.0.0.1:1"), 0.1, "kafka-python"))
-        assert ahead.pid
+        sender = BackgroundSender(SendOrder(tmp_path / "o", KafkaAccess("127.0.0.1:1"), 0.1, "kafka-python"))
+        assert sender.pid
         with pytest.raises(UnavailableError, match="1 rows wait"):
-            ahead.finish()
-        assert (ahead.sent, outbox.waiting()) == (0, 1)
+            sender.finish()
+        assert (sender.sent, outbox.waiting()) == (0, 1)

@@ -21,9 +21,9 @@ def refused(receipt: Receipt) -> tuple[str, int, int]:
 def test_inbox_keeps_each_receipt_once_with_its_state(tmp_path: Path) -> None:
     later = replace(RECEIPT, offset=8)
     with Inbox(tmp_path / "inbox.sqlite") as inbox:
-        assert inbox.take([RECEIPT, RECEIPT], {0: 2}, "id") == 1
+        assert inbox.store([RECEIPT, RECEIPT], {0: 2}, "id") == 1
         inbox.set_state([refused(RECEIPT)], "acknowledged")
-        assert inbox.take([replace(RECEIPT, refused_at="later"), later], {0: 4}, "id") == 1
+        assert inbox.store([replace(RECEIPT, refused_at="later"), later], {0: 4}, "id") == 1
     with Inbox(tmp_path / "inbox.sqlite") as inbox:
         assert [(h.receipt, h.state) for h in inbox.receipts()] == [(RECEIPT, "acknowledged"), (later, "new")]
         assert [h.receipt for h in inbox.receipts("new")] == [later]
@@ -33,7 +33,7 @@ def test_inbox_keeps_each_receipt_once_with_its_state(tmp_path: Path) -> None:
 
 def test_answered_stays_answered_and_only_changes_are_counted(tmp_path: Path) -> None:
     with Inbox(tmp_path / "inbox.sqlite") as inbox:
-        inbox.take([RECEIPT], {0: 1}, "id")
+        inbox.store([RECEIPT], {0: 1}, "id")
         for state, changed in (("acknowledged", 1), ("acknowledged", 0), ("answered", 1), ("acknowledged", 0)):
             assert inbox.set_state([refused(RECEIPT)], state) == changed  # type: ignore[arg-type]
         held = inbox.find(*refused(RECEIPT))
@@ -43,7 +43,7 @@ def test_answered_stays_answered_and_only_changes_are_counted(tmp_path: Path) ->
 
 def test_killed_before_the_answer_is_noted_it_is_noted_later(tmp_path: Path) -> None:
     with Inbox(tmp_path / "inbox.sqlite") as inbox, Outbox(inbox.outbox_path) as outbox:
-        inbox.take([RECEIPT], {0: 1}, "id")
+        inbox.store([RECEIPT], {0: 1}, "id")
         outbox.accept(TOPIC, [Entry(b"a", b"", answers=RECEIPT.id)])  # killed here
         outbox.sent(10)
         inbox.note_answers(outbox)
@@ -66,8 +66,8 @@ def test_killed_between_outbox_and_inbox_a_fetch_loses_nothing(tmp_path: Path) -
         delivery = outbox.begin(TOPIC, "t.v1", "440106", None, "snapshot")
         outbox.advance(delivery, [Entry(key, b"1")], read=1)
         with pytest.raises(CutError):
-            inbox.take([cut], {0: 1}, "id")
+            inbox.store([cut], {0: 1}, "id")
         assert inbox.position() == {}  # so the receipt is read again
-        assert inbox.take([RECEIPT], {0: 1}, "id") == 1
+        assert inbox.store([RECEIPT], {0: 1}, "id") == 1
         again = outbox.begin(TOPIC, "t.v1", "440106", None, "snapshot")
         assert outbox.advance(again, [Entry(key, b"1")], read=1).accepted == 1  # the row goes again, though unchanged

@@ -6,7 +6,6 @@ import sys
 
 import pytest
 
-from producers.outbox import CHUNK
 from producers.publish.publisher import Publisher
 from schemas.errors import InputError, UnavailableError
 from schemas.row.coercer import RowError
@@ -25,6 +24,7 @@ def test_rows_taken_before_an_exception_are_kept(node: Node) -> None:
     assert node.waiting() == [("1", "a")]
 
 
+@pytest.mark.usefixtures("chunks_of_20")
 def test_rows_accepted_before_the_sender_could_not_start_are_accepted_once(
     node: Node, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -32,12 +32,12 @@ def test_rows_accepted_before_the_sender_could_not_start_are_accepted_once(
 
     def fill() -> None:
         with Publisher(DATASET, DISTRICT, node.path, "127.0.0.1:1") as publisher:
-            for n in range(CHUNK):
+            for n in range(20):
                 publisher.publish({"code": f"{n}", "name": "a", "d": "440106"})
 
     with pytest.raises(FileNotFoundError):
         fill()
-    assert len(node.waiting()) == CHUNK
+    assert len(node.waiting()) == 20
 
 
 def test_leaving_the_block_with_the_bus_away_says_what_waits(node: Node) -> None:

@@ -62,16 +62,16 @@ def refused(path: Path, **options: Any) -> InputError:
         ("a.avro", "code,name,n\n", "expected Obj 01"),
         ("a.csv", "\ufeffcode,name,n\n".encode("utf-16-le"), "looks like UTF-16"),
         ("a.csv", "code,name,n\n1,岳洲社区居委会,1\n".encode("gb18030"), "--encoding gb18030"),
-        ("a.xlsx", b"PK\x03\x04rest", "the extension '.xlsx' is not taken"),
+        ("a.xlsx", b"PK\x03\x04rest", "the extension '.xlsx' is not supported"),
         ("a.csv", "code,nam,n,x\n", "did you mean name?"),
         ("a.csv", "code,nam,n,x\n", 'column "x" is not in the contract'),
         ("a.csv", "code,n\n", "missing name"),
-        ("a.csv", "code,name,n,code\n", 'column "code" is there 2 times'),
+        ("a.csv", "code,name,n,code\n", 'column "code" appears 2 times'),
         ("a.csv", 'code,"name\n', "header is not valid CSV"),
         ("a.jsonl", "code,name,n\n1,2,3\n", "is not JSON Lines"),
         ("a.jsonl", '[{"code":"1"}]', "no list around them"),
         ("a.parquet", b"PAR1 cut", "half written"),
-        ("a.avro", b"Obj\x01 cut", "is not whole"),
+        ("a.avro", b"Obj\x01 cut", "is not complete"),
     ],
 )
 def test_wrong_file_is_refused_before_its_first_row(tmp_path: Path, name: str, content: str | bytes, says: str) -> None:
@@ -263,7 +263,7 @@ def test_query_is_sent_as_it_stands(tmp_path: Path) -> None:
     [
         ("SELEC 1", "refused the query"),
         ("SELECT code, n FROM t", "missing name"),
-        ("SELECT code, name, n, n FROM t", "is there 2 times"),
+        ("SELECT code, name, n, n FROM t", "appears 2 times"),
         ("CREATE TABLE u (x)", "returns no rows"),
     ],
 )

@@ -22,7 +22,7 @@ class Notes(StateFile):
     kind = ("index", "索引")
     application_id = 0x4E4F5445
     steps: ClassVar[tuple[str, ...]] = ("CREATE TABLE notes (text); INSERT INTO notes VALUES ('first')",)
-    unmarked = ("copy it by hand", "请手工抄录")
+    if_before_version_1 = ("copy it by hand", "请手工抄录")
 
 
 class NewerNotes(Notes):

@@ -99,7 +99,7 @@ def test_names_order_docs_and_promotions_of_another_writer_change_no_value() -> 
         (schema(home={"type": "record", "name": "H", "fields": []}), "field home.street is missing"),
         (schema(n=None), "field n is missing"),
         (schema(prise=PRICE), "field prise is not in the contract"),
-        ({**schema(), "fields": schema()["fields"] * 2}, "field id is there twice"),
+        ({**schema(), "fields": schema()["fields"] * 2}, "field id appears twice"),
         ({**schema(), "fields": 7}, "field id is missing"),
         ({**schema(), "fields": [{"name": ["id"], "type": "string"}]}, "field ['id'] is not in the contract"),
         ({"type": "string"}, "the whole schema is string, expected record"),

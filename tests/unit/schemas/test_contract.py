@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from copy import deepcopy
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -104,7 +105,7 @@ PRICE = "      - name: price\n"
                      ("found time", "one of string, boolean"), id="a type of the standard that is not served"),
         pytest.param("        logicalType: number\n" + DECIMAL, "", 16, ("found no type", "one of string"),
                      id="no type"),
-        pytest.param("status: active", "id: again", 5, ("'id' is there twice, first in line 3", "Keep one"),
+        pytest.param("status: active", "id: again", 5, ("'id' appears twice, first in line 3", "Keep one"),
                      id="duplicate key"),
         pytest.param("schema:\n  - name: shops", "schema:\n  - name: one\n    properties: []\n  - name: shops", 6,
                      ("found 2 schema objects", "exactly one"), id="two schema objects"),
@@ -165,7 +166,7 @@ PRICE = "      - name: price\n"
                      ("'prize'", "one of id, seq, price"), id="expectation of a missing column"),
         pytest.param("      - name: price", "      - name: 单价", 16, ("'单价'", "into businessName"),
                      id="Chinese column name"),
-        pytest.param(PRICE, "      - name: SEQ\n", 16, ("'SEQ' a second time", "a name of its own"),
+        pytest.param(PRICE, "      - name: SEQ\n", 16, ("'SEQ' a second time", "different names"),
                      id="two columns that differ in capitals"),
         pytest.param("version: 1.0.0", "version: 1.0", 4, ("found 1.0", "text: put it in quotes"),
                      id="version 1.0 unquoted"),
@@ -175,7 +176,7 @@ PRICE = "      - name: price\n"
         pytest.param("id: shops\n", "", 1, ("the key id in it",), id="a required key is missing"),
         pytest.param("status: active", "true: active", 5, ("key true is not text", "quotes"), id="key that is no text"),
         pytest.param("status: active", "status: a: b", 5, ("not YAML", "quote the text"), id="not YAML"),
-        pytest.param("status: active", "status: \u0001", 5, ("not YAML", "Take the character out"),
+        pytest.param("status: active", "status: \u0001", 5, ("not YAML", "Remove the character"),
                      id="control character"),
         pytest.param("status: active", "status: 0b_", 1, ("not YAML",), id="number that is none"),
     ],
@@ -239,7 +240,7 @@ def test_alias_used_twice_stands_for_two_columns() -> None:
 
 def test_yaml_nested_without_end_is_refused() -> None:
     assert "nested deeper than" in refusal("x: " + "[" * 100 + "]" * 100).en
-    assert "nested deeper than" in refusal("x: " + "[" * 100_000).en
+    assert "nested deeper than" in refusal("x: " + "[\n" * 100_000).en
 
 
 def test_invalid_utf8_is_refused_by_its_line(tmp_path: Path) -> None:
@@ -517,10 +518,10 @@ def test_limit_is_held_in_the_columns_own_type(types: dict[str, Any], options: A
     [
         ({"logicalType": "array", "items": {"logicalType": "string"}}, {"uniqueItems": True}, "uniqueItems, which is not"),
         ({"logicalType": "object", "properties": [{"name": "a", "logicalType": "string"}]}, {"minProperties": 1},
-         "minProperties, which is not served for record"),
-        ({"logicalType": "number"}, {"multipleOf": 0.1}, "multipleOf, which is not served for double"),
-        ({"logicalType": "string", "physicalType": "bytes"}, {"pattern": "a"}, "pattern, which is not served for bytes"),
-        ({"logicalType": "boolean"}, {"minimum": 0}, "minimum, which is not served for boolean; served are: none"),
+         "minProperties, which is not supported for record"),
+        ({"logicalType": "number"}, {"multipleOf": 0.1}, "multipleOf, which is not supported for double"),
+        ({"logicalType": "string", "physicalType": "bytes"}, {"pattern": "a"}, "pattern, which is not supported for bytes"),
+        ({"logicalType": "boolean"}, {"minimum": 0}, "minimum, which is not supported for boolean; supported are: none"),
         ({"logicalType": "timestamp"}, {"timezone": False}, "a time without zone"),
         ({"logicalType": "timestamp"}, {"minimum": "2020-01-01T00:00:00"}, "expected a timestamp, with its zone"),
         ({"logicalType": "date"}, {"minimum": "1 May"}, "found '1 May', expected a date"),
@@ -687,6 +688,7 @@ def test_bar_and_line_end_in_a_page_stay_in_their_cell() -> None:
 
 # ---- whatever else a file may hold
 
+_DOCUMENT = yaml.safe_load(BASE)
 _WORDS = sorted({*re.findall(r"[\w.]+", BASE), "map", "sql", "custom", "enum", "items", "array", "object", "<<"})
 _LEAVES = st.none() | st.booleans() | st.integers() | st.floats() | st.sampled_from(_WORDS) | st.text(max_size=5)
 _VALUES = st.recursive(
@@ -705,7 +707,7 @@ def _places(value: Any, place: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
 
 @given(st.data())
 def test_any_document_is_served_or_refused_and_never_crashes(data: st.DataObject) -> None:
-    document = yaml.safe_load(BASE)
+    document = deepcopy(_DOCUMENT)
     for _ in range(data.draw(st.integers(1, 3))):
         *way, last = data.draw(st.sampled_from(_places(document)[1:]))
         holder = document

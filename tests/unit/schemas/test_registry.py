@@ -23,7 +23,7 @@ from schemas.wire.registry import Registry
     ],
 )
 @pytest.mark.parametrize("of", [str, SecretStr])
-def test_a_registry_url_is_http_and_its_password_is_not_told(url: str, of: type[str] | type[SecretStr]) -> None:
+def test_a_registry_url_is_http_and_its_password_is_not_shown(url: str, of: type[str] | type[SecretStr]) -> None:
     with pytest.raises(InputError, match="SUIBUS_REGISTRY_URL") as refused:
         Registry(of(url))
     assert "geheim" not in str(refused.value)

@@ -1,38 +1,30 @@
-"""Operating the bus: a backup that was tried, and metrics and logs of real passes."""
+"""A backup is whole or absent, and a restored bus goes on with nothing lost or doubled."""
 
 from __future__ import annotations
 
-import io
 import json
-import logging
 import os
 import shutil
 import signal
-import socket
 import sqlite3
 import stat
 import subprocess
 import sys
-import urllib.request
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
-from prometheus_client.parser import text_string_to_metric_families
 
 import infra.operate.backup
 from infra.bus.bus import Bus
 from infra.kafka.broker import Broker
 from infra.operate.backup import back_up, restore
-from infra.operate.metrics import metrics_text, serve_metrics
 from infra.settings import Settings
-from infra.terminal.logs import JsonLines
 from producers.outbox import Entry, Outbox
-from producers.publish.publisher import Publisher
 from producers.send.sender import flush
-from schemas.errors import InputError, StateError, UnavailableError
+from schemas.errors import InputError, StateError
 from schemas.ports.files import write_whole
 from tests.integration.conftest import Road
 
@@ -143,7 +135,7 @@ def test_backup_of_a_newer_suibus_is_refused(bus: Bus, tmp_path: Path, monkeypat
         restore(bus, tmp_path / "backup")
 
 
-def test_nothing_is_ever_written_over(bus: Bus, tmp_path: Path) -> None:
+def test_backup_and_restore_never_overwrite_a_file(bus: Bus, tmp_path: Path) -> None:
     back_up(bus, tmp_path / "backup")
     before = contents(bus.home)
     with pytest.raises(InputError, match="not empty"):
@@ -174,16 +166,15 @@ def test_running_bus_is_backed_up_only_without_its_broker(bus: Bus, tmp_path: Pa
 
 
 KILLED = """
-import os, signal, sys
-import infra.operate.backup
+import os, shutil, signal, sys
 from infra.cli import main
-copy, left = infra.operate.backup._copy, [int(sys.argv.pop(1))]
+end_copy, left = shutil.copystat, [int(sys.argv.pop(1))]
 def die(*paths):
     if not left[0]:
         os.kill(os.getpid(), signal.SIGKILL)
     left[0] -= 1
-    return copy(*paths)
-infra.operate.backup._copy = die
+    end_copy(*paths)
+shutil.copystat = die
 main()
 """
 
@@ -241,17 +232,6 @@ def program(bus: Bus, *words: str, code: str | None = None, **settings: str) -> 
     )  # fmt: skip
 
 
-# ── tried on a real bus ──────────────────────────────────────────────────────────────────────────────────────
-
-
-def accept(road: Road, row: dict[str, Any], district: str = "440106") -> Path:
-    """A row into the outbox of a district, while no broker can be reached."""
-    outbox = road.bus.outbox(district)
-    with pytest.raises(UnavailableError), Publisher(road.dataset, district, outbox, "127.0.0.1:1", timeout=0.1) as node:
-        node.publish({"district_code": district, "amount": 0, **row})
-    return outbox
-
-
 def arrived(road: Road) -> list[tuple[str, int, int]]:
     """Every record in bronze, by topic, partition and offset."""
     rows = road.lake.bronze(road.dataset).read().select("_topic", "_partition", "_offset").collect()
@@ -269,7 +249,7 @@ def test_bus_restored_after_its_state_was_destroyed_goes_on_with_nothing_lost_or
         road.publish({"id": "c", "seq": 1}, district="440103")
         road.sync()
         road.publish({"id": "a", "seq": 2, "amount": 5})  # on the topic, not in the lake
-        accept(road, {"id": "d", "seq": 1})  # in the outbox, not on the topic
+        road.accept({"id": "d", "seq": 1})  # in the outbox, not on the topic
         with pytest.raises(StateError, match="suibus down"):
             back_up(road.bus, tmp_path / "backup")
         road.bus.broker.stop()
@@ -297,23 +277,6 @@ def test_bus_restored_after_its_state_was_destroyed_goes_on_with_nothing_lost_or
         Broker(settings).stop()
 
 
-def test_a_damaged_outbox_holds_up_no_other(road: Road) -> None:
-    accept(road, {"id": "a", "seq": 1})
-    damaged = accept(road, {"id": "b", "seq": 1}, "440103")
-    with sqlite3.connect(damaged) as db:
-        db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-        ((root,),) = db.execute("SELECT rootpage FROM sqlite_master WHERE name = 'outbox'").fetchall()
-        ((size,),) = db.execute("PRAGMA page_size").fetchall()
-    db.close()
-    with damaged.open("r+b") as file:
-        file.seek((root - 1) * size)
-        file.write(b"\xff" * size)
-    assert road.bus.flush_outboxes() == 1
-    assert 'suibus_outbox_rows_waiting{district="440106"} 0.0' in metrics_text(road.bus)
-    road.sync()
-    assert [row[0] for row in road.silver()] == ["a"]
-
-
 def test_lake_of_an_older_moment_takes_again_what_came_later_and_old_outboxes_lose_nothing(
     road: Road, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -333,7 +296,7 @@ def test_lake_of_an_older_moment_takes_again_what_came_later_and_old_outboxes_lo
     put_back("unsettled")  # Kafka knows the transaction by the name that the backup has: its row is not sent again
     assert len(arrived(road)) == 3
 
-    accept(road, {"id": "d", "seq": 1})
+    road.accept({"id": "d", "seq": 1})
     back_up(road.bus, tmp_path / "backup")
     road.bus.flush_outboxes()
     road.publish({"id": "a", "seq": 2, "amount": 7}, {"id": "e", "seq": 1}, delete=[{"id": "b", "seq": 2}])
@@ -353,89 +316,3 @@ def test_lake_of_an_older_moment_takes_again_what_came_later_and_old_outboxes_lo
     assert len(arrived(road)) == len(places) + 1
     assert road.account()["440106"]["unchanged"] == 1
     assert [row[:3] for row in road.silver()] == [row[:3] for row in silver]
-
-
-def samples(text: str) -> dict[tuple[str, ...], float]:
-    """Every sample by its name and the values of its labels."""
-    return {
-        (sample.name, *sample.labels.values()): sample.value
-        for family in text_string_to_metric_families(text)
-        for sample in family.samples
-    }
-
-
-def test_metrics_and_log_tell_each_hop_and_the_counters_outlive_a_restart_and_a_kill(
-    road: Road, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("infra.kafka.topics.FETCH_SECONDS", 60.0)
-    dataset, code = road.dataset.id, "440106"
-    road.publish({"id": "a", "seq": 1}, {"id": "b", "seq": 1}, {"id": "key-c", "seq": 1, "amount": -98765})
-    before = samples(metrics_text(road.bus))
-    assert before["suibus_broker_up",] == 1
-    assert before["suibus_offsets_waiting", dataset, code] >= 3
-    assert before["suibus_offsets_waiting", dataset, "440103"] == 0
-    assert 0 <= before["suibus_oldest_waiting_record_age_seconds", dataset, code] < 600
-    assert ("suibus_oldest_waiting_record_age_seconds", dataset, "440103") not in before
-
-    lines = logged_json(road.sync)
-    ours = [line for line in lines if line.get("dataset") == dataset]
-    assert {line["hop"] for line in ours if "hop" in line} >= {"ingest", "merge", "account", "release"}
-    assert all(line["batch"] and line["seconds"] > 0 for line in ours if "hop" in line)
-    (accounted,) = [line for line in ours if "district" in line]
-    assert (accounted["district"], accounted["received"], accounted["quarantined"]) == (code, 3, 1)
-    assert not any(held in json.dumps(line) for line in lines for held in ("key-c", "98765"))
-
-    after = samples(metrics_text(Bus(road.bus.settings)))  # another process
-    assert after["suibus_offsets_waiting", dataset, code] == 0
-    assert after["suibus_received_records_total", dataset, code] == 3
-    assert after["suibus_accounted_records_total", dataset, code, "inserted"] == 2
-    assert after["suibus_accounted_records_total", dataset, code, "quarantined"] == 1
-    for hop in ("ingest", "merge", "account", "release"):
-        assert after["suibus_batch_seconds_count", dataset, hop] == 1
-        assert after["suibus_batch_seconds_sum", dataset, hop] > 0
-    assert after["suibus_release_held", dataset] == after["suibus_dataset_failed", dataset] == 0
-    assert 0 <= after["suibus_release_age_seconds", dataset] < 600
-    assert after["suibus_outbox_rows_waiting", code] == 0
-
-    files = [road.bus.home / "run" / name for name in ("metrics.json", "pipeline.json")]
-    counted = [file.read_bytes() for file in files]
-    road.publish({"id": "a", "seq": 2})
-    road.sync()
-    for file, content in zip(files, counted, strict=True):  # as a kill before they are written would leave them
-        file.write_bytes(content)
-    road.sync()
-    assert samples(metrics_text(road.bus))["suibus_received_records_total", dataset, code] == 4
-
-
-def logged_json(work: Callable[[], object]) -> list[dict[str, Any]]:
-    """What a piece of work logs, each line read as JSON."""
-    out = io.StringIO()
-    handler = logging.StreamHandler(out)
-    handler.setFormatter(JsonLines())
-    parts = [logging.getLogger(name) for name in ("infra", "pipelines")]
-    for part in parts:
-        part.addHandler(handler)
-        part.setLevel(logging.INFO)
-    try:
-        work()
-    finally:
-        for part in parts:
-            part.removeHandler(handler)
-            part.setLevel(logging.NOTSET)
-    return [json.loads(line) for line in out.getvalue().splitlines()]
-
-
-def test_metrics_are_served_and_a_taken_port_is_told_in_a_sentence(road: Road) -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    server = serve_metrics(road.bus, port)
-    try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=60) as answer:
-            served = samples(answer.read().decode())
-        assert served["suibus_offsets_waiting", road.dataset.id, "440106"] == 0
-        with pytest.raises(InputError, match="SUIBUS_METRICS_PORT"):
-            serve_metrics(road.bus, port)
-    finally:
-        server.shutdown()
-        server.server_close()

@@ -103,11 +103,11 @@ def test_each_metric_that_is_named_exists(metric: str) -> None:
 
 
 def test_configuration_of_an_expectation_is_a_property_that_can_be_replaced_and_comes_back() -> None:
-    from quality.expectations import ExpectAggregateValue, configurations_made_once
+    from quality.expectations import ExpectAggregateValue, cache_configurations
 
     expectation = ExpectAggregateValue(aggregate="count(*)", operator="mustBe", threshold=1)
     original = part(f"{EXPECTATION}.Expectation").configuration
-    with configurations_made_once():
+    with cache_configurations():
         assert expectation.configuration is expectation.configuration
         assert expectation.configuration.kwargs["aggregate"] == "count(*)"
     assert expectation.configuration is not expectation.configuration
