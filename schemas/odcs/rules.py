@@ -1,6 +1,6 @@
 """A contract's `quality` entries as rules. An entry that cannot be executed is refused with its line.
 
-`quality.rules` compiles the rules for ingest and for the gate.
+`quality.row_rules` compiles the rules for ingest, `quality.gate_rules` for the gate.
 """
 
 from __future__ import annotations
