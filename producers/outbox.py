@@ -12,22 +12,20 @@ import time
 import uuid
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from hashlib import blake2b
 from itertools import chain
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+from producers.entry import Entry
+from producers.snapshot_state import SnapshotState
 from producers.statefile import StateFile
 from schemas.dataset import parse_topic
 from schemas.errors import StateError
 
 Mode = Literal["append", "delete", "snapshot"]
 CHUNK = 2_000  # rows per transaction
-KEYS_PER_QUERY = 900  # below `statefile.MAX_PARAMETERS`
 ROWS_PER_INSERT = 50  # six parameters each
 MAX_AHEAD_MS = 60_000  # how far the outbox's clock may run ahead of the machine's
-# Equals the digest of no row, so the next snapshot sends the row of the key even if it is unchanged.
-UNKNOWN_DIGEST = b""
 _VERSION_1 = """
 CREATE TABLE meta (name TEXT PRIMARY KEY, value) WITHOUT ROWID;
 CREATE TABLE topics (id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE);
@@ -47,8 +45,7 @@ CREATE TABLE deliveries (
     complete INTEGER NOT NULL DEFAULT 0, finished INTEGER NOT NULL DEFAULT 0
 );
 CREATE INDEX latest ON deliveries (topic, id);
--- The snapshot state: what was last accepted for each key, kept from the first snapshot of a topic on. generation: the id of
--- the last delivery that contained the key.
+-- See `producers.snapshot_state`. generation: the id of the last delivery that contained the key.
 CREATE TABLE state (
     topic INTEGER NOT NULL, key BLOB NOT NULL, digest BLOB NOT NULL, sequence BLOB,
     generation INTEGER NOT NULL, PRIMARY KEY (topic, key)
@@ -57,21 +54,6 @@ CREATE TABLE state (
 CREATE TABLE answered (receipt TEXT PRIMARY KEY) WITHOUT ROWID;
 INSERT INTO meta VALUES ('uuid', lower(hex(randomblob(16))))
 """
-
-
-class Entry(NamedTuple):
-    """One row to accept; without a value it is a tombstone. `sequence` is the text of the row's sequence column.
-
-    `answers`: the id of the receipt that the row answers. `timestamp_ms`: the Kafka timestamp to send the row with, that of
-    the refused record if timestamps order the versions; None for the current time. A time later than the outbox's clock is
-    replaced by the clock's time.
-    """
-
-    key: bytes
-    value: bytes | None
-    sequence: bytes | None = None
-    answers: str | None = None
-    timestamp_ms: int | None = None
 
 
 class Waiting(NamedTuple):
@@ -121,7 +103,8 @@ class Outbox(StateFile):
         self, path: str | Path, order: Callable[[bytes], Any] = bytes, clock: Callable[[], int] | None = None
     ) -> None:
         super().__init__(path)
-        self._order, self._clock = order, clock or time.time_ns
+        self._clock = clock or time.time_ns
+        self._state = SnapshotState(self._db, order)
         self.uuid = str(self._get("uuid"))
 
     def _get(self, name: str) -> object:
@@ -168,10 +151,9 @@ class Outbox(StateFile):
         """Store rows that belong to no delivery, all or none; the topic's snapshot state, if any, is updated with them."""
         with self._write():
             topic_id = self._topic(topic)
-            known = self._known(topic_id, entries) if self._has_state(topic_id) else None
+            if self._state.exists(topic_id):
+                self._state.update(topic_id, entries)
             self._insert(topic_id, entries)
-            if known is not None:
-                self._update_state(topic_id, entries, known)
 
     def advance(
         self,
@@ -191,9 +173,9 @@ class Outbox(StateFile):
             topic_id = self._topic(delivery.topic)
             send: Sequence[Entry] = entries
             if delivery.mode == "snapshot":
-                send = self._changed_entries(topic_id, entries, delivery.id)
-            elif self._has_state(topic_id):
-                self._update_state(topic_id, entries, self._known(topic_id, entries))
+                send = self._state.take_changed(topic_id, entries, delivery.id)
+            elif self._state.exists(topic_id):
+                self._state.update(topic_id, entries)
             self._insert(topic_id, send)
             upserts = sum(e.value is not None for e in send)
             after = replace(
@@ -216,17 +198,10 @@ class Outbox(StateFile):
         """
         with self._write() as db:
             topic_id = self._topic(delivery.topic)
-            gone = [
-                Entry(key, None, known or sequence)
-                for key, known in db.execute(
-                    "SELECT key, sequence FROM state WHERE topic=? AND generation<>? LIMIT ?",
-                    (topic_id, delivery.id, CHUNK),
-                )
-            ]
+            gone = self._state.take_gone(topic_id, delivery.id, CHUNK)
             if not gone:
                 return delivery
-            self._insert(topic_id, gone)
-            db.executemany("DELETE FROM state WHERE topic=? AND key=?", [(topic_id, e.key) for e in gone])
+            self._insert(topic_id, [Entry(key, None, known or sequence) for key, known in gone])
             after = replace(delivery, deleted=delivery.deleted + len(gone))
             self._save_progress(db, delivery, after)
         return after
@@ -303,87 +278,24 @@ class Outbox(StateFile):
         If the topic has snapshot state, the next snapshot sends the row of such a key even if it is unchanged, and deletes
         the key if the snapshot lacks it. Recording the same keys again changes nothing.
         """
-        with self._write() as db:
+        with self._write():
             topic_id = self._topic(topic)
-            if not self._has_state(topic_id):
-                return
-            for key, deletion in refused:
-                if deletion:  # accepting it removed the key from the state
-                    db.execute("INSERT OR IGNORE INTO state VALUES (?,?,?,NULL,0)", (topic_id, key, UNKNOWN_DIGEST))
-                db.execute("UPDATE state SET digest=? WHERE topic=? AND key=?", (UNKNOWN_DIGEST, topic_id, key))
+            if self._state.exists(topic_id):
+                self._state.note_refused(topic_id, refused)
 
     # --- snapshot state ---------------------------------------------------------------------------
-
-    def _has_state(self, topic_id: int) -> bool:
-        return self._db.execute("SELECT 1 FROM state WHERE topic=? LIMIT 1", (topic_id,)).fetchone() is not None
 
     def has_state(self, topic: str) -> bool:
         """Whether the topic has snapshot state: a snapshot of it was accepted, and it still has keys."""
         topic_id = self._find_topic(topic)
-        return topic_id is not None and self._has_state(topic_id)
+        return topic_id is not None and self._state.exists(topic_id)
 
     def sequences(self, topic: str, keys: Sequence[bytes]) -> dict[bytes, bytes | None]:
         """The sequence last accepted for each of the keys; keys that the topic's snapshot state lacks are left out."""
         topic_id = self._find_topic(topic)
         if topic_id is None:
             return {}
-        known = self._known(topic_id, [Entry(k, None) for k in keys])
-        return {key: sequence for key, (_, sequence) in known.items()}
-
-    def _known(self, topic_id: int, entries: Sequence[Entry]) -> dict[bytes, tuple[bytes, bytes | None]]:
-        """Digest and sequence last accepted, by key, for those keys of the entries that the snapshot state has."""
-        known: dict[bytes, tuple[bytes, bytes | None]] = {}
-        for first in range(0, len(entries), KEYS_PER_QUERY):
-            keys = [entry.key for entry in entries[first : first + KEYS_PER_QUERY]]
-            rows = self._db.execute(
-                f"SELECT key, digest, sequence FROM state WHERE topic=? AND key IN ({','.join('?' * len(keys))})",
-                (topic_id, *keys),
-            )
-            known |= {key: (digest, sequence) for key, digest, sequence in rows}
-        return known
-
-    def _changed_entries(self, topic_id: int, entries: Sequence[Entry], generation: int) -> list[Entry]:
-        """The entries that differ from what was last accepted; all of their keys are marked in the state with the generation."""
-        known = self._known(topic_id, entries)
-        changed: list[Entry] = []
-        for entry in entries:
-            digest = _digest(entry)
-            if (old := known.get(entry.key)) is None or old[0] != digest:
-                changed.append(entry)
-                known[entry.key] = (digest, entry.sequence)
-        self._db.executemany(
-            "INSERT OR REPLACE INTO state VALUES (?,?,?,?,?)",
-            [(topic_id, key, digest, sequence, generation) for key, (digest, sequence) in known.items()],
-        )
-        return changed
-
-    def _update_state(
-        self, topic_id: int, entries: Sequence[Entry], known: dict[bytes, tuple[bytes, bytes | None]]
-    ) -> None:
-        """Update the snapshot state after a publish or delete that is no snapshot: per key, the highest sequence wins."""
-        gone: set[bytes] = set()
-        for entry in entries:
-            old = known.get(entry.key)
-            if old is not None and self._earlier(entry.sequence, old[1]):
-                continue
-            if entry.answers:  # only the city knows whether a newer version outranks this correction
-                known[entry.key] = (UNKNOWN_DIGEST, entry.sequence)
-                gone.discard(entry.key)
-            elif entry.value is None:
-                known.pop(entry.key, None)
-                gone.add(entry.key)
-            else:
-                known[entry.key] = (_digest(entry), entry.sequence)
-                gone.discard(entry.key)
-        self._db.executemany("DELETE FROM state WHERE topic=? AND key=?", [(topic_id, key) for key in gone])
-        self._db.executemany(
-            "INSERT INTO state VALUES (?,?,?,?,(SELECT coalesce(max(id), 0) FROM deliveries WHERE topic=?)) "
-            "ON CONFLICT DO UPDATE SET digest=excluded.digest, sequence=excluded.sequence",
-            [(topic_id, key, digest, seq, topic_id) for key, (digest, seq) in known.items()],
-        )
-
-    def _earlier(self, a: bytes | None, b: bytes | None) -> bool:
-        return a is not None and b is not None and bool(self._order(a) < self._order(b))
+        return {key: last.sequence for key, last in self._state.last_accepted(topic_id, keys).items()}
 
     # --- sending ----------------------------------------------------------------------------------
 
@@ -439,7 +351,3 @@ class Outbox(StateFile):
             "UPDATE deliveries SET finished=1 WHERE finished=0 AND complete=1 "
             "AND NOT EXISTS (SELECT 1 FROM outbox WHERE seq<=last_seq)"
         )
-
-
-def _digest(entry: Entry) -> bytes:
-    return blake2b(entry.value or b"", digest_size=16).digest()

@@ -12,8 +12,8 @@ from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 from quality.conditions import ALL_ROWS
+from quality.gate_rules import GateRule, gate_rules, suite
 from quality.loading import load_great_expectations
-from quality.rules import GateRule, gate_rules, suite
 from quality.verdict import Result, Verdict
 from schemas.dataset import Dataset
 
@@ -39,7 +39,7 @@ def judge(
     RuntimeError if the candidate's rows cannot be counted.
 
     `carried_counts` has counts over the whole candidate by rule name, which merges keep up to date: those of rules that
-    compose (`quality.rules.composing_rules`) and, if the merge guarantees one row per key, 0 for `key_rule`. If `rows`, the
+    compose (`quality.gate_rules.composing_rules`) and, if the merge guarantees one row per key, 0 for `key_rule`. If `rows`, the
     number of all rows, is given too, these rules and those on the row count are decided from the counts, with the same
     result as in Great Expectations, which judges only the other rules. Unknown names are ignored.
     """

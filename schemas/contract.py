@@ -17,8 +17,9 @@ from open_data_contract_standard.model import CustomProperty, OpenDataContractSt
 from schemas.dataset import Dataset, Field, Kind, Sharing
 from schemas.errors import ContractError
 from schemas.odcs.columns import check_name, columns
+from schemas.odcs.problems import Pointer, Problems
 from schemas.odcs.rules import rules
-from schemas.odcs.standard import Pointer, Problems, read_standard
+from schemas.odcs.standard import read_standard
 
 SUIBUS_PROPERTIES = ("suibus.sequence", "suibus.sharing", "suibus.freshness", "suibus.district")
 

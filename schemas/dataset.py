@@ -1,7 +1,7 @@
 """A dataset as its contract declares it: names, types, keys and rules, as frozen data.
 
 Everything else is derived from it: the Avro schema (`schemas.wire.avro`), topic names, the Spark schema and table
-DDL (`pipelines.lake`), row rules and the Great Expectations suite (`quality.rules`), and `schemas.contract_page`.
+DDL (`pipelines.lake`), row rules and the Great Expectations suite (`quality`), and `schemas.contract_page`.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ class Field:
 
 @dataclass(frozen=True)
 class Rule:
-    """One entry of a contract's `quality`; `quality.rules` compiles it for ingest and for the gate.
+    """One entry of a contract's `quality`; `quality.row_rules` compiles it for ingest, `quality.gate_rules` for the gate.
 
     `operator` is that of ODCS (``mustBe`` …), `threshold` its number or pair of numbers. `query` is the SQL text, in which
     ``${object}`` and ``${property}`` are not replaced yet; `expectation` is the Great Expectations configuration. `line` is

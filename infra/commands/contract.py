@@ -79,7 +79,7 @@ def contract_show(dataset: str, form: str | None) -> None:
 
         click.echo(ddl(found))
     elif form == "suite":
-        from quality.rules import suite  # nor Great Expectations
+        from quality.gate_rules import suite  # nor Great Expectations
 
         print_json(suite(found))
     else:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 from pipelines.ingest.columns import raw_column
 from pipelines.ingest.strict_avro import can_be_unreadable, either, outside_of_years, text
 from pipelines.lake.table_schemas import REASON
-from quality.rules import row_rules
+from quality.row_rules import row_rules
 from schemas.dataset import Dataset
 from schemas.wire.avro import LARGEST
 

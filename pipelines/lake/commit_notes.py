@@ -26,7 +26,7 @@ class IngestNote:
 
 @dataclass(frozen=True)
 class GateChange:
-    """By how much a merge changed the row counts of the gate's composing rules (`quality.rules.composing_rules`)."""
+    """By how much a merge changed the row counts of the gate's composing rules (`quality.gate_rules.composing_rules`)."""
 
     rules: str  # the hash of those rules
     counts: Mapping[str, int]  # by rule: the change of its row count, negative where it counts fewer

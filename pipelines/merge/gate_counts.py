@@ -11,7 +11,7 @@ from pyspark.errors import AnalysisException
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
-from quality.rules import composing_rules
+from quality.gate_rules import composing_rules
 from schemas.dataset import Dataset
 
 

@@ -22,7 +22,7 @@ from pipelines.lake.table_log import AddedFile, count_rows
 from pipelines.lake.table_schemas import EVENT
 from pipelines.merge.gate_counts import count_changes
 from pipelines.merge.winner import BROADCAST_KEYS, FLAGS, decide, with_hash_and_rules
-from quality.rules import rules_hash
+from quality.gate_rules import rules_hash
 from schemas.dataset import Dataset
 from schemas.errors import StateError
 

@@ -15,7 +15,7 @@ from pyspark.sql import types as T
 from pipelines.lake.delta import FILE_AND_ROW, Change
 from pipelines.lake.table_schemas import EVENT, NOT_ANSI, ORDER, spark_schema
 from pipelines.merge.gate_counts import counting_rules
-from quality.rules import rules_hash
+from quality.gate_rules import rules_hash
 from schemas.dataset import Dataset
 
 ONE_TASK = 100_000  # events: up to this many are decided in one task without a shuffle, and their keys are looked up one by one

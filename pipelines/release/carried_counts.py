@@ -1,6 +1,6 @@
 """Carry the gate's row counts from the last verdict: its counts plus the change that each later merge recorded in its note.
 
-This applies to the composing rules (`quality.rules.composing_rules`), as long as the contract and the silver table are the same and
+This applies to the composing rules (`quality.gate_rules.composing_rules`), as long as the contract and the silver table are the same and
 every later commit is a merge made with the same rules. Once a day all rows are counted again.
 """
 
@@ -15,7 +15,7 @@ from pipelines.fates import closes
 from pipelines.lake.commit_notes import MergeNote
 from pipelines.lake.lake import Lake
 from pipelines.release.release_record import ReleaseRecord
-from quality.rules import composing_rules, gate_rules, key_rule, rules_hash
+from quality.gate_rules import composing_rules, gate_rules, key_rule, rules_hash
 from quality.verdict import Verdict
 from schemas.dataset import Dataset
 

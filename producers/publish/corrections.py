@@ -6,8 +6,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from producers.entry import Entry
 from producers.inbox import Inbox
-from producers.outbox import Entry, Mode
+from producers.outbox import Mode
 from producers.publish.publisher import Publisher
 from producers.publish.rejects import Rejected
 from producers.sources.source import RECEIPT_COLUMNS, Record

@@ -14,8 +14,9 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
+from producers.entry import Entry
 from producers.inbox import Inbox
-from producers.outbox import CHUNK, Delivery, Entry, Mode
+from producers.outbox import CHUNK, Delivery, Mode
 from producers.publish.corrections import Take, take_answers
 from producers.publish.publisher import Publisher
 from producers.publish.rejects import Rejected, Rejects, default_rejects_path

@@ -10,7 +10,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from producers.outbox import CHUNK, Entry, Outbox
+from producers.entry import Entry
+from producers.outbox import CHUNK, Outbox
 from producers.send.background_sender import BackgroundSender, SendOrder
 from producers.send.connect import choose_transport
 from producers.send.sender import FlushInfo, flush

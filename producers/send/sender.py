@@ -19,17 +19,16 @@ from pathlib import Path
 
 from producers.outbox import Outbox, Waiting
 from producers.send.connect import choose_transport
+from producers.send.not_sent import no_progress, unavailable
 from producers.send.transport import (
     Connect,
-    ForbiddenError,
     Identity,
-    MissingTopicError,
     RefusedError,
     Transport,
     TransportError,
     TransportName,
 )
-from schemas.errors import SuibusError, UnavailableError
+from schemas.errors import UnavailableError
 from schemas.ports.kafka_access import KafkaAccess
 from schemas.ports.lease import Lease
 
@@ -123,12 +122,7 @@ class _Sender:
                 self.deadline = time.monotonic() + self.timeout
             left = now
             if time.monotonic() >= self.deadline and (holder := lease.holder()):
-                raise UnavailableError(
-                    f"Process {holder} is sending {self.outbox.path} but makes no progress. "
-                    f"{left} rows wait; they are kept. End that process, or run `{self.command}` later.",
-                    f"进程 {holder} 正在发送 {self.outbox.path}，但没有进展。"
-                    f"有 {left} 行等待发送，均已保留。请结束该进程，或稍后执行 `{self.command}`。",
-                )
+                raise no_progress(holder, left, self.outbox)
 
     def _remaining(self) -> float:
         return max(self.deadline - time.monotonic(), 1.0)
@@ -179,42 +173,8 @@ class _Sender:
         if self.progress:
             self.progress(self.sent)
 
-    @property
-    def command(self) -> str:
-        """The command that sends the rows that wait."""
-        return f"suibus flush --district {self.outbox.district}"
-
-    def _unavailable(self, error: Exception) -> SuibusError:
-        waiting, servers = self.outbox.waiting(), self.access.servers
-        why = " ".join(str(error).split())[:200] or type(error).__name__
-        topic = next(iter(self.outbox.next_rows(1, 1))).topic if waiting else ""
-        kept = f"What was accepted is kept ({waiting} rows wait)"
-        kept_zh = f"发件箱中有 {waiting} 行等待发送，均已保留"
-        if isinstance(error, ForbiddenError):
-            return UnavailableError(
-                f"The broker at {servers} does not let this node write {topic} ({why}). "
-                f"{kept}. Ask the city for the right, then run `{self.command}`.",
-                f"{servers} 的消息总线不允许本节点写入 {topic}（{why}）。{kept_zh}。请向市级申请权限，"
-                f"然后执行 `{self.command}`。",
-            )
-        if refused := self.transport and self.transport.why_refused():
-            return UnavailableError(
-                f"The broker at {servers}: {refused[0]}. {kept}; run `{self.command}` afterwards.",
-                f"{servers} 的消息总线：{refused[1]}。{kept_zh}；之后请执行 `{self.command}`。",
-            )
-        if isinstance(error, MissingTopicError):
-            return UnavailableError(
-                f"Topic {topic} is not on the broker at {servers} after {self.timeout:g} s. "
-                f"{kept}. Check that the city's bus knows this contract, then run `{self.command}`.",
-                f"等待 {self.timeout:g} 秒后，{servers} 上仍没有主题 {topic}。{kept_zh}。"
-                f"请确认市级总线已载入该契约，然后执行 `{self.command}`。",
-            )
-        return UnavailableError(
-            f"The broker at {servers} did not take anything for {self.timeout:g} s ({why}). "
-            f"{kept}. Check the network and that the bus is up, then run `{self.command}`.",
-            f"{servers} 的消息总线在 {self.timeout:g} 秒内没有接收任何数据（{why}）。{kept_zh}。"
-            f"请检查网络和总线是否运行，然后执行 `{self.command}`。",
-        )
+    def _unavailable(self, error: Exception) -> UnavailableError:
+        return unavailable(error, self.transport, self.outbox, self.access.servers, self.timeout)
 
 
 def _transact(transport: Transport, rows: Sequence[Waiting], name: str) -> None:

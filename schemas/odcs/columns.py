@@ -18,7 +18,7 @@ from open_data_contract_standard.model import SchemaProperty
 
 from schemas.dataset import Field, Kind, Limits
 from schemas.odcs.patterns import check_pattern
-from schemas.odcs.standard import Pointer, Problems
+from schemas.odcs.problems import Pointer, Problems
 
 NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,62}")
 MOST_LEVELS = 8  # of nested records and arrays

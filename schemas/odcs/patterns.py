@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from schemas.odcs.standard import Pointer, Problems
+from schemas.odcs.problems import Pointer, Problems
 
 
 def check_pattern(pattern: Any, at: Pointer, problems: Problems) -> None:

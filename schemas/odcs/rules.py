@@ -1,6 +1,6 @@
 """A contract's `quality` entries as rules. An entry that cannot be executed is refused with its line.
 
-`quality.rules` compiles the rules for ingest and for the gate.
+`quality.row_rules` compiles the rules for ingest, `quality.gate_rules` for the gate.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from open_data_contract_standard.model import DataQuality, SchemaProperty
 from schemas.dataset import Field, Rule, Severity
 from schemas.odcs.columns import allowed_values
 from schemas.odcs.patterns import check_pattern
-from schemas.odcs.standard import Pointer, Problems
+from schemas.odcs.problems import Pointer, Problems
 
 OBJECT = re.compile(r"\$?\{(?:object|table|model|schema)\}")  # stands for the dataset in the text of a query
 PROPERTY = re.compile(r"\$?\{(?:property|column|field)\}")  # stands for the column that the rule belongs to

@@ -1,7 +1,7 @@
 """Read text as a document of the Open Data Contract Standard v3; ContractError has the line of every mistake.
 
-The document is checked against the JSON Schema of v3.2 from the official package. Keys that v3.0 named differently are
-renamed to those of v3.2 before.
+Keys of v3.0 are renamed to those of v3.2, then the document is checked against the JSON Schema of v3.2 from the official
+package.
 """
 
 from __future__ import annotations
@@ -12,18 +12,14 @@ from difflib import get_close_matches
 from functools import cache
 from typing import Any
 
-import yaml
 from jsonschema import Draft201909Validator
 from open_data_contract_standard.model import OpenDataContractStandard
 from pydantic import ValidationError
 
-from schemas.errors import ContractError
+from schemas.odcs.problems import Pointer, Problems
+from schemas.odcs.version_3_0 import read_as_v32
+from schemas.odcs.yaml_lines import read_yaml
 
-Pointer = tuple[str | int, ...]  # the keys that lead to a value: ("schema", 0, "properties", 2, "physicalType")
-MOST_VALUES = 100_000  # in one contract; a YAML alias counts each time it is used
-MOST_LEVELS = 60  # of nested YAML
-
-_V30_RULES = {"nullCheck": "nullValues", "duplicateCount": "duplicateValues", "validValues": "invalidValues"}
 _JSON_TYPES = {
     "string": ("text", "文本"),
     "number": ("a number", "数字"),
@@ -35,42 +31,13 @@ _JSON_TYPES = {
 }
 
 
-class Problems:
-    """The problems found in one file, each with its line. `lines` maps every value of the file to its line."""
-
-    def __init__(self, where: str, lines: Mapping[Pointer, int]) -> None:
-        self.where, self.lines = where, lines
-        self._problems: list[tuple[int, str, str]] = []
-
-    def line(self, at: Pointer) -> int:
-        """The line on which a value begins; for a missing value, the line of the nearest mapping or list that exists."""
-        while at and at not in self.lines:
-            at = at[:-1]
-        return self.lines.get(at, 1)
-
-    def add(self, at: Pointer, en: str, zh: str) -> None:
-        """Add a problem of the value at a pointer; the text says what was found and what was expected."""
-        name = ".".join(str(p) for p in at)
-        en_prefix, zh_prefix = (f"{name}: ", f"{name}：") if name else ("", "")
-        self._problems.append((self.line(at), en_prefix + en, zh_prefix + zh))
-
-    def raise_if_any(self) -> None:
-        """ContractError with every problem, in the order of the file."""
-        if self._problems:
-            problems = list(dict.fromkeys(sorted(self._problems)))
-            raise ContractError(
-                "\n".join(f"{self.where}:{line}: {en}" for line, en, _ in problems),
-                "\n".join(f"{self.where}:{line}: {zh}" for line, _, zh in problems),
-            )
-
-
 def read_standard(text: str, where: str) -> tuple[OpenDataContractStandard, Problems]:
     """The contract in the official model, and an empty `Problems`, to which the checks of Suibus add.
 
     ContractError with the line of everything that the standard does not allow.
     """
-    document, lines = _read_yaml(text, where)
-    _read_as_v32(document)
+    document, lines = read_yaml(text, where)
+    read_as_v32(document)
     problems = Problems(where, lines)
     leaves = [leaf for error in _validator().iter_errors(document) for leaf in _leaves(error)]
     otherwise_wrong = {tuple(e.absolute_path) for e in leaves if e.validator != "unevaluatedProperties"}
@@ -92,151 +59,6 @@ def read_standard(text: str, where: str) -> tuple[OpenDataContractStandard, Prob
             )
         problems.raise_if_any()
         raise
-
-
-# ---- YAML
-
-
-class _Loader(yaml.SafeLoader):
-    """A YAML loader that leaves dates as text: the standard is checked as JSON, which has no dates."""
-
-
-_Loader.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
-    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-}
-
-
-def _read_yaml(text: str, where: str) -> tuple[dict[str, Any], dict[Pointer, int]]:
-    """The document, and the line of every value in it; ContractError if the text is not a YAML mapping."""
-    lines: dict[Pointer, int] = {}
-    try:
-        loader = _Loader(text)
-        node = loader.get_single_node()
-        if node is None:
-            raise _refusal(where, 1, "the file is empty, expected a contract", "文件为空，应为数据契约", _CONTRACT_KEYS)
-        _walk(node, (), lines, (), where)
-        document = loader.construct_document(node)
-    except yaml.reader.ReaderError as error:
-        line = text.count("\n", 0, error.position) + 1
-        advice = "Remove the character.", "请删除该字符。"
-        raise _refusal(where, line, f"not YAML: {error.reason}", f"不是合法的 YAML：{error.reason}", advice) from error
-    except (yaml.YAMLError, ValueError) as error:  # ValueError: text that only looks like a number, such as 0b_
-        mark = getattr(error, "problem_mark", None)
-        problem = getattr(error, "problem", None) or str(error)
-        line = mark.line + 1 if mark else 1
-        advice = "Correct the line, or quote the text.", "请修正该行，或给文本加引号。"
-        raise _refusal(where, line, f"not YAML: {problem}", f"不是合法的 YAML：{problem}", advice) from error
-    except RecursionError as error:
-        raise _refusal(where, 1, *_TOO_DEEP) from error
-    if not isinstance(document, dict):
-        kind = type(document).__name__
-        en, zh = f"found {kind}, expected a contract", f"实际为 {kind}，应为数据契约"
-        raise _refusal(where, 1, en, zh, _CONTRACT_KEYS)
-    return document, lines
-
-
-_CONTRACT_KEYS = (
-    "A contract has the keys apiVersion, kind, id, version, schema and others of the standard.",
-    "数据契约的键为 apiVersion、kind、id、version、schema 等，由标准规定。",
-)
-_TOO_DEEP = (
-    f"nested deeper than {MOST_LEVELS} levels",
-    f"嵌套超过 {MOST_LEVELS} 层",
-    ("Reduce the nesting.", "请减少嵌套层次。"),
-)
-
-
-def _refusal(where: str, line: int, en: str, zh: str, advice: tuple[str, str]) -> ContractError:
-    return ContractError(f"{where}:{line}: {en}. {advice[0]}", f"{where}:{line}: {zh}。{advice[1]}")
-
-
-def _walk(node: yaml.Node, at: Pointer, lines: dict[Pointer, int], above: tuple[int, ...], where: str) -> None:
-    """Record the line of every value in `lines`; ContractError for YAML that a contract must not use.
-
-    That is recursion, deep nesting, too many values, keys that are not text, and duplicate keys. `above` has the ids of the
-    enclosing nodes.
-    """
-    line = node.start_mark.line + 1
-    if id(node) in above:
-        raise _refusal(
-            where,
-            line,
-            "an alias contains itself",
-            "别名包含自身",
-            ("Recursive schemas are not supported; write out each level.", "不支持递归结构，请逐层写出。"),
-        )
-    if len(above) > MOST_LEVELS:
-        raise _refusal(where, line, *_TOO_DEEP)
-    if len(lines) > MOST_VALUES:
-        raise _refusal(
-            where,
-            line,
-            f"more than {MOST_VALUES:,} values",
-            f"超过 {MOST_VALUES:,} 个值",
-            ("Use fewer aliases, or split the contract.", "请减少别名，或拆分契约。"),
-        )
-    lines[at] = line
-    above = (*above, id(node))
-    if isinstance(node, yaml.MappingNode):
-        seen: dict[str, int] = {}
-        for key, value in node.value:
-            line = key.start_mark.line + 1
-            if key.tag not in ("tag:yaml.org,2002:str", "tag:yaml.org,2002:merge"):
-                name = key.value if isinstance(key, yaml.ScalarNode) else "[…]"
-                advice = "Put it in quotes if it is text.", "若是文本，请加引号。"
-                raise _refusal(where, line, f"key {name} is not text", f"键 {name} 不是文本", advice)
-            if key.value in seen:
-                raise _refusal(
-                    where,
-                    line,
-                    f"key {key.value!r} appears twice, first in line {seen[key.value]}",
-                    f"键 {key.value!r} 重复，首次出现于第 {seen[key.value]} 行",
-                    ("Keep one of them.", "请只保留其中一个。"),
-                )
-            seen[key.value] = line
-            _walk(value, (*at, key.value), lines, above, where)
-            lines[(*at, key.value)] = line
-    elif isinstance(node, yaml.SequenceNode):
-        for i, value in enumerate(node.value):
-            _walk(value, (*at, i), lines, above, where)
-
-
-# ---- keys of v3.0
-
-
-def _read_as_v32(document: dict[str, Any]) -> None:
-    """Rename the keys of v3.0 that v3.2 names differently. Everything else is left for the JSON Schema to check.
-
-    https://github.com/bitol-io/open-data-contract-standard, docs of v3.0.2 and the change log of v3.1.0.
-    """
-    for member in _mappings(document.get("team")):
-        if "comment" in member and "description" not in member:
-            member["description"] = member.pop("comment")
-    for schema in _mappings(document.get("schema")):
-        for holder in (schema, *_mappings(schema.get("properties"))):
-            for entry in _mappings(holder.get("quality")):
-                _read_rule_as_v32(entry)
-
-
-def _read_rule_as_v32(entry: dict[str, Any]) -> None:
-    """`rule:` becomes `metric:`; nullCheck and validValues, which had no operator, become ``mustBe: 0``."""
-    rule = entry.get("rule")
-    if not isinstance(rule, str) or "metric" in entry:
-        return
-    entry["metric"] = _V30_RULES.get(rule, rule)
-    del entry["rule"]
-    if rule == "validValues" and "validValues" in entry:
-        entry["arguments"] = {"validValues": entry.pop("validValues")}
-    if rule in ("nullCheck", "validValues") and not any(name.startswith("must") for name in entry):
-        entry["mustBe"] = 0
-
-
-def _mappings(value: Any) -> list[dict[str, Any]]:
-    return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
-
-
-# ---- the standard's JSON Schema
 
 
 @cache

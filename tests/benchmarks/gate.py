@@ -17,7 +17,7 @@ from infra.jvm.spark import spark_session
 from infra.settings import Settings
 from pipelines.lake.table_schemas import NOT_ANSI
 from quality.gate import judge
-from quality.rules import composing_rules, gate_rules, key_rule
+from quality.gate_rules import composing_rules, gate_rules, key_rule
 from schemas.contract import parse_contract
 from schemas.dataset import Dataset
 from tests.benchmarks.rows import Row, in_turns, jobs, timed

@@ -15,7 +15,8 @@ from tempfile import TemporaryDirectory
 from infra.bus.bus import Bus
 from infra.settings import Settings
 from pipelines.share.query import query
-from producers.outbox import Entry, Outbox
+from producers.entry import Entry
+from producers.outbox import Outbox
 from producers.send.sender import flush
 from schemas.contract import parse_contract
 from schemas.dataset import Dataset

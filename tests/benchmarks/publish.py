@@ -21,7 +21,8 @@ import producers.send.librdkafka
 from infra.kafka.broker import Broker
 from infra.kafka.topics import Kafka
 from infra.settings import Settings
-from producers.outbox import CHUNK, Entry, Outbox
+from producers.entry import Entry
+from producers.outbox import CHUNK, Outbox
 from producers.publish.delivery import publish_source
 from producers.publish.publisher import Publisher
 from producers.send.sender import flush

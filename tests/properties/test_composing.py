@@ -18,7 +18,7 @@ from pyspark.sql import types as T
 
 from pipelines.lake import table_schemas as tables
 from quality.gate import judge
-from quality.rules import composing_rules, gate_rules, key_rule
+from quality.gate_rules import composing_rules, gate_rules, key_rule
 from quality.verdict import Verdict
 from schemas.dataset import Dataset, Field, Limits, Rule, Severity
 from tests.benchmarks.rows import jobs

@@ -22,7 +22,8 @@ from infra.bus.bus import Bus
 from infra.kafka.broker import Broker
 from infra.operate.backup import back_up, restore
 from infra.settings import Settings
-from producers.outbox import Entry, Outbox
+from producers.entry import Entry
+from producers.outbox import Outbox
 from producers.send.sender import flush
 from schemas.errors import InputError, StateError
 from schemas.ports.files import write_whole

@@ -55,7 +55,8 @@ from infra.kafka.topics import Kafka
 from infra.node_file import node_text, read_node_file
 from infra.operate.nodes import Node, Nodes
 from infra.settings import Settings
-from producers.outbox import CHUNK, Entry, Outbox
+from producers.entry import Entry
+from producers.outbox import CHUNK, Outbox
 from producers.publish.publisher import Publisher
 from producers.send.sender import flush
 from producers.send.transport import TransportName

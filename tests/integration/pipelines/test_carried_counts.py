@@ -11,7 +11,7 @@ import pytest
 from pipelines.release import carried_counts as carrying
 from pipelines.release.release import shared_rows
 from quality.gate import judge
-from quality.rules import gate_rules
+from quality.gate_rules import gate_rules
 from quality.verdict import Verdict
 from tests.integration.conftest import Road
 

@@ -18,7 +18,7 @@ from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 from infra.kafka.broker import Broker
 from infra.kafka.topics import Kafka
 from pipelines.ingest.decode import bronze_rows
-from quality.rules import row_rules
+from quality.row_rules import row_rules
 from schemas.contract import load_contract, parse_contract
 from schemas.dataset import Dataset, Field, Limits
 from schemas.row.coercer import RowCoercer, RowError

@@ -22,7 +22,8 @@ from kafka import KafkaConsumer, TopicPartition
 from kafka.partitioner.default import murmur2
 
 from infra.kafka.topics import Kafka
-from producers.outbox import Entry, Outbox
+from producers.entry import Entry
+from producers.outbox import Outbox
 from producers.publish.delivery import publish_source
 from producers.publish.publisher import Publisher
 from producers.send.sender import flush

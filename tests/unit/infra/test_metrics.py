@@ -23,7 +23,8 @@ from infra.settings import Settings
 from infra.terminal.logs import JsonLines, TextLines, logged, set_up_logging
 from pipelines.fates import FATES
 from pipelines.release.release_record import ReleaseRecord
-from producers.outbox import Entry, Outbox
+from producers.entry import Entry
+from producers.outbox import Outbox
 from schemas.contract import load_contract
 from schemas.contract_folders import SHIPPED
 from schemas.districts import districts

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 from pydantic import SecretStr
 
-from producers.outbox import Entry, Outbox
+from producers.entry import Entry
+from producers.outbox import Outbox
 from producers.send.background_sender import BackgroundSender, SendOrder
 from schemas.errors import UnavailableError
 from schemas.ports.kafka_access import KafkaAccess

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from producers.entry import Entry
 from producers.inbox import Inbox
-from producers.outbox import Entry, Outbox
+from producers.outbox import Outbox
 from schemas.wire.receipt import Receipt
 from tests.unit.producers.publishing import TOPIC, CutError
 from tests.unit.schemas.test_receipt import RECEIPT

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from producers.outbox import Entry, Outbox
+from producers.entry import Entry
+from producers.outbox import Outbox
 from schemas.errors import StateError
 from tests.unit.producers.publishing import TOPIC
 

@@ -12,7 +12,8 @@ from typing import get_args
 import pytest
 from kafka.partitioner import murmur2
 
-from producers.outbox import Entry, Outbox
+from producers.entry import Entry
+from producers.outbox import Outbox
 from producers.send.kafka_python import KafkaPython
 from producers.send.librdkafka import Librdkafka
 from producers.send.memory import Fault, MemoryBus

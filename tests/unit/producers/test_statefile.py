@@ -9,8 +9,9 @@ from typing import ClassVar
 
 import pytest
 
+from producers.entry import Entry
 from producers.inbox import Inbox
-from producers.outbox import Entry, Outbox
+from producers.outbox import Outbox
 from producers.statefile import StateFile
 from schemas.errors import StateError
 from tests.unit.producers.publishing import TOPIC

@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from quality.conditions import sql_literal
-from quality.rules import composing_rules, gate_rules, key_rule, row_rules, rules_hash, suite
+from quality.gate_rules import composing_rules, gate_rules, key_rule, rules_hash, suite
+from quality.row_rules import row_rules
 from schemas.contract import load_contract
 from schemas.contract_folders import SHIPPED
 from schemas.dataset import Dataset, Field, Kind, Limits, Rule

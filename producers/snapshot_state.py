@@ -1,0 +1,114 @@
+"""The snapshot state of an outbox: what was last accepted for each key, kept from the first snapshot of a topic on.
+
+With it the next snapshot sends only the rows that have changed, and deletes the keys that it lacks.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable, Iterable, Sequence
+from hashlib import blake2b
+from typing import Any, NamedTuple
+
+from producers.entry import Entry
+
+KEYS_PER_QUERY = 900  # below `statefile.MAX_PARAMETERS`
+# Equals the digest of no row, so the next snapshot sends the row of the key even if it is unchanged.
+UNKNOWN_DIGEST = b""
+
+
+class Accepted(NamedTuple):
+    """What was last accepted for a key: the digest of the row, and its sequence."""
+
+    digest: bytes
+    sequence: bytes | None
+
+
+class SnapshotState:
+    """The table `state` of an outbox file. What changes it runs inside the transaction that the outbox has begun.
+
+    `order` turns the text of a sequence into a value that compares in the order of versions.
+    """
+
+    def __init__(self, db: sqlite3.Connection, order: Callable[[bytes], Any]) -> None:
+        self._db, self._order = db, order
+
+    def exists(self, topic_id: int) -> bool:
+        """Whether the topic has snapshot state: a snapshot of it was accepted, and it still has keys."""
+        return self._db.execute("SELECT 1 FROM state WHERE topic=? LIMIT 1", (topic_id,)).fetchone() is not None
+
+    def last_accepted(self, topic_id: int, keys: Sequence[bytes]) -> dict[bytes, Accepted]:
+        """What was last accepted, by key, for those of the keys that the state has."""
+        known: dict[bytes, Accepted] = {}
+        for first in range(0, len(keys), KEYS_PER_QUERY):
+            part = keys[first : first + KEYS_PER_QUERY]
+            rows = self._db.execute(
+                f"SELECT key, digest, sequence FROM state WHERE topic=? AND key IN ({','.join('?' * len(part))})",
+                (topic_id, *part),
+            )
+            known |= {key: Accepted(digest, sequence) for key, digest, sequence in rows}
+        return known
+
+    def take_changed(self, topic_id: int, entries: Sequence[Entry], generation: int) -> list[Entry]:
+        """The entries that differ from what was last accepted; all of their keys are stored with the snapshot's generation."""
+        known = self.last_accepted(topic_id, [entry.key for entry in entries])
+        changed: list[Entry] = []
+        for entry in entries:
+            digest = _digest(entry)
+            if (old := known.get(entry.key)) is None or old.digest != digest:
+                changed.append(entry)
+                known[entry.key] = Accepted(digest, entry.sequence)
+        self._db.executemany(
+            "INSERT OR REPLACE INTO state VALUES (?,?,?,?,?)",
+            [(topic_id, key, digest, sequence, generation) for key, (digest, sequence) in known.items()],
+        )
+        return changed
+
+    def take_gone(self, topic_id: int, generation: int, most: int) -> list[tuple[bytes, bytes | None]]:
+        """Remove and return up to `most` keys of another generation, each with the sequence last accepted for it."""
+        gone = self._db.execute(
+            "SELECT key, sequence FROM state WHERE topic=? AND generation<>? LIMIT ?", (topic_id, generation, most)
+        ).fetchall()
+        self._db.executemany("DELETE FROM state WHERE topic=? AND key=?", [(topic_id, key) for key, _ in gone])
+        return gone
+
+    def update(self, topic_id: int, entries: Sequence[Entry]) -> None:
+        """Update the state after a publish or delete that is no snapshot: per key, the highest sequence wins.
+
+        A key keeps its generation; a new key gets that of the topic's latest delivery.
+        """
+        known = self.last_accepted(topic_id, [entry.key for entry in entries])
+        gone: set[bytes] = set()
+        for entry in entries:
+            old = known.get(entry.key)
+            if old is not None and self._earlier(entry.sequence, old.sequence):
+                continue
+            if entry.answers:  # only the city knows whether a newer version outranks this correction
+                known[entry.key] = Accepted(UNKNOWN_DIGEST, entry.sequence)
+                gone.discard(entry.key)
+            elif entry.value is None:
+                known.pop(entry.key, None)
+                gone.add(entry.key)
+            else:
+                known[entry.key] = Accepted(_digest(entry), entry.sequence)
+                gone.discard(entry.key)
+        self._db.executemany("DELETE FROM state WHERE topic=? AND key=?", [(topic_id, key) for key in gone])
+        self._db.executemany(
+            "INSERT INTO state VALUES (?,?,?,?,(SELECT coalesce(max(id), 0) FROM deliveries WHERE topic=?)) "
+            "ON CONFLICT DO UPDATE SET digest=excluded.digest, sequence=excluded.sequence",
+            [(topic_id, key, digest, seq, topic_id) for key, (digest, seq) in known.items()],
+        )
+
+    def note_refused(self, topic_id: int, refused: Iterable[tuple[bytes, bool]]) -> None:
+        """Record keys whose row, or (True) whose deletion, the city refused: what it has for them is unknown."""
+        for key, deletion in refused:
+            if deletion:  # accepting it removed the key from the state
+                self._db.execute("INSERT OR IGNORE INTO state VALUES (?,?,?,NULL,0)", (topic_id, key, UNKNOWN_DIGEST))
+            self._db.execute("UPDATE state SET digest=? WHERE topic=? AND key=?", (UNKNOWN_DIGEST, topic_id, key))
+
+    def _earlier(self, a: bytes | None, b: bytes | None) -> bool:
+        return a is not None and b is not None and bool(self._order(a) < self._order(b))
+
+
+def _digest(entry: Entry) -> bytes:
+    return blake2b(entry.value or b"", digest_size=16).digest()
