@@ -67,8 +67,9 @@ def sync(
     contracts in force. `taken`: the last known positions, used only to order the datasets by backlog.
     """
     work = _PassWork(records=dict(last_records(inputs.lake)), taken=dict(taken or {}))
-    goal: dict[str, TopicState] | None = None  # the topics when the pass began; it ends when they are ingested
-    large: set[str] = set()  # processed alone until the pass ends
+    goal: dict[str, TopicState] | None = None  # see `_Round.goal`; None before the first round
+    # Ids of datasets that had a backlog above SMALL_BACKLOG in some round: they are processed alone until the pass ends.
+    large: set[str] = set()
     while True:
         if goal is not None or states is None:
             states = inputs.kafka.states(
@@ -101,7 +102,8 @@ class _PassWork:
     releases: list[ReleaseInfo] = field(default_factory=list)
     failures: dict[str, str] = field(default_factory=dict)
     seconds: list[HopTime] = field(default_factory=list)
-    unmerged: set[str] = field(default_factory=set)  # datasets that were ingested in this pass and not merged since
+    # Ids of datasets with records that were ingested in this pass and not merged since.
+    unmerged: set[str] = field(default_factory=set)
 
     def log_hop(self, hop: str, dataset: Dataset, began: float, batch: str, event: str, *values: object) -> None:
         """Record how long a hop took since `began` (monotonic seconds), and write a line to the log."""
@@ -124,12 +126,14 @@ class _Round:
 
     inputs: Inputs
     states: dict[str, TopicState]
+    # The topics when the pass began: it ends when they are ingested up to these end offsets.
     goal: dict[str, TopicState]
-    only: Collection[str] | None
+    only: Collection[str] | None  # ids of the datasets to merge and judge even if nothing about them is new; None: all
     tell: Tell
     work: _PassWork
     is_first: bool
-    retry_alone: set[str] = field(default_factory=set)  # datasets that failed while others ran in parallel
+    # Ids of datasets that failed in this round while others ran in parallel; they are processed again, one at a time.
+    retry_alone: set[str] = field(default_factory=set)
 
     def process(self, dataset: Dataset, lake: Lake, alone: bool = True) -> Batch | None:
         """Ingest one batch of the dataset, and merge and judge it if that is due; the batch.
@@ -168,10 +172,11 @@ class _Round:
                 return None
 
     def _is_due(self, dataset: Dataset, batch: Batch) -> bool:
-        """Whether to merge and judge the dataset now.
+        """Whether to merge and judge the dataset now, after `batch` was ingested.
 
-        True for a retry, and once all waiting records of one district, or of the pass, are ingested. Without new records: in the
-        first round, if `only` has the dataset or its contract changed since the last verdict.
+        On a retry: always, since the failed attempt may have been due. With unmerged records: once all waiting records of one of
+        its districts are ingested, or all that the pass has to ingest. With none: only in the first round, if `only` has the
+        dataset or its contract changed since the last verdict.
         """
         if dataset.id in self.retry_alone:
             return True

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import json
 import logging
-from collections import defaultdict
 from secrets import token_bytes
 
 from pyspark.errors import AnalysisException
-from pyspark.sql import Column, DataFrame, SparkSession
+from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from pipelines.ingest.columns import canonical_key, raw_column, sequence_column
 from pipelines.ingest.offsets import Range
 from pipelines.ingest.quarantine_reasons import DECODED, any_applies, reason_struct, reasons_to_quarantine
+from pipelines.ingest.registry_ids import group_by_schema
 from pipelines.ingest.strict_avro import (
     END,
     END_MARK_BYTES,
@@ -27,15 +27,12 @@ from pipelines.ingest.strict_avro import (
 from pipelines.lake.spark_jvm import cause
 from pipelines.lake.table_schemas import ENVELOPE, NOT_ANSI, bronze_schema, sequence_type
 from schemas.dataset import UP_PREFIX, Dataset
-from schemas.errors import InputError
 from schemas.store import ContractStore
 from schemas.wire.avro import FRAME, LARGEST, MAGIC, avro_schema
 from schemas.wire.registry import Registry
-from schemas.wire.registry_agreement import agreed_schema
 
 log = logging.getLogger(__name__)
 ANSWERS = 300  # the most characters kept of the header that names a receipt; every id is shorter
-REGISTRY_IDS = 1_000  # the most ids looked up per batch, so that invented ids cannot flood the registry
 
 
 def bronze_rows(
@@ -127,7 +124,7 @@ def _decoded(
         reads.append(f"WHEN {fits} AND {frame} THEN {strict_avro(body, schema, reader, end_mark)}")
     refusals = []
     if registry:
-        agreed, refused = _registry_schemas(records, F.expr(number), dataset, registry)
+        agreed, refused = group_by_schema(records, F.expr(number), dataset, registry)
         for schema_text, ids in agreed.items():
             decoded = strict_avro("substring(value, 6)", json.loads(schema_text), reader, end_mark)
             reads.append(f"WHEN {number} IN ({', '.join(map(str, ids))}) THEN {decoded}")
@@ -176,29 +173,6 @@ _ENVELOPE = (
 
 def _texts(message: tuple[str, str]) -> str:
     return f"named_struct('en', {text(message[0])}, 'zh', {text(message[1])})"
-
-
-def _registry_schemas(
-    records: DataFrame, number: Column, dataset: Dataset, registry: Registry
-) -> tuple[dict[str, list[int]], dict[tuple[str, str], list[int]]]:
-    """The registry ids of a batch, grouped by the schema that decodes them, and by the reason if none can.
-
-    At most REGISTRY_IDS ids are looked up, the most frequent first; ids that are unknown are in neither group.
-    UnavailableError if the registry does not answer.
-    """
-    reader = avro_schema(dataset)
-    agreed: dict[str, list[int]] = defaultdict(list)
-    refused: dict[tuple[str, str], list[int]] = defaultdict(list)
-    counted = records.groupBy(number.alias("id")).count().where("id IS NOT NULL").orderBy(F.desc("count"))
-    for found in counted.limit(REGISTRY_IDS).collect():
-        if (text := registry.schema(found["id"])) is None:
-            continue
-        try:
-            agreed[json.dumps(agreed_schema(text, reader))].append(found["id"])
-        except InputError as error:
-            en = f"The registry's schema does not agree with the contract: {error.en}."
-            refused[en, f"注册中心的模式与契约不一致：{error.zh}。"].append(found["id"])
-    return agreed, refused
 
 
 def _checked(rows: DataFrame, dataset: Dataset) -> DataFrame:

@@ -19,6 +19,7 @@ UNREGISTERED = (
 )
 # The results of `_evaluated`: the bytes of "0" and "?". A condition that is true gives "1".
 _IS_FALSE, _CANNOT_BE_EVALUATED = "X'30'", "X'3F'"
+_FITS = "_size IS NULL"  # the record is not larger than the bus accepts
 
 
 class Reason(NamedTuple):
@@ -55,13 +56,17 @@ def _evaluated(broken: str) -> str:
 
 
 def reasons_to_quarantine(dataset: Dataset) -> list[Reason]:
-    """Every reason to quarantine a row of the dataset."""
-    fits = "_size IS NULL"
-    upsert = f"NOT _deleted AND {fits}"
+    """Every reason to quarantine a row of the dataset, in the order in which a row's reasons are kept."""
+    return [*_not_decodable(), *_wrong_keys_and_values(dataset), *_broken_rules(dataset)]
+
+
+def _not_decodable() -> list[Reason]:
+    """The record's bytes are too large, in no known framing or of no known schema, or are not exactly one record."""
+    upsert = f"NOT _deleted AND {_FITS}"
     en, zh = (f"coalesce(_refusal.{n}, {text(t)})" for n, t in zip(("en", "zh"), UNREGISTERED, strict=True))
-    reasons = [
+    return [
         _reason(
-            f"NOT ({fits})", "size", None, "_size",
+            f"NOT ({_FITS})", "size", None, "_size",
             f"Key and value together are larger than the {LARGEST} bytes that the bus accepts; they were not decoded.",
             f"键与值合计超过总线可接收的 {LARGEST} 字节，未解码。",
         ),
@@ -82,8 +87,14 @@ def reasons_to_quarantine(dataset: Dataset) -> list[Reason]:
             "Extra bytes follow the record: either the record is right and they would be lost, or they belong to it and it is wrong.",
             "记录之后还有多余字节：若记录无误，这些字节会丢失；若它们属于记录，则记录有误。",
         ),
+    ]  # fmt: skip
+
+
+def _wrong_keys_and_values(dataset: Dataset) -> list[Reason]:
+    """The key, the timestamp, a delete's sequence or the district is wrong, or a value is not one of its column's type."""
+    reasons = [
         _reason(
-            f"{fits} AND (_deleted OR {DECODED} OR _key IS NULL) AND NOT _right_key",
+            f"{_FITS} AND (_deleted OR {DECODED} OR _key IS NULL) AND NOT _right_key",
             "key", ",".join(dataset.key), "_key",
             "The key is missing, or differs from the key that the contract defines for the record, which must match byte for byte.",
             "缺少键，或键与契约为该记录规定的键不一致（须逐字节相同）。",
@@ -97,7 +108,7 @@ def reasons_to_quarantine(dataset: Dataset) -> list[Reason]:
     if dataset.sequence:
         reasons.append(
             _reason(
-                f"_sequence IS NULL AND (({fits} AND _deleted) OR {DECODED})",
+                f"_sequence IS NULL AND (({_FITS} AND _deleted) OR {DECODED})",
                 "sequence",
                 dataset.sequence,
                 "_header",
@@ -127,6 +138,12 @@ def reasons_to_quarantine(dataset: Dataset) -> list[Reason]:
             "超出范围的数值，或既非 0 也非 1 的布尔值。",
         )  # fmt: skip
         reasons.append(reason._replace(prefilter="_unreadable"))
+    return reasons
+
+
+def _broken_rules(dataset: Dataset) -> list[Reason]:
+    """A row rule of the contract is broken, or cannot be evaluated for the row."""
+    reasons = []
     can_fail = {rule.name for rule in dataset.rules if rule.type == "sql"}
     for rule in row_rules(dataset):
         value = f"`{rule.column}`" if rule.column else "NULL"

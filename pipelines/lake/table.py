@@ -29,7 +29,12 @@ _NOT_THE_TABLES_FAULT = ("OutOfMemoryError", "No space left on device", "Interru
 
 @dataclass
 class TableCache:
-    """What this process has read of one table. All sessions share it; it is checked against the log before use."""
+    """What this process has read of one table, kept so that its log is not read again for every call.
+
+    The lake keeps one for each table and gives it to every `Table` object of it, in all sessions and threads. The log decides: what
+    was read of a version is used for that version only, and a process that begins without it does the same, more slowly.
+    The lock keeps threads of this process from appending at the same time; Delta's commit keeps out other processes.
+    """
 
     newest: NewestVersion | None = None
     own: tuple[int, int] | None = None  # versions (after, up to) in which no other program changed rows

@@ -94,7 +94,23 @@ def _ranked(events: DataFrame, dataset: Dataset) -> DataFrame:
 
 
 def _decided(ranked: DataFrame, old: DataFrame, dataset: Dataset) -> DataFrame:
-    """Each event with its fate, its flags, and the row of silver that it replaces."""
+    """Each event with its fate, its flags, and the row of silver that it replaces.
+
+        event                                          silver's row of its key       fate
+        a copy of another event of the batch           any or none                   duplicate
+        followed in the batch by a later event         any or none                   superseded
+        last, and the event that the row came from     any                           duplicate
+        last, and older than the row                   any                           superseded
+        last and newer: a delete                       none, or a tombstone          unchanged
+        last and newer: a delete                       a row with values             deleted
+        last and newer: values                         none, or a tombstone          inserted
+        last and newer: values                         with the same hash            unchanged
+        last and newer: values                         with another hash             updated
+
+    The first line that applies decides. Working columns: `_rank`, `_copy` and `_top` are described at `_ranked`; `_old` is silver's
+    row of the key, null if there is none; `_wins`, the same for all events of a key, says whether the last of them is newer than
+    that row, so that it is written to silver.
+    """
     joined = ranked.join(old, ["_hashed", *dataset.key], "left")
     top_order, current_order = (F.struct(*(F.col(f"{side}.{name}") for name in ORDER)) for side in ("_top", "_old"))
     current, event, first = F.col("_old"), F.struct(*EVENT), F.col("_rank") == 1
