@@ -51,4 +51,4 @@ def test_no_other_module_names_an_internal_class_of_spark_or_delta() -> None:
         for path in (root / folder).rglob("*.py"):
             name = path.relative_to(root).as_posix()
             if name not in allowed:
-                assert not re.search(r"_jsparkSession|_jvm\b|org\.apache\.spark\.sql", path.read_text("utf-8")), name
+                assert not re.search(r"_jsparkSession|\._jvm\b|org\.apache\.spark\.sql", path.read_text("utf-8")), name
