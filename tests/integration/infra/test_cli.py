@@ -105,7 +105,7 @@ def test_rows_published_while_the_bus_is_away_wait_and_are_delivered_once(suibus
     assert "2" in suibus.said
     suibus("up", "--detach", "--services-only")
     suibus("flush", "--district", "440104")
-    suibus("sync")
+    suibus.here("sync")
     rows = suibus.json_here(
         "query", "SELECT park_id, name, area, note FROM parks ORDER BY 1", "--as", "园林局", "--format", "json"
     )

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
 from kafka.admin import (
     ACL,
@@ -46,6 +47,7 @@ from kafka.structs import OffsetAndMetadata
 from pydantic import SecretStr
 
 from infra.bus.bus import Bus
+from infra.cli import main
 from infra.kafka.acls import every_right, rights_of
 from infra.kafka.broker import Broker
 from infra.kafka.certificates import Authority
@@ -705,6 +707,12 @@ class Suibus:
         assert done.returncode == status, f"{words}\n{done.stdout}{done.stderr}"
         return done.stdout + done.stderr
 
+    def here(self, *words: str, status: int = 0) -> str:
+        """The same in this process, which need not start."""
+        done = CliRunner().invoke(main, words, env=self.environment, catch_exceptions=False)
+        assert done.exit_code == status, f"{words}\n{done.output}"
+        return done.stdout + done.stderr
+
 
 def test_node_needs_its_file_and_nothing_else_and_a_secure_bus_stays_so(tmp_path: Path) -> None:
     center = Suibus(tmp_path, SUIBUS_HOME=str(tmp_path / "center"))
@@ -714,16 +722,16 @@ def test_node_needs_its_file_and_nothing_else_and_a_secure_bus_stays_so(tmp_path
     try:
         center("up", "--secure", "--services-only", "--detach")
         center("node", "add", OWN)
-        listed = center("node", "list", "--json")
+        listed = center.here("node", "list", "--json")
         assert json.loads(listed)[0]["district"] == OWN
         assert password_in(tmp_path / f"suibus-{OWN}.toml") not in listed
         center("down")
         center("up", "--services-only", "--detach")
         assert "all on the bus" in node("publish", "grassroots_division", f"{register}/{OWN}.csv", "--district", OWN)
-        assert "no receipt" in node("receipts", "--district", OWN)
-        said = node("publish", "grassroots_division", f"{register}/{OTHER}.csv", "--district", OTHER, status=2)
+        assert "no receipt" in node.here("receipts", "--district", OWN)
+        said = node.here("publish", "grassroots_division", f"{register}/{OTHER}.csv", "--district", OTHER, status=2)
         assert f"is of district {OWN}" in said
         stranger = Suibus(tmp_path, SUIBUS_HOME=str(tmp_path / "x"), SUIBUS_BOOTSTRAP_SERVERS=broker.servers(False))
-        assert "nobody in without credentials" in stranger("sync", status=3)
+        assert "nobody in without credentials" in stranger.here("sync", status=3)
     finally:
         center("down")
