@@ -1,25 +1,23 @@
-"""Commits to a Delta table that Delta's public interface cannot make. This is the only module that uses Delta's internal classes.
+"""A table through Delta's internal classes: its newest version, the rows of given files, and appends without reading the whole log.
 
-Delta's MERGE finds the matching rows and then reads every column of each file that holds one. Here one scan of a few columns finds
-them, and a deletion vector removes them by their row number in the file, as Delta's own DELETE does. `INTERNALS` lists the internal
-classes of Delta and Spark that are used; tests/integration/pipelines/test_internals.py checks it against the installed versions.
+Only this module and `pipelines.lake.row_replacement` use internal classes of Delta and Spark. `INTERNALS` lists those of both;
+tests/integration/pipelines/test_internals.py checks it against the installed versions.
 """
 
 from __future__ import annotations
 
 import json
 import time
-from bisect import bisect_left
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from io import BytesIO
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 from uuid import uuid4
 
 import pyarrow
 from pyarrow import parquet
-from pyspark.sql import Column, DataFrame, SparkSession
-from pyspark.sql import functions as F
+from pyspark.sql import DataFrame, SparkSession
 
+from pipelines.lake.scala_values import none, to_list, to_seq
 from pipelines.lake.spark_jvm import java
 from pipelines.lake.table_log import AddedFile
 from schemas.errors import StateError
@@ -59,40 +57,27 @@ INTERNALS: dict[str, dict[str, set[int]]] = {
     "org.apache.spark.sql.execution.metric.SQLMetrics": {"createMetric": {2}},
     "org.apache.spark.sql.execution.metric.SQLMetric": {"set": {1}},
 }  # fmt: skip
-_VECTORS = pyarrow.schema([("filePath", pyarrow.string()), ("deletionVectorId", pyarrow.string())])
-FILE_AND_ROW = ("_file", "_row")  # identifies a row: the hash of its file's address, and its row number in that file
 
 
-class File(NamedTuple):
-    """A data file of a table: the `add` action, the address as in Spark's `_metadata.file_path`, statistics and deletion vector (base64)."""
-
-    action: Any
-    address: str
-    stats: dict[str, Any]
-    vector: str | None
-
-
-class Files(NamedTuple):
-    """All data files of one version of a table, by address."""
-
-    table_id: str
-    version: int
-    files: dict[str, File]
+def delta_class(spark: SparkSession, name: str) -> Any:
+    """One of Delta's internal classes, by its name in `INTERNALS` without Delta's package."""
+    return java(spark, f"{_NAMESPACE}.{name}")
 
 
 class Delta:
     """A table through Delta's internal DeltaLog."""
 
     def __init__(self, spark: SparkSession, address: str) -> None:
-        self._spark = cast(Any, spark)
+        self.spark: Any = spark
         # Delta reads the user metadata of a commit, among other settings, from the thread's active session.
-        java(spark, "org.apache.spark.sql.SparkSession").setActiveSession(self._spark._jsparkSession)
-        self._log = self._delta("DeltaLog").forTable(self._spark._jsparkSession, address)
+        java(spark, "org.apache.spark.sql.SparkSession").setActiveSession(self.spark._jsparkSession)
+        self.log = delta_class(self.spark, "DeltaLog").forTable(self.spark._jsparkSession, address)
 
     def read(self, files: Iterable[Any], snapshot: Any = None) -> DataFrame:
         """The rows of these files, given as `add` actions; by default with the newest snapshot's schema."""
-        snapshot = snapshot or self._log.update(False, self._none(), self._none())
-        return DataFrame(self._log.createDataFrame(snapshot, self._seq(files), False, self._none()), self._spark)
+        snapshot = snapshot or self.log.update(False, none(self.spark), none(self.spark))
+        rows = self.log.createDataFrame(snapshot, to_seq(self.spark, files), False, none(self.spark))
+        return DataFrame(rows, self.spark)
 
     def rows(self, files: Iterable[AddedFile]) -> DataFrame:
         """The rows of files that commits of this table added."""
@@ -105,30 +90,53 @@ class Delta:
         written to a file here, without a Spark job; the table must not be partitioned (ValueError). StateError, and nothing is
         appended, if another program has committed since version `on`.
         """
-        txn = self._log.startTransaction()
-        txn.readWholeTable()
+        txn = self.begin()
         if int(txn.snapshot().version()) != on:
-            raise written_by_another(self._log.dataPath())
+            raise written_by_another(self.log.dataPath())
         if isinstance(rows, pyarrow.Table):
             if txn.snapshot().metadata().partitionColumns().size():
-                raise ValueError(f"{self._log.dataPath()} is partitioned: append to it with Spark")
+                raise ValueError(f"{self.log.dataPath()} is partitioned: append to it with Spark")
             added = [self._write(rows)]
-            txn.registerPostCommitHook(getattr(self._delta("hooks.AutoCompact$"), "MODULE$"))  # as `writeFiles` does
+            compact = getattr(delta_class(self.spark, "hooks.AutoCompact$"), "MODULE$")
+            txn.registerPostCommitHook(compact)  # as `writeFiles` does
         else:
-            added = _items(txn.writeFiles(rows._jdf))
-        none = [self._none()] * 8
-        operation = self._delta("DeltaOperations$Write")(
-            java(self._spark, "org.apache.spark.sql.SaveMode").Append, *none
+            added = to_list(txn.writeFiles(rows._jdf))
+        nothing = [none(self.spark)] * 8
+        operation = delta_class(self.spark, "DeltaOperations$Write")(
+            java(self.spark, "org.apache.spark.sql.SaveMode").Append, *nothing
         )
-        return self._commit(txn, added, operation, application, number, note)
+        return self.commit(txn, added, operation, application, number, note)
+
+    def begin(self) -> Any:
+        """Begin a transaction on the newest version; committing it fails if another commit came in between."""
+        txn = self.log.startTransaction()
+        txn.readWholeTable()
+        return txn
+
+    def commit(self, txn: Any, actions: list[Any], operation: Any, application: str, number: int, note: str) -> int:
+        """Commit a transaction with these actions, as version `number` of an application id; the table's new version.
+
+        StateError, and nothing is committed, if another program has committed since the transaction began.
+        """
+        transaction = {"appId": application, "version": number, "lastUpdated": None}
+        actions = [*actions, self._action({"txn": transaction})]
+        self.spark.conf.set(_USER_METADATA, note)
+        try:
+            return int(txn.commit(to_seq(self.spark, actions), operation))
+        except Exception as error:
+            if "CONCURRENT" in str(error).upper():
+                raise written_by_another(self.log.dataPath()) from error
+            raise
+        finally:
+            self.spark.conf.unset(_USER_METADATA)
 
     def _write(self, rows: pyarrow.Table) -> Any:
         """Write the rows to a data file that is not yet in the table; the `add` action that will add it."""
         out = BytesIO()
         parquet.write_table(rows, out)
         name, data = f"part-00000-{uuid4()}-c000.snappy.parquet", out.getvalue()
-        path = java(self._spark, "org.apache.hadoop.fs.Path")(self._log.dataPath(), name)
-        stream = path.getFileSystem(self._log.newDeltaHadoopConf()).create(path, False)
+        path = java(self.spark, "org.apache.hadoop.fs.Path")(self.log.dataPath(), name)
+        stream = path.getFileSystem(self.log.newDeltaHadoopConf()).create(path, False)
         try:
             stream.write(data)
         finally:
@@ -143,178 +151,15 @@ class Delta:
         about = {"partitionValues": {}, "modificationTime": time.time_ns() // 1_000_000, "dataChange": True}
         return self._action({"add": {"path": name, "size": len(data), "stats": json.dumps(stats), **about}})
 
-    def change(self, known: Files | None = None) -> Change:
-        """Begin a commit on the newest version; committing fails if another commit came in between.
-
-        `known`: the files after an earlier commit. They are used if that is still the newest version.
-        """
-        return Change(self, known)
-
-    def _commit(self, txn: Any, actions: list[Any], operation: Any, application: str, number: int, note: str) -> int:
-        transaction = {"appId": application, "version": number, "lastUpdated": None}
-        actions = [*actions, self._action({"txn": transaction})]
-        self._spark.conf.set(_USER_METADATA, note)
-        try:
-            return int(txn.commit(self._seq(actions), operation))
-        except Exception as error:
-            if "CONCURRENT" in str(error).upper():
-                raise written_by_another(self._log.dataPath()) from error
-            raise
-        finally:
-            self._spark.conf.unset(_USER_METADATA)
-
     def _action(self, action: dict[str, Any]) -> Any:
-        return self._delta("actions.Action").fromJson(json.dumps(action))
-
-    def _delta(self, name: str) -> Any:
-        return java(self._spark, f"{_NAMESPACE}.{name}")
-
-    def _none(self) -> Any:
-        return java(self._spark, "scala.Option").empty()
-
-    def _seq(self, items: Iterable[Any]) -> Any:
-        listed = java(self._spark, "java.util.ArrayList")()
-        for item in items:
-            listed.add(item)
-        return self._scala(listed).toSeq()
-
-    def _scala(self, collection: Any) -> Any:
-        return java(self._spark, "scala.jdk.javaapi.CollectionConverters").asScala(collection)
-
-
-class Change:
-    """A commit in preparation. `files`: those of the version it is based on; after `commit`, those of the new version."""
-
-    def __init__(self, table: Delta, known: Files | None) -> None:
-        self._table = table
-        self._txn = table._log.startTransaction()
-        self._txn.readWholeTable()
-        self._path = table._log.dataPath()
-        snapshot = self._txn.snapshot()
-        table_id, version = str(snapshot.metadata().id()), int(snapshot.version())
-        if known is None or known[:2] != (
-            table_id,
-            version,
-        ):  # reading them costs two Spark jobs and several JVM calls per file
-            described = map(self._file, snapshot.allFiles().collect())
-            known = Files(table_id, version, {file.address: file for file in described})
-        self.files = known
-
-    def _file(self, action: Any) -> File:
-        spark = self._table._spark
-        name, vector = action.toPath(), action.deletionVector()
-        full = name if name.isAbsolute() else java(spark, "org.apache.hadoop.fs.Path")(self._path, name)
-        address = java(spark, "org.apache.spark.paths.SparkPath").fromPath(full).urlEncoded()
-        stats = json.loads(action.stats() or "{}")
-        return File(action, address, stats, vector.serializeToBase64() if vector else None)
-
-    def rows(self, files: Iterable[File]) -> DataFrame:
-        """The rows of these files, with the columns that `file_and_row` needs."""
-        rows = self._table.read((file.action for file in files), self._txn.snapshot())
-        return rows.select(
-            "*", F.col("_metadata.file_path").alias("_address"), F.col("_metadata.row_index").alias("_row")
-        )
-
-    @staticmethod
-    def file_and_row() -> tuple[Column, Column]:
-        """The columns that identify a row for `commit`. Select them for few rows only: hashing the long addresses is slow."""
-        return F.xxhash64("_address").alias(FILE_AND_ROW[0]), F.col(FILE_AND_ROW[1])
-
-    def with_table_columns(self, rows: DataFrame) -> DataFrame:
-        """The rows cast to the table's columns; columns that the rows lack are null."""
-        wanted = self._table.read([], self._txn.snapshot()).schema
-        have = [F.col(f"`{f.name}`") if f.name in rows.columns else F.lit(None) for f in wanted]
-        return rows.select(*(c.cast(f.dataType).alias(f.name) for c, f in zip(have, wanted, strict=True)))
-
-    def files_that_may_hold(self, column: str, values: Sequence[Any], between: bool = False) -> list[File]:
-        """The files that may hold one of these values, by Delta's statistics. `values` must be sorted.
-
-        `between`: the files that may hold any value between the first and the last.
-        """
-        kept = []
-        for file in self.files.files.values():
-            least, most = (file.stats.get(bound, {}).get(column) for bound in ("minValues", "maxValues"))
-            if least is not None and most is not None and type(least) is type(values[0]):
-                at = bisect_left(values, least)  # the first value that is not below the file's minimum
-                if at == len(values) or (values[0] if between else values[at]) > most:
-                    continue
-            kept.append(file)
-        return kept
-
-    def commit(
-        self,
-        added: DataFrame | None,
-        removed: DataFrame,
-        removed_rows: int,
-        application: str,
-        number: int,
-        note: str,
-        merged_events: int,
-    ) -> int:
-        """Add rows and remove rows in one commit, as version `number` of an application id; the table's new version.
-
-        `removed` has the `file_and_row` of each of the `removed_rows` rows; `merged_events` is shown in the table's history.
-        StateError, and nothing is committed, if other than `removed_rows` rows are found, or if another program has committed.
-        """
-        table = self._table
-        actions = [] if added is None else _items(self._txn.writeFiles(added._jdf))
-        files = self.files.files | {file.address: file for file in map(self._file, actions)}
-        if removed_rows:
-            for file, replacement in self._removals(removed, removed_rows):
-                del files[file.address]
-                if replacement:
-                    files[file.address] = self._file(replacement._1())
-                actions += [replacement._1(), replacement._2()] if replacement else [file.action.remove()]
-        nothing, empty = table._none(), table._seq([])
-        self._txn.registerSQLMetrics(table._spark._jsparkSession, self._metrics(merged_events))
-        merge = table._delta("DeltaOperations$Merge")(*[nothing] * 4, empty, empty, empty)
-        version = table._commit(self._txn, actions, merge, application, number, note)
-        self.files = Files(self.files.table_id, version, files)
-        return version
-
-    def _metrics(self, merged_events: int) -> Any:
-        """The metric that Delta requires of a MERGE for its history."""
-        spark, name = self._table._spark, "operationNumSourceRows"
-        by_name = java(spark, "java.util.HashMap")()
-        metrics = java(spark, "org.apache.spark.sql.execution.metric.SQLMetrics")
-        by_name.put(name, metrics.createMetric(spark._jsc.sc(), name))
-        by_name.get(name).set(merged_events)
-        return getattr(java(spark, "scala.collection.immutable.Map"), "from")(self._table._scala(by_name))
-
-    def _removals(self, removed: DataFrame, count: int) -> list[tuple[File, Any]]:
-        """The files that hold these rows, each with the pair of actions (add, remove) that removes the rows from it.
-
-        None instead of the pair if no row of the file is left.
-        """
-        files = self.files.files
-        vectors = [{"filePath": file.address, "deletionVectorId": file.vector} for file in files.values()]
-        known = self._table._spark.createDataFrame(pyarrow.Table.from_pylist(vectors, _VECTORS))
-        known = known.withColumn(FILE_AND_ROW[0], F.xxhash64("filePath"))
-        numbered = removed.withColumnRenamed(FILE_AND_ROW[1], "rowIndexCol").join(F.broadcast(known), FILE_AND_ROW[0])
-        build = self._table._delta("commands.DeletionVectorBitmapGenerator").buildDeletionVectors
-        order = ("filePath", "deletionVectorId", "rowIndexCol")
-        results = build(self._table._spark._jsparkSession, numbered.select(*order)._jdf, self._table._log, 0)
-        changed, rows = [], 0
-        for result in _items(results):
-            file, vector = files[result.filePath()], result.deletionVector()
-            before = file.action.deletionVector()
-            rows += vector.cardinality() - (before.cardinality() if before else 0)
-            none_left = vector.cardinality() == file.action.numPhysicalRecords().get()
-            changed.append((file, None if none_left else file.action.removeRows(vector, True, True)))
-        if rows != count:  # two addresses have the same hash, or a row was given twice
-            raise StateError(
-                f"{rows} rows of {self._path} were found for replacement, but {count} were expected. Nothing was merged. "
-                "Rebuild the table with: suibus rebuild",
-                f"{self._path} 中找到 {rows} 行待替换，应为 {count} 行。未合并任何数据。请执行 suibus rebuild 重建该表。",
-            )
-        return changed
+        return delta_class(self.spark, "actions.Action").fromJson(json.dumps(action))
 
 
 class Snapshot:
     """The newest version of a table, read from its log now."""
 
     def __init__(self, spark: SparkSession, address: str) -> None:
-        log = java(spark, f"{_NAMESPACE}.DeltaLog")
+        log = delta_class(spark, "DeltaLog")
         snapshot = log.forTableWithSnapshot(cast(Any, spark)._jsparkSession, address)._2()
         self.version = int(snapshot.version())
         self.table_id = str(snapshot.metadata().id())
@@ -323,12 +168,12 @@ class Snapshot:
 
     def transactions(self) -> dict[str, int]:
         """The last version that each application id committed."""
-        return {str(one.appId()): int(one.version()) for one in _items(self._listed)}
+        return {str(one.appId()): int(one.version()) for one in to_list(self._listed)}
 
 
 def forget_tables(spark: SparkSession) -> None:
     """Clear Delta's cache of logs: after a rename, another table may be at a cached address."""
-    java(spark, f"{_NAMESPACE}.DeltaLog").clearCache()
+    delta_class(spark, "DeltaLog").clearCache()
 
 
 def _set_transactions(snapshot: Any) -> Any:
@@ -336,10 +181,6 @@ def _set_transactions(snapshot: Any) -> Any:
     checksum = snapshot.checksumOpt()
     listed = checksum.get().setTransactions() if checksum.isDefined() else None
     return listed.get() if listed is not None and listed.isDefined() else snapshot.setTransactions()
-
-
-def _items(scala: Any) -> list[Any]:
-    return [scala.apply(i) for i in range(scala.size())]
 
 
 def written_by_another(path: Any) -> StateError:

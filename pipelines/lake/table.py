@@ -15,7 +15,8 @@ from pyspark.sql.pandas.types import to_arrow_schema
 from pyspark.sql.types import StructType
 
 from pipelines.lake.commit_notes import Note, dump_note
-from pipelines.lake.delta import Change, Delta, Files, Snapshot
+from pipelines.lake.delta import Delta, Snapshot
+from pipelines.lake.row_replacement import Change, Files
 from pipelines.lake.spark_jvm import SPARK_ERRORS, cause
 from pipelines.lake.storage import Storage, local_folder
 from pipelines.lake.table_log import AddedFile, Commit, NewestVersion, parse_commit

@@ -14,9 +14,9 @@ from pyspark.sql import functions as F
 from pipelines.fates import COUNTED
 from pipelines.lake.bronze import is_quarantined, portions
 from pipelines.lake.commit_notes import GateChange, MergeNote, dump_note
-from pipelines.lake.delta import FILE_AND_ROW
 from pipelines.lake.lake import Lake
 from pipelines.lake.progress import merge_application, merged_version
+from pipelines.lake.row_replacement import FILE_AND_ROW
 from pipelines.lake.table import Table
 from pipelines.lake.table_log import AddedFile, count_rows
 from pipelines.lake.table_schemas import EVENT

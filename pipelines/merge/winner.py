@@ -12,7 +12,7 @@ from pyspark.sql import DataFrame, Window
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
-from pipelines.lake.delta import FILE_AND_ROW, Change
+from pipelines.lake.row_replacement import FILE_AND_ROW, Change
 from pipelines.lake.table_schemas import EVENT, NOT_ANSI, ORDER, spark_schema
 from pipelines.merge.gate_counts import counting_rules
 from quality.gate_rules import rules_hash

@@ -16,8 +16,9 @@ from delta.tables import DeltaTable
 from pyspark.sql import functions as F
 
 from pipelines.lake.commit_notes import ReleaseNote, dump_note
-from pipelines.lake.delta import Change, Delta, Files
+from pipelines.lake.delta import Delta
 from pipelines.lake.lake import Lake
+from pipelines.lake.row_replacement import Change, Files
 from pipelines.lake.side_by_side import side_by_side
 from pipelines.lake.table import Table
 from schemas.errors import StateError
@@ -39,7 +40,7 @@ def replace(
     spark: Any, path: str, ids: list[int], version: int, word: str = "new", known: Files | None = None
 ) -> Change:
     """Leave out the rows of these ids and add others in their place."""
-    change = Delta(spark, path).change(known)
+    change = Change(Delta(spark, path), known)
     there = change.rows(change.files.files.values()).where(F.col("id").isin(ids))
     added = there.select("id", F.lit(word).alias("word"))
     added = change.with_table_columns(added).coalesce(1)
@@ -92,13 +93,13 @@ def test_a_few_rows_are_appended_as_by_spark_but_without_a_job(spark: Any, tmp_p
 
 def test_a_file_whose_every_row_is_replaced_is_no_longer_in_the_table(spark: Any, table: str) -> None:
     replace(spark, table, list(range(50)), 1)
-    files = Delta(spark, table).change().files.files.values()
+    files = Change(Delta(spark, table)).files.files.values()
     assert sorted(f.action.numLogicalRecords().get() for f in files) == [50, 50]
     assert all(f.vector is None for f in files)
 
 
 def test_files_are_skipped_by_their_statistics(spark: Any, table: str) -> None:
-    change = Delta(spark, table).change()
+    change = Change(Delta(spark, table))
     assert len(change.files.files) == 2
     assert len(change.files_that_may_hold("id", [10])) == 1
     assert len(change.files_that_may_hold("id", [10, 60])) == 2
@@ -107,11 +108,11 @@ def test_files_are_skipped_by_their_statistics(spark: Any, table: str) -> None:
     assert len(change.files_that_may_hold("id", [70, 200], between=True)) == 1
     assert len(change.files_that_may_hold("word", ["none"])) == 0
     replace(spark, table, [0], 1)  # with a vector the statistics are still bounds
-    assert len(Delta(spark, table).change().files_that_may_hold("id", [0])) == 2
+    assert len(Change(Delta(spark, table)).files_that_may_hold("id", [0])) == 2
 
 
 def test_a_commit_in_between_stops_the_change(spark: Any, table: str) -> None:
-    change = Delta(spark, table).change()
+    change = Change(Delta(spark, table))
     there = change.rows(change.files.files.values()).where("id = 1")
     spark.range(200, 201, 1, 1).withColumn("word", F.lit("other")).write.format("delta").mode("append").save(table)
     with pytest.raises(StateError, match="Another Suibus writes"):
@@ -122,19 +123,19 @@ def test_a_commit_in_between_stops_the_change(spark: Any, table: str) -> None:
 def test_the_files_after_a_change_are_those_of_its_version(spark: Any, table: str) -> None:
     files = replace(spark, table, [3, 4, 60], 7).files
     for version, ids in enumerate(([4, 5], list(range(50, 100)), [70]), 8):
-        change = Delta(spark, table).change(files)
+        change = Change(Delta(spark, table), files)
         assert change.files is files, "asked again though nobody else wrote"
-        asked = Delta(spark, table).change().files
+        asked = Change(Delta(spark, table)).files
         assert [(f.address, f.stats, f.vector) for f in sorted(files.files.values(), key=lambda f: f.address)] == [
             (f.address, f.stats, f.vector) for f in sorted(asked.files.values(), key=lambda f: f.address)
         ]
         files = replace(spark, table, ids, version, "newer", files).files
     spark.range(200, 201, 1, 1).withColumn("word", F.lit("other")).write.format("delta").mode("append").save(table)
-    assert len(Delta(spark, table).change(files).files.files) == len(files.files) + 1
+    assert len(Change(Delta(spark, table), files).files.files) == len(files.files) + 1
 
 
 def test_a_row_that_cannot_be_found_stops_the_change(spark: Any, table: str) -> None:
-    change = Delta(spark, table).change()
+    change = Change(Delta(spark, table))
     elsewhere = (
         change.rows(change.files.files.values())
         .where("id = 1")

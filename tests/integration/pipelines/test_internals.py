@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from inspect import getsource
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,12 @@ import pytest
 
 import infra.jvm.spark
 import pipelines.lake.delta
+import pipelines.lake.row_replacement
 from pipelines.lake.delta import INTERNALS
 from pipelines.lake.spark_jvm import java
 
-SOURCE = Path(pipelines.lake.delta.__file__).read_text("utf-8")
+MODULES = (pipelines.lake.delta, pipelines.lake.row_replacement)  # the modules that use internal classes
+SOURCES = [getsource(module) for module in MODULES]
 
 
 @pytest.mark.parametrize("name", INTERNALS)
@@ -26,14 +29,13 @@ def test_every_internal_class_has_the_methods_that_are_used(spark: Any, name: st
     assert not {m: n for m, n in missing.items() if n}, f"{name} has other methods now"
 
 
-def test_every_internal_class_that_the_module_names_is_in_internals() -> None:
-    named = set(re.findall(r'_delta\("([\w.$]+)"\)', SOURCE)) | set(
-        re.findall(r"\{_NAMESPACE\}\.([\w.$]+)\"\)", SOURCE)
-    )
+@pytest.mark.parametrize("source", SOURCES, ids=[module.__name__ for module in MODULES])
+def test_every_internal_class_that_the_modules_name_is_in_internals(source: str) -> None:
+    named = set(re.findall(r'delta_class\([\w.]+, "([\w.$]+)"\)', source))
     known = {name.removeprefix("org.apache.spark.sql.delta.") for name in INTERNALS}
     assert named
     assert named <= known
-    assert set(re.findall(r'java\([\w.]+, "(org\.apache\.spark\.[\w.$]+)"\)', SOURCE)) <= set(INTERNALS)
+    assert set(re.findall(r'java\([\w.]+, "(org\.apache\.spark\.[\w.$]+)"\)', source)) <= set(INTERNALS)
 
 
 def test_every_class_named_in_sparks_settings_exists(spark: Any) -> None:
@@ -46,7 +48,7 @@ def test_every_class_named_in_sparks_settings_exists(spark: Any) -> None:
 
 def test_no_other_module_names_an_internal_class_of_spark_or_delta() -> None:
     root = Path(__file__).parents[3]
-    allowed = {"pipelines/lake/delta.py", "infra/jvm/spark.py"}
+    allowed = {"pipelines/lake/delta.py", "pipelines/lake/row_replacement.py", "infra/jvm/spark.py"}
     for folder in ("schemas", "producers", "quality", "pipelines", "infra"):
         for path in (root / folder).rglob("*.py"):
             name = path.relative_to(root).as_posix()
