@@ -4,29 +4,24 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from threading import Lock
 from typing import Any
 
-from delta.tables import DeltaTable
 from py4j.protocol import Py4JError
 from pyspark import SparkConf, SparkContext
 from pyspark.errors import PySparkRuntimeError
 from pyspark.java_gateway import launch_gateway
 from pyspark.sql import SparkSession
-from pyspark.sql.avro.functions import from_avro, to_avro
 
+from infra.jvm.class_archive import archived_classes
 from infra.jvm.jars import resolve_jars
 from infra.jvm.java import find_java, jvm_environment
 from infra.jvm.process import exchanged_environment, tail
-from infra.settings import Settings, read_settings
-from infra.terminal import console
-from schemas.errors import SuibusError, UnavailableError
-from schemas.tell import Tell
+from infra.settings import Settings
+from schemas.errors import UnavailableError
 from schemas.wire.avro import LARGEST
-
-_ARCHIVE = "spark.jsa"
 
 # Settings of another Spark in the environment would change this one, or start the other one.
 _FOREIGN = (
@@ -73,22 +68,32 @@ _LOCAL_FILES = (
 _starting = Lock()
 
 
-def spark_session(settings: Settings) -> SparkSession:
+def spark_session(settings: Settings, java_options: Sequence[str] | None = None) -> SparkSession:
     """Start Spark, or return this process's session.
 
-    The JVM's output goes to <home>/spark/spark.log; errors are raised as Python exceptions. The JVM ends with
-    this process, also if it is killed. UnavailableError if Java or the jars are missing or Spark does not start;
-    StateError if a jar is not the locked one.
+    `java_options` replace the one that uses the class archive. The JVM's output goes to <home>/spark/spark.log; errors are
+    raised as Python exceptions. The JVM ends with this process, also if it is killed. UnavailableError if Java or the jars
+    are missing or Spark does not start; StateError if a jar is not the locked one.
     """
     with _starting:
         if SparkContext._active_spark_context is not None:
             return SparkSession.builder.getOrCreate()
-        archive = settings.jars / _ARCHIVE
-        java_options = [f'-XX:SharedArchiveFile="{archive}"'] if archive.is_file() else []
-        return _start(settings, java_options)
+        return _start(settings, archived_classes("spark", settings) if java_options is None else java_options)
 
 
-def _start(settings: Settings, java_options: list[str]) -> SparkSession:
+def end_spark() -> None:
+    """End this process's Spark and wait until its JVM is gone. Spark cannot be started here again."""
+    context = SparkContext._active_spark_context
+    if context is None:
+        return
+    gateway: Any = context._gateway
+    context.stop()
+    gateway.shutdown()
+    gateway.proc.stdin.close()
+    gateway.proc.wait()
+
+
+def _start(settings: Settings, java_options: Sequence[str]) -> SparkSession:
     java = find_java(settings.java_home)
     if not java.vector:
         raise UnavailableError(
@@ -119,7 +124,7 @@ def _start(settings: Settings, java_options: list[str]) -> SparkSession:
         ) from error
 
 
-def _options(settings: Settings, spark_jars: list[Path], java_options: list[str]) -> list[tuple[str, str]]:
+def _options(settings: Settings, spark_jars: list[Path], java_options: Sequence[str]) -> list[tuple[str, str]]:
     local = settings.spark_master.startswith("local")
     java_options = [
         "-Dlog4j2.configurationFile=log4j2.properties",  # the JVM's folder is <home>/spark
@@ -131,7 +136,7 @@ def _options(settings: Settings, spark_jars: list[Path], java_options: list[str]
         # after a record that was too large.
         "-XX:G1HeapRegionSize=4m",
         *_AVRO_LIMITS,
-        *java_options,
+        *(f'"{option}"' for option in java_options),
     ]
     # Jars on the class path are not copied for each session, and are part of the class archive.
     shipped = (
@@ -178,44 +183,3 @@ def _options(settings: Settings, spark_jars: list[Path], java_options: list[str]
         ("spark.sql.ui.retainedExecutions", "20"),
         ("spark.ui.showConsoleProgress", "false"),
     ]
-
-
-def make_class_archive(settings: Settings, tell: Tell) -> Path | None:
-    """Run Spark once and archive the classes it loaded: later sessions need about half the time for their start and first job.
-
-    None if this Java makes no archive; sessions then start without one. Java itself checks whether an archive fits,
-    and ignores it otherwise. Call this in a separate process: Spark cannot be started there again.
-    """
-    archive = settings.jars / _ARCHIVE
-    draft = archive.with_suffix(".draft")
-    draft.unlink(missing_ok=True)
-    tell("Spark classes: one trial run", "Spark 类库：试运行一次")
-    with TemporaryDirectory(ignore_cleanup_errors=True) as folder:
-        trial = settings.model_copy(update={"home": Path(folder), "spark_master": "local[*]", "lake": None})
-        spark = _start(trial, [f'-XX:ArchiveClassesAtExit="{draft}"'])
-        path = trial.lake_path
-        rows = spark.range(9).selectExpr("id", "string(id) s", "cast(id as decimal(18,2)) d", "now() t")
-        rows.write.format("delta").save(path)
-        DeltaTable.forPath(spark, path).alias("a").merge(
-            rows.alias("b"), "a.id = b.id"
-        ).whenMatchedUpdateAll().whenNotMatchedInsertAll().execute()
-        spark.read.format("delta").load(path).select(from_avro(to_avro("id"), '"long"')).collect()
-        gateway: Any = spark.sparkContext._gateway
-        spark.stop()
-        gateway.shutdown()
-        gateway.proc.stdin.close()
-        gateway.proc.wait()
-    if not draft.is_file():
-        tell("Spark classes: this Java makes no archive", "Spark 类库：当前 Java 不支持类归档")
-        return None
-    draft.replace(archive)
-    tell("Spark classes: ready", "Spark 类库：已就绪")
-    return archive
-
-
-if __name__ == "__main__":
-    try:
-        make_class_archive(read_settings(), console.tell)
-    except SuibusError as refused:
-        console.say_error(refused.en, refused.zh)
-        sys.exit(refused.exit_status)

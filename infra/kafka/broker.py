@@ -18,13 +18,14 @@ import socket
 import subprocess
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass, replace
 
 from kafka import KafkaAdminClient
 from kafka.errors import KafkaError
 
+from infra.jvm.class_archive import archived_classes
 from infra.jvm.jars import resolve_jars
 from infra.jvm.java import find_java, jvm_environment
 from infra.jvm.process import Process, start_detached, tail
@@ -58,8 +59,9 @@ class _State(Ports):
 class Broker:
     """The embedded broker of one home. All calls may be repeated, also by several processes at once."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, java_options: Sequence[str] | None = None) -> None:
         self._settings = settings
+        self._java_options = archived_classes("broker", settings) if java_options is None else java_options
         self.home = settings.home
         self.folder = self.home / "kafka"
         self.security = self.home / "security"
@@ -200,6 +202,7 @@ class Broker:
             "-XX:TieredStopAtLevel=1",
             "-Dlog4j2.configurationFile=log4j2.properties",
             "-Djava.awt.headless=true",
+            *self._java_options,
             "-cp",
             class_path,
         ]

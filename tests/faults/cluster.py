@@ -15,6 +15,7 @@ from pathlib import Path
 from kafka import KafkaAdminClient
 from kafka.errors import KafkaError
 
+from infra.jvm.class_archive import archived_classes
 from infra.jvm.jars import resolve_jars
 from infra.jvm.java import find_java, jvm_environment
 from infra.settings import read_settings
@@ -58,7 +59,7 @@ class Cluster:
         settings = read_settings()
         self._java = [
             str(find_java(settings.java_home).program), "-Xms128m", "-Xmx256m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1",
-            "-Djava.awt.headless=true", "-cp", os.pathsep.join(map(str, resolve_jars("broker", settings))),
+            "-Djava.awt.headless=true", *archived_classes("broker", settings), "-cp", os.pathsep.join(map(str, resolve_jars("broker", settings))),
         ]  # fmt: skip
 
     @property
