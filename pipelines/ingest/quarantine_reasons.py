@@ -97,7 +97,7 @@ def _wrong_keys_and_values(dataset: Dataset) -> list[Reason]:
             f"{_FITS} AND (_deleted OR {DECODED} OR _key IS NULL) AND NOT _right_key",
             "key", ",".join(dataset.key), "_key",
             "The key is missing, or differs from the key that the contract defines for the record, which must match byte for byte.",
-            "缺少键，或键与契约为该记录规定的键不一致（须逐字节相同）。",
+            "缺少主键，或主键与契约为该记录规定的不一致（须逐字节相同）。",
         ),
         _reason(
             outside_of_years("_timestamp"), "timestamp", None, "_timestamp",

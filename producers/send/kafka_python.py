@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any
 
 import kafka.errors as kafka_errors
-from kafka import KafkaAdminClient, KafkaProducer
+from kafka import KafkaProducer
 from kafka.structs import OffsetAndMetadata, TopicPartition
 
 from producers.outbox import Waiting
 from producers.send.access_refused import why_refused
+from producers.send.committed import committed_position, kafka_python_errors
 from producers.send.kafka_internals import end_at_once
 from producers.send.transport import (
-    ForbiddenError,
     Identity,
     MissingTopicError,
-    RefusedError,
     Transport,
-    TransportError,
     headers,
 )
 from schemas.ports.kafka_access import KafkaAccess
@@ -28,11 +25,6 @@ from schemas.ports.kafka_access import KafkaAccess
 BATCH = 1 << 18  # bytes of a batch, before it is compressed
 # The pause before kafka-python asks again for what it does not know yet, four times before the first row; its default is 100.
 RETRY_MS = 20
-_PERMANENT_ERRORS = (  # trying again does not help
-    kafka_errors.SaslAuthenticationFailedError,
-    kafka_errors.UnsupportedVersionError,
-    kafka_errors.MessageSizeTooLargeError,
-)
 # Without a handler Python would print each failed reconnect; the sender raises one error for all of them.
 logging.getLogger("kafka").addHandler(logging.NullHandler())
 
@@ -46,7 +38,7 @@ class KafkaPython(Transport):
         self._futures: list[Any] = []
 
     def open(self) -> None:
-        with _errors():
+        with kafka_python_errors():
             self._producer = KafkaProducer(
                 **self._access.kafka_python(), bootstrap_timeout_ms=self._wait_ms, max_block_ms=self._wait_ms,
                 transactional_id=self._identity.transactional_id, acks="all", compression_type="gzip", batch_size=BATCH,
@@ -55,22 +47,15 @@ class KafkaPython(Transport):
             self._producer.init_transactions()
 
     def committed(self, name: str) -> int | None:
-        with _errors():
-            admin = KafkaAdminClient(**self._access.kafka_python(), bootstrap_timeout_ms=self._wait_ms)
-            try:
-                offsets = admin.list_group_offsets(self._identity.group)[self._identity.group]
-            finally:
-                admin.close()
-        # confluent-kafka appends a zero byte to the name.
-        return max((o.offset for o in offsets.values() if o.metadata.rstrip("\0") == name), default=None)
+        return committed_position(self._access, self._identity, name, self._wait_ms)
 
     def begin(self) -> None:
-        with _errors():
+        with kafka_python_errors():
             self._producer.begin_transaction()
 
     def produce(self, rows: Sequence[Waiting]) -> None:
         send = self._producer.send
-        with _errors():
+        with kafka_python_errors():
             # With a single partition, naming it saves hashing the keys.
             partition = {t: 0 if len(self._partitions(t)) == 1 else None for t in {row.topic for row in rows}}
             self._futures = [
@@ -86,11 +71,11 @@ class KafkaPython(Transport):
 
     def add_position(self, rows: Sequence[Waiting], name: str) -> None:
         offsets = {TopicPartition(rows[0].topic, 0): OffsetAndMetadata(rows[-1].seq + 1, name, -1)}
-        with _errors():
+        with kafka_python_errors():
             self._producer.send_offsets_to_transaction(offsets, self._identity.group)
 
     def commit(self) -> None:
-        with _errors():
+        with kafka_python_errors():
             self._producer.flush()
             for future in self._futures:  # commit only if every row was acknowledged
                 if future.failed():
@@ -98,11 +83,11 @@ class KafkaPython(Transport):
             self._producer.commit_transaction()
 
     def abort(self) -> None:
-        with _errors():
+        with kafka_python_errors():
             self._producer.abort_transaction()
 
     def close(self) -> None:
-        with _errors():
+        with kafka_python_errors():
             self._producer.close(timeout=5)
 
     def abandon(self) -> None:
@@ -111,16 +96,3 @@ class KafkaPython(Transport):
 
     def why_refused(self) -> tuple[str, str] | None:
         return why_refused(self._access)
-
-
-@contextmanager
-def _errors() -> Iterator[None]:
-    """Raise the errors of kafka-python as those of `producers.send.transport`."""
-    try:
-        yield
-    except kafka_errors.AuthorizationError as error:
-        raise ForbiddenError(str(error)) from None
-    except _PERMANENT_ERRORS as error:
-        raise RefusedError(str(error)) from None
-    except kafka_errors.KafkaError as error:
-        raise TransportError(str(error)) from None

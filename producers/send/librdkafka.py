@@ -8,6 +8,7 @@ from typing import Any
 
 from producers.outbox import Waiting
 from producers.send.access_refused import why_refused
+from producers.send.committed import committed_position
 from producers.send.transport import (
     ForbiddenError,
     Identity,
@@ -29,7 +30,6 @@ def confluent_kafka() -> Any:
     """The Python package of librdkafka; InputError if it is not installed."""
     try:
         import confluent_kafka  # not part of a light install
-        import confluent_kafka.admin
     except ImportError:
         raise InputError(
             "SUIBUS_TRANSPORT is librdkafka, which is not installed. In the project's folder: pip install '.[fast]'",
@@ -72,14 +72,7 @@ class Librdkafka(Transport):
             self._refused = RefusedError(error.str())
 
     def committed(self, name: str) -> int | None:
-        group = self._identity.group
-        admin = self._kafka.admin.AdminClient(self._settings)
-        with self._errors():
-            groups = [self._kafka.ConsumerGroupTopicPartitions(group)]
-            offsets = admin.list_consumer_group_offsets(groups, request_timeout=self._seconds)[group].result()
-        # confluent-kafka appends a zero byte to the name.
-        named = ((o.offset, (o.metadata or "").rstrip("\0")) for o in offsets.topic_partitions)
-        return max((offset for offset, transaction in named if transaction == name), default=None)
+        return committed_position(self._access, self._identity, name, int(self._seconds * 1000))
 
     def begin(self) -> None:
         with self._errors():

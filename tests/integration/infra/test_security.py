@@ -730,7 +730,7 @@ def test_node_needs_its_file_and_nothing_else_and_a_secure_bus_stays_so(tmp_path
         assert "all on the bus" in node("publish", "grassroots_division", f"{register}/{OWN}.csv", "--district", OWN)
         assert "no receipt" in node.here("receipts", "--district", OWN)
         said = node.here("publish", "grassroots_division", f"{register}/{OTHER}.csv", "--district", OTHER, status=2)
-        assert f"is of district {OWN}" in said
+        assert f"belongs to district {OWN}" in said
         stranger = Suibus(tmp_path, SUIBUS_HOME=str(tmp_path / "x"), SUIBUS_BOOTSTRAP_SERVERS=broker.servers(False))
         assert "nobody in without credentials" in stranger.here("sync", status=3)
     finally:

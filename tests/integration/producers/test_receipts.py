@@ -294,7 +294,7 @@ def test_receipts_are_listed_acknowledged_and_shown_with_the_bus_away(node: Node
     assert [(r["receipt"], r["state"]) for r in shown] == [(r.id, "acknowledged") for r in node.receipts()]
     assert shown[0]["reasons"][0]["reason_zh"]
     wrong = node.suibus("receipts", "--district", "440106", "--acknowledge", f"{name}.v1:0:999")
-    assert (wrong.exit_code, "nothing was marked" in wrong.output) == (2, True)
+    assert (wrong.exit_code, "Nothing was acknowledged" in wrong.output) == (2, True)
     assert node.suibus("receipts", "--district", "440106", "--csv", "x.csv").exit_code == 2
 
 
