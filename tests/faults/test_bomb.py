@@ -19,7 +19,7 @@ from schemas.dataset import receipts_topic
 from schemas.districts import districts
 from tests.faults.node import DISTRICT, Node
 
-_MIB = 256  # of a heap of 512: Spark holds a value more than once
+_MIB = 320  # of a heap of 512: Spark holds a value more than once
 
 
 def test_a_decompression_bomb_is_quarantined_and_every_record_before_behind_and_beside_it_is_shared(

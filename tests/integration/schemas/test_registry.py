@@ -228,7 +228,7 @@ def test_both_framings_are_read_and_what_a_registry_does_not_vouch_for_is_quaran
     assert "price is bytes decimal(9,4), expected bytes decimal(9,2)" in texts["fine"]
     assert "seen is long timestamp-millis" in texts["millis"]
     assert "field extra is not in the contract" in texts["more"]
-    assert texts["unknown"] == texts["huge"] == "The schema registry has no schema of this id."
+    assert texts["unknown"] == texts["huge"] == "The schema registry has no schema with this id."
 
 
 def test_a_registry_that_is_away_stops_publish_and_ingest_and_nothing_is_lost_or_skipped(
