@@ -156,6 +156,7 @@ class Harness:
         if death:
             self.deaths.done(side, death, hit)
         came = f"status {answer.status}" if answer else "killed"
+        came = f"broker killed, {came}" if isinstance(death, OfBroker) and hit else came
         self.say(f"{self.deaths.kills.total():4} {side:8} {words[0]:8} {came}, {seconds:.1f} s, planned: {death}")
         if answer:
             self.ready[side].append(process)  # it has run before, and is the next to run
