@@ -39,7 +39,7 @@ check: setup ## Check style, types and imports. 检查代码风格、类型和�
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-unit: setup ## Run the tests that need no broker and no Spark, in 20 s. 运行无需消息代理和 Spark 的测试。
+unit: setup ## Run the tests that need no broker and no Spark, in 30 s. 运行无需消息代理和 Spark 的测试。
 	$(BIN)/pytest -n 2 --dist worksteal tests/unit tests/properties/test_codec.py
 
 # Two processes, each with its own broker and Spark; the tests of one file run in one process, in the order given (long files first).
