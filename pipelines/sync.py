@@ -191,7 +191,7 @@ class _Round:
         work = self.work
         if merged_version(dataset, lake) < accounted_version(dataset, lake):  # a rebuild was killed, or silver is gone
             rebuild_silver(dataset, lake)
-        changed = self._account(dataset, lake)  # of a merge after which a pass was killed
+        changed = self._account(dataset, lake)  # the account of a merge that a killed pass left unaccounted
         began = time.monotonic()
         if merged := merge_pending(dataset, lake):
             work.merges.append(merged)

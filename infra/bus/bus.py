@@ -51,7 +51,7 @@ class Bus:
         self.store = ContractStore(self.home / "contracts")
         self.state = RunState(self.home)
         self.contracts = ContractsInForce((SHIPPED, *settings.contract_folders), self.store, self.state)
-        self._lake: Lake | None = None
+        self._lakes: dict[bool, Lake] = {}  # by whether it is to write
 
     @property
     def access(self) -> KafkaAccess:
@@ -146,14 +146,17 @@ class Bus:
 
     # --- the city ---------------------------------------------------------------------------------
 
-    def lake(self) -> Lake:
-        """The lake. The first call starts Spark, which takes seconds. StateError if the lake has another format."""
-        if self._lake is None:
+    def lake(self, *, to_write: bool = False) -> Lake:
+        """The lake, to read; `to_write` only while holding the pass lease. The first call starts Spark, which takes seconds.
+
+        StateError if the lake has another format.
+        """
+        if to_write not in self._lakes:
             from infra.jvm.spark import spark_session  # a node has no Spark
             from pipelines.lake.lake import Lake
 
-            self._lake = Lake(spark_session(self.settings), self.settings.lake_path)
-        return self._lake
+            self._lakes[to_write] = Lake(spark_session(self.settings), self.settings.lake_path, to_write=to_write)
+        return self._lakes[to_write]
 
     def adopt_contracts(self, tell: Tell = quiet) -> list[Dataset]:
         """Create the topics of the contracts in the folders and put the contracts in force; the newly registered datasets."""
@@ -179,9 +182,9 @@ class Bus:
                 return SyncInfo(records=last.records, taken=last.taken)
             from pipelines.sync import Inputs, sync  # Spark
 
-            if self._lake is None:
+            if not self._lakes:
                 tell("starting Spark, which takes some seconds", "正在启动 Spark，需要数秒")
-            lake = self.lake()
+            lake = self.lake(to_write=True)
             # Read before the pass: a contract put in force while it runs then has another hash, and causes another pass.
             hashes = self.contracts.hashes()
             if not is_unchanged(lake.root, last.tables):
@@ -202,7 +205,7 @@ class Bus:
         from pipelines.merge.rebuild import rebuild_bronze, rebuild_silver  # Spark
 
         with self.state.pass_lease.hold(lambda: _tell_of_waiting(tell)):
-            (rebuild_bronze if from_topics else rebuild_silver)(dataset, self.lake())
+            (rebuild_bronze if from_topics else rebuild_silver)(dataset, self.lake(to_write=True))
             if from_topics:
                 last = self.state.last_pass()
                 taken = {topic: at for topic, at in last.taken.items() if topic not in dataset.topics}
@@ -221,7 +224,7 @@ class Bus:
         with self.state.pass_lease.hold(lambda: _tell_of_waiting(tell)):
             self.kafka.states(self.contracts.topics())  # UnavailableError before anything is moved
             aside = set_lake_aside(spark_session(self.settings), self.settings.lake_path)
-            self._lake = None
+            self._lakes.clear()
             self.state.forget_pass()
         tell(
             f"the old lake is kept at {aside}; a pass rebuilds it from the topics"
@@ -244,9 +247,10 @@ class Bus:
 
         with self.state.pass_lease.hold(lambda: _tell_of_waiting(tell)):
             states = self.kafka.states(dataset.topics)
-            changes = list(topic_changes(dataset, ingested_position(self.lake().bronze(dataset)), states))
+            lake = self.lake(to_write=True)
+            changes = list(topic_changes(dataset, ingested_position(lake.bronze(dataset)), states))
             if changes and yes:
-                resume(dataset, self.lake(), states)
+                resume(dataset, lake, states)
         return changes
 
     def _nothing_new(self, last: PassState, states: dict[str, TopicState]) -> bool:

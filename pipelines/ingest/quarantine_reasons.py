@@ -84,8 +84,8 @@ def _not_decodable() -> list[Reason]:
         ),
         _reason(
             f"{DECODED} AND NOT _whole", "trailing", None, "length(_value)",
-            "Extra bytes follow the record: either the record is right and they would be lost, or they belong to it and it is wrong.",
-            "记录之后还有多余字节：若记录无误，这些字节会丢失；若它们属于记录，则记录有误。",
+            "Extra bytes follow the record, so it cannot be told whether the record is complete.",
+            "记录之后还有多余字节，无法判断记录是否完整。",
         ),
     ]  # fmt: skip
 

@@ -23,6 +23,11 @@ def java(spark: Any, name: str) -> Any:
     return JavaClass(name, spark.sparkContext._gateway._gateway_client)
 
 
+def hadoop_configuration(spark: Any) -> Any:
+    """The Hadoop configuration with which Spark opens file systems."""
+    return spark.sparkContext._jsc.hadoopConfiguration()
+
+
 def cause(error: Exception) -> str:
     """The first line of an error's innermost Java cause; of the error itself if it has none."""
     if isinstance(error, Py4JJavaError):

@@ -66,7 +66,9 @@ class Storage:
         return self._java("org.apache.hadoop.fs.Path")(f"{self._address}/{name}")
 
     def _system(self, path: Any) -> Any:
-        return path.getFileSystem(self._spark._jsc.hadoopConfiguration())
+        from pipelines.lake.spark_jvm import hadoop_configuration
+
+        return path.getFileSystem(hadoop_configuration(self._spark))
 
     def _java(self, name: str) -> Any:
         from pipelines.lake.spark_jvm import java  # a node imports this module for its settings and has no Spark

@@ -105,7 +105,7 @@ class Suibus(Side):
     """Every row rule checked, what breaks one quarantined with its reasons, the position in the commit."""
 
     def prepare(self) -> Callable[[], object]:
-        self.lake = Lake(self.spark, self.path())
+        self.lake = Lake(self.spark, self.path(), to_write=True)
         self.lake.bronze(self.dataset)
 
         def job() -> None:
@@ -243,7 +243,7 @@ def _note(took: list[float], call: Callable[[], object]) -> None:
 def _tiny(bus: Bus, runs: int) -> Iterator[Row]:
     """A batch of a hundred records in a warm process: what it costs before its records count."""
     dataset = _dataset(bus, "tiny", 6)
-    lake = bus.lake()
+    lake = bus.lake(to_write=True)
     seconds, counts, commits = [], [], []
     for turn in range(runs + 3):
         publish(bus, dataset, DISTRICTS[0], TINY, turn * TINY)
