@@ -10,7 +10,7 @@ from functools import partial
 
 from pipelines.back.receipts import send_receipts
 from pipelines.ingest.ingest import Batch, ingest_batch
-from pipelines.ingest.offsets import Topics, TopicState
+from pipelines.ingest.topics import Topics, TopicState
 from pipelines.lake.lake import Lake
 from pipelines.lake.position import Position
 from pipelines.lake.progress import accounted_version, merged_version

@@ -16,7 +16,8 @@ from infra.kafka.broker import Broker
 from infra.kafka.topics import Kafka
 from infra.node_file import read_node_file
 from infra.settings import Settings
-from pipelines.ingest.offsets import TopicState, all_taken
+from pipelines.ingest.offsets import all_taken
+from pipelines.ingest.topics import TopicState
 from pipelines.lake.unchanged_tables import is_unchanged, table_names
 from pipelines.sync_info import SyncInfo
 from producers.publish.publisher import Publisher
@@ -239,10 +240,10 @@ class Bus:
     def resume(self, dataset: Dataset, yes: bool, tell: Tell = quiet) -> list[tuple[str, str]]:
         """The changes of the dataset's topics that stop it, in English and Chinese; with `yes` they are accepted.
 
-        The dataset then continues from the position of `pipelines.ingest.offsets.position_after_change`.
+        The dataset then continues from the position of `pipelines.ingest.topic_changes.position_after_change`.
         """
         from pipelines.ingest.ingest import resume  # Spark
-        from pipelines.ingest.offsets import topic_changes
+        from pipelines.ingest.topic_changes import topic_changes
         from pipelines.lake.progress import ingested_position
 
         with self.state.pass_lease.hold(lambda: _tell_of_waiting(tell)):

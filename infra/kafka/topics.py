@@ -20,7 +20,7 @@ from kafka.errors import (
 )
 
 from infra.kafka.properties import MAX_MESSAGE_BYTES
-from pipelines.ingest.offsets import TopicState
+from pipelines.ingest.topics import TopicState
 from producers.send.access_refused import why_refused
 from schemas.dataset import UP_PREFIX
 from schemas.errors import InputError, UnavailableError, first_line

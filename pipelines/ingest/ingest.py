@@ -15,8 +15,10 @@ from pyspark.sql import DataFrame
 
 from pipelines.ingest.decode import bronze_rows, quarantine_all, quarantine_unreadable
 from pipelines.ingest.find_bad_records import can_be_computed, find_bad_ranges, subtract_ranges
-from pipelines.ingest.offsets import Plan, Range, Topics, TopicState, plan, position_after_change
+from pipelines.ingest.offsets import Plan, Range, plan
 from pipelines.ingest.read import read_ranges
+from pipelines.ingest.topic_changes import position_after_change
+from pipelines.ingest.topics import Topics, TopicState
 from pipelines.lake.commit_notes import IngestNote
 from pipelines.lake.delta import written_by_another
 from pipelines.lake.lake import Lake

@@ -12,7 +12,7 @@ import pytest
 import infra.jvm.spark
 import pipelines.lake.delta
 import pipelines.lake.row_replacement
-from pipelines.lake.delta import INTERNALS
+from pipelines.lake.delta import CONFLICTS, INTERNALS
 from pipelines.lake.spark_jvm import KAFKA_POOLS, drop_kafka_data, load_class
 
 MODULES = (pipelines.lake.delta, pipelines.lake.row_replacement)  # the modules that use internal classes
@@ -36,6 +36,11 @@ def test_every_internal_class_that_the_modules_name_is_in_internals(source: str)
     assert named
     assert named <= known
     assert set(re.findall(r'java\([\w.]+, "(org\.apache\.spark\.[\w.$]+)"\)', source)) <= set(INTERNALS)
+
+
+def test_every_conflict_that_delta_raises_is_known(spark: Any) -> None:
+    for conflict in CONFLICTS:
+        load_class(spark, f"io.delta.exceptions.{conflict.__name__}")
 
 
 def test_every_class_named_in_sparks_settings_exists(spark: Any) -> None:
@@ -65,4 +70,5 @@ def test_no_other_module_names_an_internal_class_of_spark_or_delta() -> None:
         for path in (root / folder).rglob("*.py"):
             name = path.relative_to(root).as_posix()
             if name not in allowed:
-                assert not re.search(r"_jsparkSession|\._jvm\b|org\.apache\.spark\.sql", path.read_text("utf-8")), name
+                private = r"\._(jsparkSession|jvm|jsc|jdf|gateway|sc)\b|org\.apache\.spark\.sql"
+                assert not re.search(private, path.read_text("utf-8")), name

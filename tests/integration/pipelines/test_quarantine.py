@@ -13,7 +13,7 @@ from kafka import KafkaProducer
 
 from infra.operate.listings import quarantined_records
 from pipelines.ingest.ingest import ingest_batch
-from pipelines.ingest.offsets import Topics, TopicState
+from pipelines.ingest.topics import Topics, TopicState
 from schemas.errors import UnavailableError
 from schemas.wire.avro import MAGIC, avro_schema, schema_fingerprint
 from schemas.wire.encoder import Encoder
