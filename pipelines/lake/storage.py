@@ -24,7 +24,7 @@ class Storage:
 
     def __init__(self, spark: Any, address: str) -> None:
         self._spark = spark
-        self._address = address
+        self._address = address.rstrip("/")  # the root folder too: Hadoop reads "//name" as a host
         self._folder = local_folder(address)
 
     def exists(self, name: str) -> bool:
