@@ -42,8 +42,7 @@ def run(tell: Tell) -> None:
     found = read_settings()
     named = "home" in found.model_fields_set
     home = found.home if named else Path(".suibus-demo")
-    # whatever the environment says, the demo uses no other bus
-    settings = Settings(home=home, bootstrap_servers=None, node=None, lake=None, registry_url=None)
+    settings = found.of_own_home(home)
     make_anew(settings, ours=not named)
     bus = Bus(settings)
     try:

@@ -67,7 +67,7 @@ def make_class_archives(settings: Settings, tell: Tell) -> None:
         draft.unlink(missing_ok=True)
     dataset = parse_contract(CONTRACT, "trial.yaml")
     with TemporaryDirectory(ignore_cleanup_errors=True) as folder:
-        trial = Settings(home=Path(folder), jars=settings.jars, java_home=settings.java_home)
+        trial = settings.of_own_home(Path(folder))
         broker = Broker(trial, [f"-XX:ArchiveClassesAtExit={drafts['broker']}"])
         try:
             broker.start()
