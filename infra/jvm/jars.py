@@ -21,7 +21,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 
-from infra.jvm.java import find_java, jvm_environment
+from infra.jvm.environment import jvm_environment
+from infra.jvm.java import find_java
 from infra.settings import Settings, read_settings
 from infra.terminal import console
 from schemas.errors import StateError, SuibusError, UnavailableError

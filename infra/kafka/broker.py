@@ -26,12 +26,14 @@ from kafka import KafkaAdminClient
 from kafka.errors import KafkaError
 
 from infra.jvm.class_archive import archived_classes
+from infra.jvm.environment import jvm_environment
 from infra.jvm.jars import resolve_jars
-from infra.jvm.java import find_java, jvm_environment
-from infra.jvm.process import Process, start_detached, tail
+from infra.jvm.java import find_java
+from infra.kafka.detached_process import Process, start_detached
 from infra.kafka.properties import LOG4J, Ports, server_properties
 from infra.node_file import node_text, read_node_file
 from infra.settings import Settings
+from infra.terminal.log_tail import tail
 from schemas.errors import StateError, UnavailableError
 from schemas.ports.files import write_whole
 from schemas.ports.kafka_access import KafkaAccess

@@ -1,4 +1,4 @@
-"""The process that runs a bus: run it in the foreground, start it detached, stop it."""
+"""The process that runs a bus: run it in the foreground, start it in the background, stop it."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from infra.bus.bus import Bus
 from infra.bus.state import Running, now
 from infra.operate.metrics import serve_metrics
+from infra.terminal.log_tail import tail
 from infra.up.loop import send_outboxes, watch
 from schemas.errors import InputError, UnavailableError
 from schemas.ports.state_format import make_state_folder
@@ -61,7 +62,7 @@ def run(bus: Bus, tell: Tell, *, services_only: bool = False, secure: bool = Fal
                 tell("Spark is ready; the pipeline runs", "Spark 已就绪，流水线运行中")
             bus.state.note_running(Running(os.getpid(), not services_only, now()))
             tell("ready", "就绪")
-            # A daemon thread: it is stopped with the process, which an outbox survives without loss.
+            # A daemon thread: it ends with the process, and outboxes lose nothing by that.
             threading.Thread(target=send_outboxes, args=(bus, stop), name="suibus-outboxes", daemon=True).start()
             watch(bus, stop, services_only, fresh, tell)
         finally:
@@ -71,7 +72,7 @@ def run(bus: Bus, tell: Tell, *, services_only: bool = False, secure: bool = Fal
             tell("stopped", "已停止")
 
 
-def start_detached(
+def start_in_background(
     bus: Bus, tell: Tell, *, services_only: bool = False, secure: bool = False, timeout: float = 180
 ) -> None:
     """Start `suibus up` as a separate process and wait until it is ready.
@@ -101,7 +102,7 @@ def start_detached(
             return
         time.sleep(0.1)
     process.terminate()
-    lines = "\n".join(log_file.read_text("utf-8", "replace").splitlines()[-15:])
+    lines = tail(log_file)
     raise UnavailableError(
         f"The bus did not become ready. The end of the log {log_file}:\n{lines}\nRun `suibus doctor`.",
         f"总线未能就绪，日志 {log_file} 的末尾：\n{lines}\n请运行 suibus doctor。",

@@ -1,4 +1,4 @@
-"""The last step of `make setup`: one trial run of the whole road, of which Kafka and Spark keep the classes that they loaded.
+"""Run every step once and save the Java classes that Kafka and Spark loaded. The last step of `make setup`.
 
 A broker, and the first pass of a Spark, then take about two thirds of the time: Java need not read, check and link
 thousands of classes again.
