@@ -17,7 +17,7 @@ def down() -> None:
     A running pass is finished first. If nothing runs, nothing is done.
     """
     bus = Bus(read_settings())
-    if bus.state.up_lease.holder():
+    if bus.state.up_process():
         tell("stopping; a running pass is finished first", "正在停止；会先完成正在进行的一轮")
     if stop(bus):
         tell("stopped", "已停止")

@@ -40,7 +40,7 @@ def run(bus: Bus, tell: Tell, *, services_only: bool = False, secure: bool = Fal
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
-    with bus.only_one():
+    with bus.only_one("up"):
         if settings.metrics_port:
             serve_metrics(bus, settings.metrics_port)
         executor = ThreadPoolExecutor(1, "suibus-spark")
@@ -80,7 +80,7 @@ def start_in_background(
     UnavailableError with the end of its log if it ends or is not ready within `timeout` seconds; it is then terminated.
     """
     if bus.state.up_lease.holder():
-        raise bus.running_already()
+        raise bus.busy()
     make_state_folder(bus.home)
     log_file = bus.state.up_log
     log_file.parent.mkdir(parents=True, exist_ok=True)
@@ -110,21 +110,23 @@ def start_in_background(
 
 
 def stop(bus: Bus, timeout: float = 120) -> bool:
-    """Stop the bus and its broker; False if neither was running.
+    """Stop the bus and its broker; False if neither was running. StateError if a backup or restore is at work: that is not ended.
 
     A pass under way may finish within `timeout` seconds; after that the process is killed, and the next pass continues.
     """
     lease = bus.state.up_lease
-    pid = lease.holder()
-    if pid:
+    holder = lease.holder()
+    if holder and holder.work != "up":
+        raise bus.busy()
+    if holder:
         with suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGTERM)
+            os.kill(holder.pid, signal.SIGTERM)
         deadline = time.monotonic() + timeout
-        while lease.holder() == pid and time.monotonic() < deadline:
+        while lease.holder() == holder and time.monotonic() < deadline:
             time.sleep(0.1)
-        if lease.holder() == pid:
+        if lease.holder() == holder:
             with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+                os.kill(holder.pid, signal.SIGKILL)
     orphaned = bus.broker.running()
     bus.broker.stop()
-    return bool(pid) or orphaned
+    return holder is not None or orphaned
