@@ -216,7 +216,7 @@ class Bus:
                 taken = {topic: at for topic, at in last.taken.items() if topic not in dataset.topics}
                 self.state.note_pass(replace(last, taken=taken))
         tell(
-            f"{dataset.id}: {'set aside' if from_topics else 'rebuilt'}; a pass follows",
+            f"{dataset.id}: {'bronze set aside' if from_topics else 'silver rebuilt'}; a pass follows",
             f"{dataset.id}：{'bronze 已移出' if from_topics else 'silver 已重建'}，随后处理一轮",
         )
         return self.sync({dataset.id}, tell)

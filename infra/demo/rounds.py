@@ -18,7 +18,7 @@ from infra.bus.bus import Bus
 from infra.operate.listings import account_records, quarantined_records, release_records
 from infra.settings import Settings, read_settings
 from infra.terminal.console import both
-from infra.terminal.output import write_rows
+from infra.terminal.query_result import write_rows
 from infra.up.process import stop
 from pipelines.fates import FATES
 from producers.publish.delivery import PublishInfo, publish_source
