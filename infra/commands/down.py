@@ -14,7 +14,7 @@ from infra.up.process import stop
 def down() -> None:
     """Stop the bus of this state folder. 停止总线。
 
-    A running pass is finished first. If nothing runs, nothing is done.
+    A running pass is finished first. If nothing runs, nothing is done. A backup or restore at work is not ended.
     """
     bus = Bus(read_settings())
     if bus.state.up_process():
