@@ -11,12 +11,9 @@ from hypothesis import settings as hypothesis_settings
 
 from infra.kafka.broker import Broker
 from infra.settings import Settings
+from tests.own_settings import forget_own_settings
 
-# A developer's own settings must not reach the tests; where the jars lie is a matter of the machine.
-for _name in [name for name in os.environ if name.startswith("SUIBUS_")]:
-    if _name not in ("SUIBUS_JARS", "SUIBUS_IVY_SETTINGS"):
-        del os.environ[_name]
-
+forget_own_settings()
 
 # A loaded machine must not fail a property: no example has a deadline.
 hypothesis_settings.register_profile("suibus", deadline=None, suppress_health_check=[HealthCheck.too_slow])

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from infra.bus.contracts_in_force import ContractsInForce
-from infra.bus.state import PassState, RunState, now
+from infra.bus.state import PassState, RunState, Work, now
 from infra.bus.totals import count_pass
 from infra.kafka.broker import Broker
 from infra.kafka.topics import Kafka
@@ -75,20 +75,28 @@ class Bus:
         return Registry(self.settings.registry_url) if self.settings.registry_url else None
 
     @contextmanager
-    def only_one(self) -> Iterator[None]:
-        """Hold the lease to run this bus until the block ends; StateError if another process holds it."""
+    def only_one(self, work: Work) -> Iterator[None]:
+        """Run this bus, back it up or restore its lake until the block ends; StateError if another process does one of them."""
         make_state_folder(self.home)
-        with self.state.up_lease.hold_if_free(_LEASE_WAIT) as held:
+        with self.state.up_lease.hold_if_free(_LEASE_WAIT, work) as held:
             if not held:
-                raise self.running_already()
+                raise self.busy()
             yield
 
-    def running_already(self) -> StateError:
-        """The error for a second process that tries to run this bus."""
-        pid = self.state.up_lease.holder()
+    def busy(self) -> StateError:
+        """The error that says which process runs this bus, backs it up or restores its lake."""
+        pid, work = self.state.up_lease.holder() or (0, "up")
+        if work == "up":
+            return StateError(
+                f"This bus is already running (process {pid}, {self.home}). `suibus down` stops it.",
+                f"该总线已在运行（进程 {pid}，{self.home}）。可用 suibus down 停止。",
+            )
+        en, zh = (
+            ("A backup of this bus", "备份") if work == "backup" else ("A restore of this bus's lake", "恢复数据湖")
+        )
         return StateError(
-            f"This bus is already running (process {pid}, {self.home}). `suibus down` stops it.",
-            f"该总线已在运行（进程 {pid}，{self.home}）。可用 suibus down 停止。",
+            f"{en} is at work (process {pid}, {self.home}). Nothing was done. Wait until it has ended.",
+            f"该总线正在{zh}（进程 {pid}，{self.home}）。未作任何操作。请等待其结束。",
         )
 
     # --- a district's node ------------------------------------------------------------------------
@@ -212,7 +220,7 @@ class Bus:
                 taken = {topic: at for topic, at in last.taken.items() if topic not in dataset.topics}
                 self.state.note_pass(replace(last, taken=taken))
         tell(
-            f"{dataset.id}: {'set aside' if from_topics else 'rebuilt'}; a pass follows",
+            f"{dataset.id}: {'bronze set aside' if from_topics else 'silver rebuilt'}; a pass follows",
             f"{dataset.id}：{'bronze 已移出' if from_topics else 'silver 已重建'}，随后处理一轮",
         )
         return self.sync({dataset.id}, tell)

@@ -25,6 +25,7 @@ from rich.table import Table
 from infra.jvm.spark import spark_session
 from infra.settings import Settings
 from tests.benchmarks.rows import Curve, Row
+from tests.own_settings import forget_own_settings
 
 NAMES = ("publish", "ingest", "merge", "gate", "query", "freshness", "breadth", "start", "scale")
 BUILD = Path("build")
@@ -104,6 +105,7 @@ def _number(value: float) -> str:
 
 def main(arguments: list[str]) -> int:
     """Run the benchmarks that are named; 0 if each ran, whatever its figures are."""
+    forget_own_settings()
     quick = "--quick" in arguments
     names = [a for a in arguments if not a.startswith("--")] or list(NAMES)
     if "--here" in arguments:

@@ -105,7 +105,8 @@ def test_state_left_by_an_earlier_boot_is_no_running_broker(embedded: Broker) ->
     embedded.stop()
     state = json.loads(_state_file(embedded).read_text("utf-8"))
     # The pid now belongs to somebody else: to this test.
-    _state_file(embedded).write_text(json.dumps({**state, "pid": os.getpid(), "born": "another boot 1"}))
+    process = {"pid": os.getpid(), "born": "another boot 1", "home": str(embedded.home.resolve())}
+    _state_file(embedded).write_text(json.dumps({**state, **process}))
     assert not embedded.running()
     embedded.stop()  # must not end this test
 
