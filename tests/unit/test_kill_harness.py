@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import re
+import sys
 from collections import Counter
 from collections.abc import Collection
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 from producers.sources.files import open_source
 from schemas.contract import parse_contract
 from schemas.errors import InputError
+from tests.faults.kill.__main__ import main
 from tests.faults.kill.deaths import Death, Deaths
 from tests.faults.kill.harness import WENT_ON, Harness
 from tests.faults.kill.model import ORDERED, Delivery, Model
@@ -27,6 +29,16 @@ def test_every_point_of_the_kill_harness_names_a_public_function_that_exists() -
     assert missing() == []
     targets = [point.target for point in POINTS.values()] + list(changes(Path()))
     assert [t for t in targets if any(part.startswith("_") for part in t.replace(":", ".").split("."))] == []
+
+
+def test_a_run_does_not_start_when_a_module_that_it_preloads_is_gone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("tests.faults.kill.points.PRELOADED", ("infra.gone",))
+    monkeypatch.setattr(sys, "argv", ["kill", "--home", str(tmp_path / "bus")])
+    assert main() == 2
+    assert "infra.gone is gone" in capsys.readouterr().out
+    assert not (tmp_path / "bus").exists()
 
 
 def test_a_run_of_200_hits_every_point_also_where_three_in_ten_deaths_miss() -> None:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from tests.faults.kill.deaths import AtPoint
-from tests.faults.kill.points import COMMIT, POINTS, Side, changes, find, put, replaced
+from tests.faults.kill.points import COMMIT, POINTS, PRELOADED, Side, changes, find, put, replaced
 
 SHOWN = 4_000  # characters of what a command printed
 DUMP = "dump"
@@ -57,7 +57,9 @@ def work(side: Side, home: Path, environment: Mapping[str, str], orders: Connect
     with (home / f"{side}.log").open("ab") as log:
         for output in (1, 2):
             os.dup2(log.fileno(), output)
-    faulthandler.enable()  # the harness asks with SIGABRT where a process hangs
+    if absent := [name for name in PRELOADED if name not in sys.modules]:
+        raise ImportError(f"not imported before the fork: {', '.join(absent)}; see tests/faults/kill/preload.py")
+    faulthandler.enable()  # SIGABRT makes a process that hangs write where each of its threads is
     os.environ.clear()
     os.environ.update(environment)
     for target, value in changes(home / "offered").items():
