@@ -67,7 +67,7 @@ def _name() -> str:
     return f"disk_{uuid.uuid4().hex[:8]}"
 
 
-def test_an_outbox_on_a_full_disk_says_so_keeps_what_it_accepted_and_goes_on_once_there_is_space(
+def test_an_outbox_on_a_full_disk_says_so_keeps_accepted_rows_and_continues_once_there_is_space(
     broker: Broker, tmp_path: Path, disks: list[Disk]
 ) -> None:
     rows, keys = 60_000, 700
@@ -93,7 +93,7 @@ def test_an_outbox_on_a_full_disk_says_so_keeps_what_it_accepted_and_goes_on_onc
     check_delivered(broker.access.servers, node, rows, keys)
 
 
-def test_a_lake_on_a_full_disk_stops_the_dataset_by_name_and_the_next_pass_takes_everything(
+def test_a_lake_on_a_full_disk_stops_the_dataset_by_name_and_a_pass_with_space_takes_everything(
     broker: Broker, spark: Any, tmp_path: Path, disks: list[Disk]
 ) -> None:
     disks.append(disk := Disk(tmp_path / "lake", "64m"))
@@ -120,7 +120,7 @@ def test_a_lake_on_a_full_disk_stops_the_dataset_by_name_and_the_next_pass_takes
     assert (account["received"], account["inserted"], account["quarantined"]) == (11, 6, 0)
 
 
-def test_a_broker_on_a_full_disk_is_told_by_the_bus_and_loses_nothing_acknowledged(
+def test_a_broker_on_a_full_disk_is_reported_and_loses_no_acknowledged_record(
     tmp_path: Path, disks: list[Disk]
 ) -> None:
     disks.append(disk := Disk(tmp_path / "home" / "kafka", "192m"))

@@ -116,7 +116,7 @@ def test_every_record_is_accepted_unchanged_or_quarantined_with_its_reason(
         assert [name for name in REFUSED.split() if not quarantined[name]] == []
 
 
-def test_records_on_a_real_broker_end_in_bronze_and_in_the_account_as_the_reader_here_says(
+def test_records_on_a_real_broker_get_in_bronze_and_account_the_fate_that_the_plain_python_reader_gives(
     worlds: list[World], tmp_path: Path, broker: Broker, spark: Any
 ) -> None:
     road = Road(Bus(Settings(home=tmp_path / "home", bootstrap_servers=broker.access.servers)), "hostile")

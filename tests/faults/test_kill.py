@@ -48,14 +48,14 @@ def with_deletion(model: Model, lake: dict[str, Any]) -> tuple[Model, dict[str, 
     return model, lake
 
 
-def test_processes_killed_anywhere_lose_double_and_alter_nothing(harness: tuple[str, Model, dict[str, Any]]) -> None:
+def test_processes_killed_at_any_moment_lose_double_and_alter_nothing(harness: tuple[str, Model, dict[str, Any]]) -> None:
     said, model, _ = harness
     assert said.splitlines()[-1] == f"kills {KILLS} lost 0 doubled 0 wrong 0"
     assert len(re.findall(r"killed", said)) >= KILLS
     assert all(any(model.events[name, d] for d in ("440103", "440104", "440106")) for name in (ORDERED, UNORDERED))
 
 
-def test_the_harness_counts_a_row_that_is_lost_doubled_or_altered_in_a_lake(
+def test_the_harness_counts_rows_that_a_lake_lost_doubled_or_altered(
     harness: tuple[str, Model, dict[str, Any]],
 ) -> None:
     model, whole = with_deletion(*harness[1:])
@@ -85,7 +85,7 @@ def test_the_harness_counts_a_row_that_is_lost_doubled_or_altered_in_a_lake(
     assert found(account=[{**account[0], "received": account[0]["received"] + 1}, *account[1:]])[2] >= 2
 
 
-def test_the_harness_misses_a_record_that_a_model_has_and_no_lake(harness: tuple[str, Model, dict[str, Any]]) -> None:
+def test_the_harness_counts_a_record_of_the_model_that_the_lake_lacks(harness: tuple[str, Model, dict[str, Any]]) -> None:
     _, model, whole = harness
     more = pickle.loads(pickle.dumps(model))
     more.events[ORDERED, "440106"].append(Event("k-new", 3, Row("k-new", 3, "new", 1)))

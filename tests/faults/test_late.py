@@ -46,7 +46,7 @@ def node(road: Road, dataset: Dataset, district: str) -> Publisher:
     return Publisher(dataset, district, road.bus.outbox(district), road.bus.access.servers)
 
 
-def test_rows_accepted_days_ago_under_older_versions_arrive_in_their_place(
+def test_rows_accepted_days_ago_under_older_versions_take_their_place_by_sequence(
     road: Road, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     old = road.dataset
@@ -76,7 +76,7 @@ def test_rows_accepted_days_ago_under_older_versions_arrive_in_their_place(
     assert all(datetime.now(UTC) - row[0].astimezone(UTC) > timedelta(days=4) for row in arrived)
 
 
-def test_without_a_sequence_an_older_update_that_comes_after_a_newer_delete_stays_deleted(
+def test_without_a_sequence_an_older_update_does_not_undo_a_newer_delete(
     road: Road, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     text = CONTRACT.format(name=road.name, version="2.0.0", least=0, sharing="unconditional", columns="")
@@ -99,7 +99,7 @@ def test_without_a_sequence_an_older_update_that_comes_after_a_newer_delete_stay
     assert road.query("SELECT id, amount FROM t") == [{"id": "b", "amount": 1}]
 
 
-def test_a_snapshot_published_twice_sends_nothing_the_second_time_and_a_file_published_twice_changes_nothing(
+def test_a_snapshot_published_again_sends_nothing_and_a_file_published_again_changes_nothing(
     road: Road, tmp_path: Path
 ) -> None:
     rows = [{"id": f"k{i}", "district_code": HERE, "seq": i, "amount": i} for i in range(30)]
@@ -146,7 +146,7 @@ def test_nodes_on_two_minor_versions_publish_into_one_table_at_the_same_time(roa
     assert [a["quarantined"] for a in road.account().values()] == [0, 0]
 
 
-def test_a_breaking_version_is_a_new_major_beside_the_old_and_both_are_served(road: Road) -> None:
+def test_a_breaking_version_is_a_new_major_and_both_majors_are_served(road: Road) -> None:
     old = road.dataset
     with node(road, old, HERE) as here:
         here.publish({"id": "a", "district_code": HERE, "seq": 1, "amount": 1})

@@ -55,7 +55,7 @@ def test_one_of_three_brokers_killed_under_load_loses_and_doubles_nothing(cluste
     check_delivered(cluster.servers, node, rows, keys)
 
 
-def test_with_two_of_three_brokers_gone_publishing_waits_says_so_and_completes_when_they_return(
+def test_publishing_waits_and_says_so_when_two_of_three_brokers_are_gone_and_completes_when_they_return(
     cluster: Cluster, tmp_path: Path
 ) -> None:
     node = _node(cluster, tmp_path, "two_gone")

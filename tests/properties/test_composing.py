@@ -139,7 +139,7 @@ def test_counts_carried_decide_what_the_full_judgement_decides(spark: SparkSessi
     assert set(part.carried) == set(some) | {r.name for r in made.rules if r.metric == "rowCount"}
 
 
-def test_counts_of_a_change_are_what_the_count_differs_by(spark: SparkSession) -> None:
+def test_the_counts_of_a_change_are_the_difference_of_the_counts(spark: SparkSession) -> None:
     spark.conf.set("spark.sql.ansi.enabled", "false")
     chance = random.Random(7)
     made = dataset(chance)
@@ -169,7 +169,7 @@ def test_a_judgement_of_carried_counts_alone_runs_no_job(spark: SparkSession) ->
     assert jobs(spark, carried) == 0
 
 
-def test_a_count_of_a_rule_that_does_not_compose_is_not_believed(spark: SparkSession) -> None:
+def test_a_given_count_of_a_rule_that_does_not_compose_is_ignored(spark: SparkSession) -> None:
     mean = Rule("mean", "sql", query="SELECT avg(whole) FROM ${object}", operator="mustBeLessThan", threshold=1)
     made = Dataset("t", "1.0.0", FIELDS[:3], ("id",), None, None, "none", None, (mean,), "", "", "t.yaml", "")
     frame = spark.createDataFrame([("k", "a", 8)], spark_schema(made))

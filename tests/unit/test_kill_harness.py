@@ -41,7 +41,7 @@ def test_a_run_does_not_start_when_a_module_that_it_preloads_is_gone(
     assert not (tmp_path / "bus").exists()
 
 
-def test_a_run_of_200_hits_every_point_also_where_three_in_ten_deaths_miss() -> None:
+def test_a_run_of_200_kills_hits_every_point_when_three_in_ten_kills_miss() -> None:
     deaths, dice = Deaths(200, seed=1), random.Random(1)
     for _ in range(300):
         for side, prepared in PREPARED.items():
@@ -127,7 +127,7 @@ def test_a_delivery_that_is_never_accepted_ends_the_run(tmp_path: Path, answer: 
     assert harness.attempts == 9
 
 
-def test_a_city_that_is_never_through_ends_the_run(tmp_path: Path) -> None:
+def test_a_city_that_never_completes_a_pass_ends_the_run(tmp_path: Path) -> None:
     harness = Answering(tmp_path, Answer(3, "", "Kafka is away"))
     with pytest.raises(RunError, match="no pass was through in 4 attempts; the last: Kafka is away"):
         harness.sync(None)

@@ -70,7 +70,7 @@ def kept(bus: Bus) -> dict[str, bytes]:
     return {name: data for name, data in contents(bus.home).items() if not name.startswith(no)}
 
 
-def test_restored_state_is_the_one_backed_up_with_its_rights(bus: Bus, tmp_path: Path) -> None:
+def test_a_restore_brings_back_the_state_with_its_file_modes(bus: Bus, tmp_path: Path) -> None:
     before, rights = kept(bus), modes(bus.home)
     info = back_up(bus, tmp_path / "backup")
     assert stat.S_IMODE((tmp_path / "backup").stat().st_mode) == 0o700
@@ -88,13 +88,13 @@ def test_restored_state_is_the_one_backed_up_with_its_rights(bus: Bus, tmp_path:
     assert [p.name for p in tmp_path.iterdir() if p.name.endswith(".part")] == []
 
 
-def test_holes_of_the_brokers_files_stay_holes(bus: Bus, tmp_path: Path) -> None:
+def test_sparse_files_of_the_broker_stay_sparse_in_a_backup(bus: Bus, tmp_path: Path) -> None:
     back_up(bus, tmp_path / "backup")
     copied = (tmp_path / "backup" / "state" / "kafka" / "data" / "t-0" / "0.index").stat()
     assert (copied.st_size, copied.st_blocks) == (5_000_000, 0)
 
 
-def test_outbox_is_copied_as_of_one_moment_while_it_is_written(bus: Bus, tmp_path: Path) -> None:
+def test_a_backup_holds_no_half_of_a_transaction_of_an_outbox(bus: Bus, tmp_path: Path) -> None:
     with closing(sqlite3.connect(bus.outbox("440106"), isolation_level=None)) as writer:
         writer.execute("BEGIN IMMEDIATE")
         writer.execute("INSERT INTO outbox (topic, key, value, timestamp_ms) VALUES (1, 'half', 'accepted', 0)")
@@ -155,7 +155,7 @@ def test_backup_and_restore_never_overwrite_a_file(bus: Bus, tmp_path: Path) -> 
     assert contents(bus.home) == before
 
 
-def test_running_bus_is_backed_up_only_without_its_broker(bus: Bus, tmp_path: Path) -> None:
+def test_a_running_bus_can_be_backed_up_only_without_its_broker(bus: Bus, tmp_path: Path) -> None:
     with bus.only_one():
         with pytest.raises(StateError, match="--without-broker"):
             back_up(bus, tmp_path / "whole")
@@ -181,7 +181,7 @@ main()
 
 
 @pytest.mark.parametrize("after", [0, 2])
-def test_killed_backup_leaves_none_and_the_next_run_makes_it(bus: Bus, tmp_path: Path, after: int) -> None:
+def test_a_killed_backup_leaves_no_backup_and_the_next_run_makes_one(bus: Bus, tmp_path: Path, after: int) -> None:
     target = tmp_path / "backup"
     killed = program(bus, str(after), "backup", str(target), code=KILLED)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
@@ -211,7 +211,7 @@ def test_killed_restore_leaves_no_state_folder_and_can_be_run_again(bus: Bus, tm
         assert contents(lake) == contents(bus.home / "lake")
 
 
-def test_refusal_is_a_sentence_with_exit_status_2_and_one_json_line_where_the_log_is_json(bus: Bus) -> None:
+def test_a_refusal_is_a_sentence_with_exit_status_2_and_one_json_line_when_the_log_is_json(bus: Bus) -> None:
     refused = program(bus, "restore", str(bus.home))
     assert refused.returncode == 2
     assert "is no backup" in refused.stderr
@@ -278,7 +278,7 @@ def test_bus_restored_after_its_state_was_destroyed_goes_on_with_nothing_lost_or
         Broker(settings).stop()
 
 
-def test_lake_of_an_older_moment_takes_again_what_came_later_and_old_outboxes_lose_nothing(
+def test_a_lake_from_an_old_backup_ingests_later_records_again_and_an_old_outbox_loses_nothing(
     road: Road, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def put_back(backup: str) -> None:

@@ -89,7 +89,7 @@ def test_restarted_broker_has_its_topics_and_records_on_the_same_port(embedded: 
     assert _records(address, "gz.up.440106.kept.v1", 2) == [b"one", b"two"]
 
 
-def test_killed_broker_is_recognised_and_starts_again_with_every_acknowledged_record(embedded: Broker) -> None:
+def test_a_killed_broker_is_detected_and_starts_again_with_every_acknowledged_record(embedded: Broker) -> None:
     address = embedded.start()
     Kafka(address).ensure(["t"])
     _publish(address, "t", *(str(n).encode() for n in range(200)))
@@ -100,7 +100,7 @@ def test_killed_broker_is_recognised_and_starts_again_with_every_acknowledged_re
     assert Kafka(address).states(["t"])["t"].partitions == {0: (0, 200)}
 
 
-def test_state_left_by_an_earlier_boot_is_no_running_broker(embedded: Broker) -> None:
+def test_a_state_file_of_an_earlier_boot_does_not_count_as_a_running_broker(embedded: Broker) -> None:
     embedded.start()
     embedded.stop()
     state = json.loads(_state_file(embedded).read_text("utf-8"))
@@ -123,7 +123,7 @@ def test_two_brokers_run_beside_each_other_and_share_nothing(embedded: Broker, b
     assert Kafka(broker.access).states(["only.here"]) == {}
 
 
-def test_foreign_program_on_the_port_makes_the_broker_move_and_say_so(embedded: Broker) -> None:
+def test_the_broker_uses_another_port_and_says_so_when_its_port_is_taken(embedded: Broker) -> None:
     address = embedded.start()
     Kafka(address).ensure(["kept"])
     embedded.stop()
@@ -173,7 +173,7 @@ def test_topic_that_kafka_refuses_is_an_input_error(broker: Broker) -> None:
         Kafka(broker.access).ensure(["too.many.replicas"], replication=3)
 
 
-def test_absent_broker_is_unavailable_with_its_address() -> None:
+def test_a_broker_that_does_not_answer_is_reported_with_its_address() -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{probe.getsockname()[1]}"

@@ -116,7 +116,7 @@ def test_rows_published_while_the_bus_is_away_wait_and_are_delivered_once(suibus
     suibus("down")
 
 
-def test_a_running_bus_takes_a_dropped_contract_and_its_rows_through_to_a_select(suibus: Suibus, spark: Any) -> None:
+def test_a_running_bus_takes_up_a_new_contract_and_its_rows_can_be_queried(suibus: Suibus, spark: Any) -> None:
     suibus("up", "--detach")
     status = suibus.json("status", "--json")
     assert status["running"]
@@ -152,7 +152,7 @@ def test_a_running_bus_takes_a_dropped_contract_and_its_rows_through_to_a_select
     assert suibus.json("status", "--json")["running"] is False
 
 
-def test_the_bus_starts_again_where_it_stopped_and_on_the_same_port(suibus: Suibus, spark: Any) -> None:
+def test_the_bus_starts_again_with_its_state_and_on_the_same_port(suibus: Suibus, spark: Any) -> None:
     before = suibus("down")
     assert "nothing was running" in before
     suibus("up", "--detach", "--services-only")
@@ -184,7 +184,7 @@ def test_doctor_finds_this_machine_fit(suibus: Suibus) -> None:
         (["sync", "nothing"], "not running", "未在运行"),
     ],
 )
-def test_a_mistake_is_told_in_both_languages_and_nothing_is_done(
+def test_a_mistake_is_reported_in_both_languages_and_nothing_is_done(
     suibus: Suibus, words: list[str], en: str, zh: str
 ) -> None:
     run = suibus if words[0] == "flush" else suibus.here  # one of them as a process

@@ -29,7 +29,7 @@ def samples(text: str) -> dict[tuple[str, ...], float]:
     }
 
 
-def test_metrics_and_log_tell_each_hop_and_the_counters_outlive_a_restart_and_a_kill(
+def test_metrics_and_log_cover_each_hop_and_counters_survive_a_restart_and_a_kill(
     road: Road, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("infra.kafka.topics.FETCH_SECONDS", 60.0)

@@ -55,7 +55,7 @@ def without_spark(road: Road) -> Bus:
     return bus
 
 
-def test_nothing_new_needs_no_spark_and_keeps_what_is_known(copy: Road) -> None:
+def test_a_pass_with_nothing_new_uses_no_spark_and_changes_no_status(copy: Road) -> None:
     bus = without_spark(copy)
     before = read_status(bus).to_json()["datasets"]
     info = bus.sync()
@@ -64,7 +64,7 @@ def test_nothing_new_needs_no_spark_and_keeps_what_is_known(copy: Road) -> None:
     assert read_status(bus).to_json()["datasets"] == before
 
 
-def test_command_with_nothing_to_do_loads_no_spark(copy: Road) -> None:
+def test_a_pass_with_nothing_to_do_imports_no_spark(copy: Road) -> None:
     code = (
         "import sys; from infra.bus.bus import Bus; from infra.settings import Settings; from pathlib import Path\n"
         f"Bus(Settings(home=Path({str(copy.bus.home)!r}), bootstrap_servers={copy.bus.access.servers!r})).sync()\n"
@@ -114,14 +114,14 @@ def _dataset_comes(road: Road) -> None:
         _dataset_comes,
     ],
 )  # fmt: skip
-def test_whatever_changed_in_the_state_a_pass_is_run(copy: Road, change: Callable[[Road], None]) -> None:
+def test_a_pass_runs_when_anything_in_the_state_changed(copy: Road, change: Callable[[Road], None]) -> None:
     without_spark(copy).sync()
     change(copy)
     with pytest.raises(pytest.fail.Exception, match="Spark was asked for"):
         without_spark(copy).sync()
 
 
-def test_whatever_changed_on_the_topics_a_pass_is_run(road: Road) -> None:
+def test_a_pass_runs_when_anything_on_the_topics_changed(road: Road) -> None:
     road.publish({"id": "a", "seq": 1, "amount": 1})
     for change in (_publishes, _ingested_by_a_pass_that_was_killed, _topic_is_made_again):
         road.sync()
@@ -131,7 +131,7 @@ def test_whatever_changed_on_the_topics_a_pass_is_run(road: Road) -> None:
             without_spark(road).sync()
 
 
-def test_what_a_pass_left_undone_is_done_by_the_next_pass_of_any_dataset(road: Road) -> None:
+def test_the_next_pass_of_any_dataset_finishes_what_a_killed_pass_left(road: Road) -> None:
     road.publish({"id": "a", "seq": 1})
     road.sync()
     road.publish({"id": "b", "seq": 1})
@@ -140,7 +140,7 @@ def test_what_a_pass_left_undone_is_done_by_the_next_pass_of_any_dataset(road: R
     assert len(road.query("SELECT id FROM t")) == 2
 
 
-def test_failed_dataset_is_tried_again(road: Road) -> None:
+def test_a_failed_dataset_is_tried_again_when_nothing_is_new(road: Road) -> None:
     road.publish({"id": "a", "seq": 1})
     road.sync()
     _another_program_writes("bronze")(road)
@@ -171,7 +171,7 @@ def test_dataset_with_a_damaged_log_stops_alone_until_it_is_rebuilt(road: Road, 
 
 
 @pytest.mark.parametrize("table", ["account", "releases"])
-def test_damaged_log_that_all_share_is_named(road: Road, table: str) -> None:
+def test_a_damaged_log_of_a_table_that_all_datasets_share_is_named(road: Road, table: str) -> None:
     road.publish({"id": "a", "seq": 1})
     road.sync()
     _damage(road, table)
@@ -179,7 +179,7 @@ def test_damaged_log_that_all_share_is_named(road: Road, table: str) -> None:
         road.bus.sync({road.dataset.id})
 
 
-def test_datasets_without_news_cost_no_spark_job(road: Road, spark: Any) -> None:
+def test_datasets_with_nothing_new_cost_no_spark_job(road: Road, spark: Any) -> None:
     others = [Road(road.bus, f"{road.name}{n}") for n in range(2)]
     for each in (road, *others):
         each.publish({"id": "a", "seq": 1})

@@ -178,7 +178,7 @@ def test_node_publishes_its_own_rows_and_reads_its_own_receipts(
 
 
 @pytest.mark.parametrize("district", [OWN, OTHER])
-def test_sender_beside_has_the_credentials_and_shows_them_to_nobody(
+def test_the_background_sender_has_the_credentials_and_shows_them_in_no_argument_or_environment(
     city: Bus, files: dict[str, Path], tmp_path: Path, district: str
 ) -> None:
     access = read_node_file(files[district]).access
@@ -190,11 +190,11 @@ def test_sender_beside_has_the_credentials_and_shows_them_to_nobody(
     assert not [secret for secret in hidden(city, files) if any(secret in text for text in shown)]
 
 
-def test_bus_made_secure_keeps_its_records(city: Bus) -> None:
+def test_a_bus_keeps_its_records_when_it_is_made_secure(city: Bus) -> None:
     assert read(client_of_city(city), DATASET.topic(THIRD)) == [b"before"]
 
 
-def test_node_is_held_to_its_rate(nodes: Nodes, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_node_is_limited_to_its_rate(nodes: Nodes, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     nodes.add("440111", tmp_path / "n", rate=1)
     caplog.set_level("WARNING", logger="kafka")  # which a command of another test has silenced
     with closing(KafkaProducer(**client_of(tmp_path / "n"), linger_ms=0)) as producer:
@@ -247,7 +247,7 @@ def fetch(version: int, topic: str = "", topic_id: uuid.UUID = NO_ID) -> FetchRe
     )  # fmt: skip
 
 
-def test_node_does_not_even_see_another_topic(own: dict[str, Any]) -> None:
+def test_a_node_cannot_list_another_topic(own: dict[str, Any]) -> None:
     with admin(own) as node:
         seen = node.list_topics()
     assert DATASET.topic(OWN) in seen
@@ -310,7 +310,7 @@ def test_node_cannot_see_or_change_rights_passwords_or_limits(city: Bus, own: di
         assert not [a for a in look.describe_acls(every_right(user))[0] if OTHER in a.resource_pattern.resource_name]
 
 
-def test_topic_that_nobody_declared_is_never_made(city: Bus, own: dict[str, Any]) -> None:
+def test_an_undeclared_topic_is_never_created(city: Bus, own: dict[str, Any]) -> None:
     for client, topic in ((own, f"gz.up.{OWN}.undeclared.v1"), (client_of_city(city), "gz.up.undeclared")):
         with closing(KafkaProducer(**client, max_block_ms=1500)) as producer, pytest.raises(KafkaError):
             producer.send(topic, b"x").get(10)
@@ -352,7 +352,7 @@ def refused(city: Bus, tmp_path: Path) -> dict[str, tuple[KafkaAccess, str]]:
 
 
 @pytest.mark.parametrize("transport", TRANSPORTS)
-def test_node_sends_its_own_and_nothing_of_others_by_either_transport(
+def test_a_node_sends_to_its_own_topics_only_with_either_transport(
     city: Bus, files: dict[str, Path], tmp_path: Path, transport: TransportName
 ) -> None:
     """One with a password, one with a certificate."""
@@ -407,7 +407,7 @@ def asked_of_controller(city: Bus, client: dict[str, Any]) -> Any:
         net.close()
 
 
-def test_controller_obeys_nobody_without_the_citys_certificate(city: Bus, files: dict[str, Path]) -> None:
+def test_the_controller_refuses_clients_without_the_citys_certificate(city: Bus, files: dict[str, Path]) -> None:
     trust = {"security_protocol": "SSL", "ssl_cafile": str(city.broker.access.authority)}
     # To one who speaks plain text the controller's TLS alert looks like a frame too long, where it comes before the end.
     for client in ({}, trust):
@@ -420,7 +420,7 @@ def test_controller_obeys_nobody_without_the_citys_certificate(city: Bus, files:
         look.delete_acls([every_right("x")])
 
 
-def test_node_cannot_pass_for_the_broker(city: Bus, files: dict[str, Path]) -> None:
+def test_a_nodes_certificate_is_not_accepted_as_the_brokers(city: Bus, files: dict[str, Path]) -> None:
     """A node's certificate is of the authority that other nodes trust; it is for a client only."""
     import ssl
     import threading
@@ -447,7 +447,7 @@ def test_node_cannot_pass_for_the_broker(city: Bus, files: dict[str, Path]) -> N
 
 
 @pytest.mark.parametrize("mutual_tls", [False, True])
-def test_rotate_and_remove_end_the_old_file_at_once_also_on_an_open_connection(
+def test_rotate_and_remove_revoke_the_old_file_at_once_also_on_an_open_connection(
     city: Bus, nodes: Nodes, tmp_path: Path, mutual_tls: bool
 ) -> None:
     topic = DATASET.topic(THIRD)
@@ -507,7 +507,7 @@ ENDING = ["infra.kafka.acls.revoke", "infra.kafka.passwords.drop_password", "inf
 @pytest.mark.parametrize(
     ("command", "step"), [*(("add", step) for step in ADDING), *(("rotate", step) for step in (*ADDING[1::2], *ENDING))]
 )
-def test_command_killed_anywhere_and_repeated_leaves_one_set_in_force(
+def test_a_command_killed_at_any_step_and_repeated_leaves_one_set_of_credentials_in_force(
     city: Bus, nodes: Nodes, tmp_path: Path, command: str, step: str
 ) -> None:
     district, path = "440112", tmp_path / "node.toml"
@@ -553,7 +553,7 @@ def test_second_set_of_credentials_and_an_existing_file_are_refused(
     assert not list(tmp_path.iterdir())
 
 
-def test_bus_that_lets_everybody_in_makes_no_credentials(tmp_path: Path) -> None:
+def test_a_bus_without_security_makes_no_credentials(tmp_path: Path) -> None:
     with pytest.raises(StateError, match="suibus up --secure"):
         Nodes(Bus(Settings(home=tmp_path)))
 
@@ -582,7 +582,7 @@ def keeper(city: Bus, path: Path) -> Iterator[None]:
         a.alter_user_scram_credentials([UserScramCredentialDeletion("keeper", "SCRAM-SHA-512")])
 
 
-def test_bus_that_lost_its_authority_is_not_started_open(tmp_path: Path) -> None:
+def test_a_secure_bus_that_lost_its_authority_does_not_start_without_security(tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "broker.json").write_text('{"port": 1, "controller_port": 2, "secure": true}', "utf-8")
     with pytest.raises(StateError, match="from a backup"):
@@ -605,7 +605,7 @@ def test_administrator_of_an_outside_kafka_manages_nodes_by_a_node_file(city: Bu
         Nodes(Bus(Settings(home=tmp_path, bootstrap_servers="127.0.0.1:1")))
 
 
-def test_node_that_tries_to_manage_nodes_is_told_who_may(files: dict[str, Path], tmp_path: Path) -> None:
+def test_a_node_may_not_manage_nodes(files: dict[str, Path], tmp_path: Path) -> None:
     with pytest.raises(InputError, match="does not let this user do that"):
         Nodes(Bus(Settings(home=tmp_path, node=files[OWN]))).all()
 
@@ -627,7 +627,7 @@ def password_in(path: Path) -> str:
     return password.get_secret_value()
 
 
-def test_files_with_secrets_are_their_owners_alone(city: Bus, files: dict[str, Path], tmp_path: Path) -> None:
+def test_files_with_secrets_can_be_read_by_their_owner_only(city: Bus, files: dict[str, Path], tmp_path: Path) -> None:
     secret = {"authority.pem", "broker.pem", "city.toml"}
     assert city.broker.security.stat().st_mode & 0o777 == 0o700
     for path in [*(city.broker.security / name for name in secret), *files.values()]:
@@ -642,7 +642,7 @@ def test_files_with_secrets_are_their_owners_alone(city: Bus, files: dict[str, P
     assert hidden(city, files)[-1].decode() not in str(caught.value)
 
 
-def test_secrets_stand_in_no_log_no_argument_no_environment_and_no_repr(
+def test_secrets_are_in_no_log_argument_environment_or_repr(
     city: Bus, files: dict[str, Path], caplog: pytest.LogCaptureFixture, tmp_path: Path
 ) -> None:
     caplog.set_level("DEBUG", "kafka")
@@ -667,7 +667,7 @@ def test_secrets_stand_in_no_log_no_argument_no_environment_and_no_repr(
 
 
 @pytest.mark.parametrize("door", ["certificate", "password"])
-def test_sync_ingests_on_a_secure_bus_and_spark_tells_no_secret(
+def test_sync_ingests_on_a_secure_bus_and_spark_logs_no_secret(
     city: Bus,
     files: dict[str, Path],
     settings: Settings,
@@ -714,7 +714,7 @@ class Suibus:
         return done.stdout + done.stderr
 
 
-def test_node_needs_its_file_and_nothing_else_and_a_secure_bus_stays_so(tmp_path: Path) -> None:
+def test_a_node_needs_only_its_file_and_a_secure_bus_stays_secure(tmp_path: Path) -> None:
     center = Suibus(tmp_path, SUIBUS_HOME=str(tmp_path / "center"))
     node = Suibus(tmp_path, SUIBUS_HOME=str(tmp_path / "node"), SUIBUS_NODE=str(tmp_path / f"suibus-{OWN}.toml"))
     register = ROOT / "infra" / "demo" / "register"

@@ -38,7 +38,7 @@ def step(road: Road) -> Verdict:
     return released.verdict
 
 
-def test_the_changes_of_counts_in_merges_are_carried_from_verdict_to_verdict(road: Road) -> None:
+def test_counts_are_carried_from_verdict_to_verdict_by_what_merges_changed(road: Road) -> None:
     road.contract(columns=GRADE)
     road.publish(*({"id": f"k{i}", "seq": 1, "amount": i, "grade": "a"} for i in range(8)))
     assert step(road).carried == ()
@@ -58,7 +58,7 @@ def test_the_changes_of_counts_in_merges_are_carried_from_verdict_to_verdict(roa
     assert last.counted_at < last.judged_at
 
 
-def test_another_contract_an_old_count_or_an_unknown_commit_makes_the_gate_count_all_rows(
+def test_the_gate_counts_all_rows_after_another_contract_an_old_count_or_an_unknown_commit(
     road: Road, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     road.publish({"id": "a", "seq": 1})

@@ -75,7 +75,7 @@ def test_a_merge_costs_no_more_jobs_when_silver_has_more_files(road: Road, spark
     assert max(rows for _, rows in counts) < 80, counts
 
 
-def test_a_pass_starts_no_process(road: Road, spark: Any) -> None:
+def test_a_pass_starts_no_other_process(road: Road, spark: Any) -> None:
     filled(road)
     road.publish({"id": "k10003", "seq": 2, "amount": 7})
     before = faults_of_children(spark)

@@ -91,7 +91,7 @@ def test_a_few_rows_are_appended_as_by_spark_but_without_a_job(spark: Any, tmp_p
         )
 
 
-def test_a_file_whose_every_row_is_replaced_is_no_longer_in_the_table(spark: Any, table: str) -> None:
+def test_a_file_leaves_the_table_when_all_its_rows_are_replaced(spark: Any, table: str) -> None:
     replace(spark, table, list(range(50)), 1)
     files = Change(Delta(spark, table)).files.files.values()
     assert sorted(f.action.numLogicalRecords().get() for f in files) == [50, 50]
@@ -146,7 +146,7 @@ def test_a_row_that_cannot_be_found_stops_the_change(spark: Any, table: str) -> 
         change.commit(None, elsewhere, 1, "test", 1, "", 1)
 
 
-def test_calls_side_by_side_each_have_their_own_session_and_properties(spark: Any, tmp_path: Path) -> None:
+def test_calls_that_run_in_parallel_have_their_own_session_and_properties(spark: Any, tmp_path: Path) -> None:
     context, meet = spark.sparkContext, Barrier(2)
     context.setLocalProperty("suibus.outer", "inherited")
 
@@ -164,7 +164,7 @@ def test_calls_side_by_side_each_have_their_own_session_and_properties(spark: An
         context.setLocalProperty("suibus.outer", None)
 
 
-def test_a_ctrl_c_ends_what_runs_side_by_side_only_when_its_jobs_have_ended(spark: Any, tmp_path: Path) -> None:
+def test_after_a_ctrl_c_datasets_that_run_in_parallel_finish_their_jobs(spark: Any, tmp_path: Path) -> None:
     ended, tracker = list[str](), spark.sparkContext.statusTracker()
     before = signal.getsignal(signal.SIGINT)
     assert before.__module__ == "pyspark.core.context"

@@ -162,7 +162,7 @@ def test_a_table_made_before_a_column_was_added_is_widened(road: Road) -> None:
     assert [tuple(r) for r in rows] == [("a", None), ("b", "x")]
 
 
-def test_a_rule_that_cannot_be_evaluated_for_a_row_quarantines_it_and_costs_no_job(road: Road) -> None:
+def test_a_rule_that_cannot_be_evaluated_for_a_row_quarantines_it_without_an_extra_job(road: Road) -> None:
     """A cast of text, a division by zero, an overflow, a place that an array lacks: none of them passes for good."""
     rules = "".join(
         f'          - {{name: r{i}, type: sql, query: "SELECT COUNT(*) FROM ${{object}} WHERE {condition}", mustBe: 0}}\n'
@@ -212,7 +212,7 @@ def test_the_description_of_a_rule_is_quoted_exactly(road: Road) -> None:
     assert reason["reason_zh"] == "不是 '名称' 或 \\\\。"
 
 
-def test_a_decimal_is_exactly_the_number_in_its_bytes_or_null(road: Road) -> None:
+def test_a_decimal_is_read_exactly_or_as_null(road: Road) -> None:
     """However many bytes it takes; the digits of one that is too wide are never cut, and a huge one costs no time."""
     road.contract(version="1.1.0", columns='      - {name: price, logicalType: number, physicalType: "decimal(9,2)"}\n')
     encoder = Encoder(road.dataset)
@@ -281,7 +281,7 @@ schema:
 """
 
 
-def test_a_dataset_without_any_column_that_can_be_unreadable_is_decoded(spark: Any, tmp_path: Path) -> None:
+def test_a_dataset_is_decoded_when_none_of_its_columns_can_be_unreadable(spark: Any, tmp_path: Path) -> None:
     dataset, store = parse_contract(NUMBERS, "numbers.yaml"), ContractStore(tmp_path)
     store.register(dataset)
     encoder, row = Encoder(dataset), {"id": 1, "size": 2}

@@ -22,7 +22,7 @@ from tests.integration.outside_changes import write_as_another_program
 DISTRICT = "440106"
 
 
-def test_a_pass_merges_what_it_took_when_its_last_batch_is_only_the_end_of_a_transaction(
+def test_a_pass_merges_what_it_ingested_when_its_last_batch_is_only_the_end_of_a_transaction(
     road: Road, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(offsets, "DISTRICT_SHARE", 3)
@@ -34,7 +34,7 @@ def test_a_pass_merges_what_it_took_when_its_last_batch_is_only_the_end_of_a_tra
     assert len(road.silver()) == 3
 
 
-def test_a_pass_merges_what_it_took_when_more_rows_arrive_than_it_takes(
+def test_a_pass_merges_what_it_ingested_when_more_rows_arrive_meanwhile(
     road: Road, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(offsets, "DISTRICT_SHARE", 5)
@@ -47,7 +47,7 @@ def test_a_pass_merges_what_it_took_when_more_rows_arrive_than_it_takes(
     assert len(road.silver()) == info.ingested[road.dataset.id]
 
 
-def test_a_failed_dataset_is_tried_again_by_every_next_pass_and_others_are_left_alone(
+def test_every_pass_tries_a_failed_dataset_again_and_does_not_merge_the_others(
     road: Road, names: Callable[[], str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     other = Road(road.bus, names())
@@ -71,7 +71,7 @@ def test_a_failed_dataset_is_tried_again_by_every_next_pass_and_others_are_left_
     assert len(road.query("SELECT id FROM t")) == 2
 
 
-def test_two_pipelines_on_one_lake_take_no_record_twice(road: Road) -> None:
+def test_two_pipelines_on_one_lake_ingest_no_record_twice(road: Road) -> None:
     road.publish({"id": "a", "seq": 1})
 
     class Overtaken:

@@ -201,7 +201,7 @@ def test_commit_whose_answer_is_lost_is_settled_once(broker: Any, tmp_path: Path
     check_exactly_once(broker.access.servers, expected)
 
 
-def test_bus_away_keeps_rows_and_says_how_many(broker: Any, tmp_path: Path, transport: TransportName) -> None:
+def test_rows_are_kept_and_counted_in_the_message_when_the_bus_does_not_answer(broker: Any, tmp_path: Path, transport: TransportName) -> None:
     (name,) = topics(broker.access.servers)
     path = tmp_path / "o"
     expected = fill(path, [name], 1_000)
@@ -212,7 +212,7 @@ def test_bus_away_keeps_rows_and_says_how_many(broker: Any, tmp_path: Path, tran
     check_exactly_once(broker.access.servers, expected)
 
 
-def test_topic_that_comes_late_is_waited_for(broker: Any, tmp_path: Path, transport: TransportName) -> None:
+def test_a_flush_waits_for_a_topic_that_is_created_later(broker: Any, tmp_path: Path, transport: TransportName) -> None:
     name = dataset().topic(DISTRICT)
     path = tmp_path / "o"
     expected = fill(path, [name], 1_000)
@@ -237,7 +237,7 @@ def test_both_transports_put_a_key_into_the_same_partition(
     assert placed == {key: (murmur2(key) & 0x7FFFFFFF) % 5 for key in keys}
 
 
-def test_what_a_flush_has_sent_a_reader_of_committed_records_finds_at_once(
+def test_rows_that_a_flush_reports_as_sent_can_be_read_at_once(
     broker: Any, tmp_path: Path, transport: TransportName
 ) -> None:
     """In as many topics as take the broker a while to mark as committed."""
@@ -256,7 +256,7 @@ def test_what_a_flush_has_sent_a_reader_of_committed_records_finds_at_once(
     anyone.close()
 
 
-def test_what_librdkafka_compresses_by_itself_is_read_again(broker: Any, tmp_path: Path) -> None:
+def test_records_compressed_by_librdkafka_can_be_read(broker: Any, tmp_path: Path) -> None:
     (name,) = topics(broker.access.servers, partitions=1)
     expected = fill(tmp_path / "o", [name], 1_000)
     flush(tmp_path / "o", broker.access, transport="librdkafka")
@@ -282,7 +282,7 @@ def times(bootstrap: str, data: Dataset) -> list[int]:
 
 
 @pytest.mark.parametrize("killed", [False, True])
-def test_rows_are_sent_while_more_are_accepted_and_each_once_though_the_sender_is_killed(
+def test_rows_are_sent_once_while_more_are_accepted_also_when_the_sender_is_killed(
     broker: Any, tmp_path: Path, killed: bool
 ) -> None:
     data = dataset()
@@ -319,7 +319,7 @@ time.sleep(600)
 """
 
 
-def test_sender_beside_ends_with_its_parent_and_the_next_one_goes_on(broker: Any, tmp_path: Path) -> None:
+def test_the_background_sender_ends_with_its_parent_and_the_next_one_continues(broker: Any, tmp_path: Path) -> None:
     data = dataset()
     Kafka(broker.access).ensure([data.topic(DISTRICT)], 1, 1)
     lease = Lease(tmp_path / "o.lock")  # which the sender holds as long as more may come
@@ -342,7 +342,7 @@ def wait_until(true: Callable[[], bool]) -> None:
         time.sleep(0.02)
 
 
-def test_sender_beside_tells_that_the_bus_is_away_and_rows_are_kept(broker: Any, tmp_path: Path) -> None:
+def test_the_background_sender_reports_that_the_bus_does_not_answer_and_rows_are_kept(broker: Any, tmp_path: Path) -> None:
     data = dataset()
     node = Publisher(data, DISTRICT, tmp_path / "o", "127.0.0.1:1", timeout=0.5)
     for row in many(4_000):
@@ -425,7 +425,7 @@ def test_publisher_sends_rows_and_deletions(broker: Any, tmp_path: Path) -> None
     assert (second.value, list(second.headers)) == (None, [("sequence", b"6")])
 
 
-def test_progress_is_told_to_the_end(broker: Any, tmp_path: Path) -> None:
+def test_progress_is_reported_up_to_the_end(broker: Any, tmp_path: Path) -> None:
     data = dataset()
     Kafka(broker.access).ensure([data.topic(DISTRICT)], 1, 1)
     file = tmp_path / "in.csv"

@@ -165,7 +165,7 @@ def test_each_refused_record_gives_its_own_district_one_receipt_with_every_reaso
     assert by_key["\ufffd"].record is None
 
 
-def test_receipts_sent_again_after_a_crash_are_there_once(node: Node) -> None:
+def test_receipts_sent_again_after_a_crash_are_kept_once(node: Node) -> None:
     node.road.publish(*({"id": f"r{i}", "seq": 1, "amount": -1} for i in range(1_500)))
     assert node.city() == 1_500
     node.fetch()
@@ -177,13 +177,13 @@ def test_receipts_sent_again_after_a_crash_are_there_once(node: Node) -> None:
     assert (len(node.receipts()), len(node.receipts("acknowledged"))) == (1_500, 1)
 
 
-def test_nothing_quarantined_needs_no_bus(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_quarantined_records_no_receipt_producer_is_opened(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
     node.road.publish({"id": "a", "seq": 1})
     monkeypatch.setattr(feedback, "KafkaProducer", None)
     assert node.city() == 0
 
 
-def test_bus_that_is_away_is_said_and_the_receipts_are_sent_later(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_receipts_are_sent_later_when_the_bus_does_not_answer(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
     node.road.publish({"id": "a", "seq": 1, "amount": -1})
     node.road.ingest()
     last = node.road.lake.bronze(node.road.dataset).version
@@ -214,7 +214,7 @@ def test_receipt_of_a_record_of_a_megabyte_fits_on_the_bus(node: Node) -> None:
     assert all(texts[name].startswith(receipt.record[name] or "none") for name in texts)
 
 
-def test_answers_header_of_any_bytes_is_kept_short_and_breaks_nothing(node: Node) -> None:
+def test_an_answers_header_of_any_bytes_is_shortened_and_quarantines_nothing(node: Node) -> None:
     row = RowCoercer(node.road.dataset, False).coerce({"id": "a", "district_code": "440106", "seq": 1, "amount": 1})
     encoder = Encoder(node.road.dataset)
     record = {"key": encoder.key(row), "value": encoder.value(row)}
@@ -229,7 +229,7 @@ def test_answers_header_of_any_bytes_is_kept_short_and_breaks_nothing(node: Node
     assert not any(r["_quarantined"] for r in rows)
 
 
-def test_what_is_not_a_receipt_of_this_district_is_passed_over_and_reported(node: Node) -> None:
+def test_a_record_that_is_no_receipt_of_this_district_is_skipped_and_reported(node: Node) -> None:
     node.fetch()
     node.road.publish({"id": "a", "seq": 1, "amount": -1})
     values = [b"", b"\xff\xff", b"[]", b"{}", b"[" * 200_000, b"9" * 3_000_000]
@@ -243,7 +243,7 @@ def test_what_is_not_a_receipt_of_this_district_is_passed_over_and_reported(node
     assert node.fetch() == FetchInfo(0, 0)
 
 
-def test_return_topic_made_anew_or_cut_is_noticed_and_read_from_its_start(road: Road) -> None:
+def test_a_return_topic_that_was_recreated_or_cut_is_read_from_its_start(road: Road) -> None:
     node = Node(road, "440118")
     road.publish(*({"id": f"r{i}", "seq": 1, "amount": -1} for i in range(3)), district="440118")
     assert node.city() == 3
@@ -272,7 +272,7 @@ def test_return_topic_made_anew_or_cut_is_noticed_and_read_from_its_start(road: 
 # --- the command ----------------------------------------------------------------------------------
 
 
-def test_receipts_are_listed_acknowledged_and_shown_with_the_bus_away(node: Node) -> None:
+def test_receipts_are_listed_acknowledged_and_shown_when_the_bus_does_not_answer(node: Node) -> None:
     node.road.publish(*({"id": i, "seq": 1, "amount": -1} for i in ("one\u001b[31m", "two", "three")))
     node.city()
     name = node.road.name
@@ -342,7 +342,7 @@ def correct(node: Node, file: Path, *more: str, status: int = 0) -> Result:
     return done
 
 
-def test_correction_takes_the_refused_records_place_and_never_overwrites_a_newer_version(
+def test_a_correction_takes_the_refused_records_position_and_never_overwrites_a_newer_version(
     node: Node, ordered: bool, tmp_path: Path
 ) -> None:
     node.road.publish({"id": "after older", "seq": 1, "amount": 5})
@@ -412,7 +412,7 @@ def test_row_that_answers_no_receipt_of_its_dataset_and_district_is_rejected(nod
     assert "exclude" in correct(node, file, "--snapshot", status=2).output
 
 
-def test_text_of_which_the_receipt_held_only_the_beginning_is_not_published_as_it_is(
+def test_a_text_that_the_receipt_cut_short_is_not_published_unchanged(
     node: Node, tmp_path: Path
 ) -> None:
     node.road.contract(version="1.1.0", columns="      - {name: note, logicalType: string}\n")
@@ -434,7 +434,7 @@ def test_correction_refused_again_gives_a_receipt_of_its_own(node: Node, tmp_pat
     assert second.record["amount"] == "-1"
 
 
-def test_record_of_long_ago_is_not_corrected_in_its_place(node: Node, tmp_path: Path) -> None:
+def test_a_record_almost_as_old_as_the_topics_retention_cannot_be_corrected(node: Node, tmp_path: Path) -> None:
     """A topic keeps a year: a record with that time would be removed before it was read."""
     without_sequence(node)
     row = RowCoercer(node.road.dataset, False).coerce({"id": "a", "district_code": "440106", "seq": 1, "amount": -1})
@@ -448,7 +448,7 @@ def test_record_of_long_ago_is_not_corrected_in_its_place(node: Node, tmp_path: 
     assert "too old" in read_csv(file.with_name("corrected.rejects.csv"))[0]["reason"]
 
 
-def test_next_snapshot_sends_a_refused_row_again_and_one_that_is_gone_is_deleted(node: Node, tmp_path: Path) -> None:
+def test_the_next_snapshot_sends_a_refused_row_again_and_deletes_a_missing_one(node: Node, tmp_path: Path) -> None:
     file = tmp_path / "all.csv"
     rows = {name: f"{name},440106,1,{amount}\n" for name, amount in (("a", 1), ("b", -2), ("c", -3))}
 

@@ -79,7 +79,7 @@ def test_a_candidate_is_judged_in_its_own_session(spark: SparkSession) -> None:
     }  # fmt: skip
 
 
-def test_more_rules_cost_no_more_jobs_until_spark_would_no_longer_compile_them(spark: SparkSession) -> None:
+def test_more_rules_cost_no_more_jobs_up_to_what_spark_compiles_in_one(spark: SparkSession) -> None:
     def judged(columns: int) -> None:
         assert judge(_clean(spark, columns), contract(columns), 1).passed
 
@@ -102,7 +102,7 @@ def test_a_rule_that_cannot_be_judged_fails_alone_and_says_why(spark: SparkSessi
     assert "USER_RAISED_EXCEPTION" in failures["at_run_time"]
 
 
-def test_a_candidate_whose_rows_cannot_be_counted_is_told_with_sparks_reason(spark: SparkSession) -> None:
+def test_a_candidate_whose_rows_cannot_be_counted_is_reported_with_sparks_reason(spark: SparkSession) -> None:
     candidate = frame(spark, 1).where("raise_error('no such file') IS NULL")
     with pytest.raises(RuntimeError, match="no such file"):
         judge(candidate, contract(1), 1)

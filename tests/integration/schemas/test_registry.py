@@ -188,7 +188,7 @@ def variant(schema: Mapping[str, Any], **types: Any) -> dict[str, Any]:
     return {"type": "record", "name": "Other", "namespace": "org.other", "doc": "theirs", "fields": listed}
 
 
-def test_both_framings_are_read_and_what_a_registry_does_not_vouch_for_is_quarantined(
+def test_both_framings_are_read_and_records_whose_schema_the_registry_does_not_confirm_are_quarantined(
     node: Node, registry: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     own = avro_schema(node.dataset)
@@ -231,7 +231,7 @@ def test_both_framings_are_read_and_what_a_registry_does_not_vouch_for_is_quaran
     assert texts["unknown"] == texts["huge"] == "The schema registry has no schema with this id."
 
 
-def test_a_registry_that_is_away_stops_publish_and_ingest_and_nothing_is_lost_or_skipped(
+def test_publish_and_ingest_stop_and_lose_nothing_when_the_registry_does_not_answer(
     node: Node, fake: FakeRegistry
 ) -> None:
     with pytest.raises(UnavailableError, match=r"schema registry at http.* did not answer") as away:
@@ -262,7 +262,7 @@ def test_without_a_registry_at_the_city_its_frames_are_quarantined_with_the_reme
     assert "set SUIBUS_REGISTRY_URL" in reason["reason"]
 
 
-def test_an_unknown_id_is_told_from_a_wrong_url(registry: str) -> None:
+def test_an_unknown_id_is_distinguished_from_a_wrong_url(registry: str) -> None:
     assert Registry(registry).schema(999_999) is None
     with pytest.raises(UnavailableError, match="404"):
         Registry(f"{registry}/nowhere").schema(1)
@@ -270,21 +270,21 @@ def test_an_unknown_id_is_told_from_a_wrong_url(registry: str) -> None:
         Registry(f"{registry}/nowhere").register("t-value", {"type": "string"})
 
 
-def test_an_id_of_a_schema_is_kept_and_the_same_schema_has_the_same_id(registry: str) -> None:
+def test_a_schema_registered_twice_has_one_id(registry: str) -> None:
     client = Registry(registry)
     number = client.register("kept-value", {"type": "int"})
     assert client.register("kept-value", {"type": "int"}) == number
     assert json.loads(client.schema(number) or "") == {"type": "int"}
 
 
-def test_a_refused_schema_is_not_taken_for_a_registry_that_is_away(fake: FakeRegistry) -> None:
+def test_a_refused_schema_does_not_count_as_a_registry_that_does_not_answer(fake: FakeRegistry) -> None:
     fake.answer = 409, b'{"error_code": 409, "message": "Schema being registered is incompatible"}'
     with fake.serve() as url, pytest.raises(InputError, match=r"refused the schema of t-value: Schema being reg"):
         Registry(url).register("t-value", {"type": "string"})
 
 
 @pytest.mark.parametrize("body", [b"{}", b"[]", b"7", b"<html>", b"", b'{"id": "x"}'])
-def test_an_answer_that_is_not_a_registrys_is_a_registry_that_is_away(fake: FakeRegistry, body: bytes) -> None:
+def test_an_answer_that_is_no_registrys_counts_as_a_registry_that_does_not_answer(fake: FakeRegistry, body: bytes) -> None:
     fake.answer = 200, body
     with fake.serve() as url:
         with pytest.raises(UnavailableError):
@@ -304,7 +304,7 @@ def test_a_login_in_the_url_is_sent_and_never_shown(fake: FakeRegistry) -> None:
     assert "heim" not in str(refused.value)
 
 
-def test_a_login_is_not_sent_on_to_where_a_registry_redirects(fake: FakeRegistry) -> None:
+def test_a_login_is_not_sent_to_the_address_that_a_registry_redirects_to(fake: FakeRegistry) -> None:
     other = FakeRegistry()
     with fake.serve() as url, other.serve() as elsewhere:
         Registry(elsewhere).register("t-value", {"type": "string"})

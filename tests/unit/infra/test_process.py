@@ -22,7 +22,7 @@ def sleeper(tmp_path: Path) -> Iterator[Process]:
     process.end()
 
 
-def test_detached_process_outlives_its_starter_and_is_nobodys_child(tmp_path: Path) -> None:
+def test_a_detached_process_outlives_its_starter_and_can_be_ended(tmp_path: Path) -> None:
     code = (
         "import os, sys; from pathlib import Path; from infra.jvm.process import start_detached\n"
         "print(start_detached(['sleep', '60'], Path(sys.argv[1]), 'out', os.environ).pid)"
@@ -34,7 +34,7 @@ def test_detached_process_outlives_its_starter_and_is_nobodys_child(tmp_path: Pa
     assert not process.alive
 
 
-def test_output_goes_to_the_end_of_the_file(tmp_path: Path) -> None:
+def test_output_is_appended_to_the_file(tmp_path: Path) -> None:
     (tmp_path / "out").write_text("before\n")
     process = start_detached(["sh", "-c", "echo said; echo wrong >&2"], tmp_path, "out", os.environ)
     while process.alive:
@@ -42,13 +42,13 @@ def test_output_goes_to_the_end_of_the_file(tmp_path: Path) -> None:
     assert tail(tmp_path / "out") == "before\nsaid\nwrong"
 
 
-def test_same_id_with_another_birth_is_a_stranger_and_is_not_ended() -> None:
+def test_a_process_with_the_same_id_but_another_start_time_is_not_ended() -> None:
     stranger = Process(os.getpid(), "another boot 1")
     assert not stranger.alive
     stranger.end()  # must not end this test
 
 
-def test_process_that_ignores_being_asked_is_killed(tmp_path: Path) -> None:
+def test_a_process_that_ignores_sigterm_is_killed(tmp_path: Path) -> None:
     command = [
         sys.executable,
         "-c",
@@ -70,12 +70,12 @@ def test_process_that_was_killed_and_not_waited_for_is_not_alive() -> None:
     child.wait()
 
 
-def test_running_process_keeps_its_birth(sleeper: Process) -> None:
+def test_a_running_process_keeps_its_start_time(sleeper: Process) -> None:
     assert birth(sleeper.pid) == birth(sleeper.pid) == sleeper.born
     assert birth(sleeper.pid) != birth(os.getpid())
 
 
-def test_environment_is_exchanged_for_a_while_and_put_back_after_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_environment_is_replaced_in_a_block_and_restored_after_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BEFORE", "1")
     before = dict(os.environ)
 

@@ -35,13 +35,13 @@ def database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     return f"sqlite:///{tmp_path}/node.db"
 
 
-def test_query_goes_to_the_database_of_the_environment(tmp_path: Path, database: str) -> None:
+def test_a_query_uses_the_database_of_the_environment(tmp_path: Path, database: str) -> None:
     done = publish(tmp_path, "--query", QUERY, database=database)
     assert done.exit_code == 3, done.output
     assert "accepted 1" in done.stdout
 
 
-def test_database_of_the_command_line_comes_before_that_of_the_environment(tmp_path: Path, database: str) -> None:
+def test_the_database_of_the_command_line_overrides_that_of_the_environment(tmp_path: Path, database: str) -> None:
     done = publish(tmp_path, "--query", QUERY, "--database", database, database="sqlite:////nowhere/x.db")
     assert done.exit_code == 3, done.output
 
@@ -60,7 +60,7 @@ def test_query_without_a_database_names_both_ways_to_give_one(tmp_path: Path) ->
         assert text in done.stderr
 
 
-def test_password_of_the_environment_is_told_nowhere(tmp_path: Path) -> None:
+def test_the_password_of_the_environment_is_shown_nowhere(tmp_path: Path) -> None:
     url = f"postgresql+psycopg://u:{PASSWORD}@127.0.0.1:1/db?connect_timeout=1"
     done = publish(tmp_path, "--query", QUERY, database=url)
     assert done.exit_code in (2, 3)

@@ -53,7 +53,7 @@ def test_wrong_value_names_its_variable_in_both_languages(monkeypatch: pytest.Mo
     assert "SUIBUS_PARTITIONS" in caught.value.zh
 
 
-def test_node_file_alone_names_the_bus_and_a_variable_names_another_address_of_it(
+def test_the_address_of_the_bus_is_the_node_files_unless_a_variable_sets_another(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "n.toml"

@@ -13,7 +13,7 @@ DISTRICT = "440106"
 DATASET = load_contract(SHIPPED / "grassroots_division.yaml")
 
 
-def test_every_district_has_its_share_however_long_anothers_backlog() -> None:
+def test_every_district_gets_its_share_when_another_has_a_long_backlog() -> None:
     names = DATASET.topics
     states = {name: TopicState("i", {0: (0, 5_000_000 if n == 0 else 300)}) for n, name in enumerate(names)}
     first = plan(DATASET, {}, states)
@@ -30,7 +30,7 @@ def test_every_district_has_its_share_however_long_anothers_backlog() -> None:
     assert len(set(sizes[::2])) == 1
 
 
-def test_a_plan_goes_on_exactly_where_the_last_one_ended() -> None:
+def test_a_plan_continues_exactly_where_the_last_one_ended() -> None:
     topic = DATASET.topic(DISTRICT)
     position: Position = {}
     seen: list[tuple[int, int]] = []

@@ -42,7 +42,7 @@ def test_answered_stays_answered_and_only_changes_are_counted(tmp_path: Path) ->
         assert held.state == "answered"
 
 
-def test_killed_before_the_answer_is_noted_it_is_noted_later(tmp_path: Path) -> None:
+def test_an_answer_is_noted_later_when_the_node_is_killed_before_noting_it(tmp_path: Path) -> None:
     with Inbox(tmp_path / "inbox.sqlite") as inbox, Outbox(inbox.outbox_path) as outbox:
         inbox.store([RECEIPT], {0: 1}, "id")
         outbox.accept(TOPIC, [Entry(b"a", b"", answers=RECEIPT.id)])  # killed here
@@ -60,7 +60,7 @@ class CutReceipt(Receipt):
         raise CutError
 
 
-def test_killed_between_outbox_and_inbox_a_fetch_loses_nothing(tmp_path: Path) -> None:
+def test_a_fetch_killed_between_outbox_and_inbox_loses_nothing(tmp_path: Path) -> None:
     key = b'{"id":"a"}'
     cut = CutReceipt(**{f.name: getattr(RECEIPT, f.name) for f in fields(RECEIPT)})
     with Inbox(tmp_path / "inbox.sqlite") as inbox, Outbox(inbox.outbox_path) as outbox:

@@ -112,7 +112,7 @@ def test_fingerprint_is_that_of_the_specification() -> None:
     assert int.from_bytes(schema_fingerprint({"type": "int"}), "little", signed=True) == 8247732601305521295
 
 
-def test_fingerprint_tells_an_added_field_and_not_words() -> None:
+def test_the_fingerprint_changes_with_an_added_field_and_not_with_titles() -> None:
     plain = dataset(ID)
     assert schema_fingerprint(avro_schema(plain)) != schema_fingerprint(avro_schema(dataset(ID, Field("x", "int"))))
     titled = dataset(Field("id", "string", True, title="编号", description="x"))
@@ -152,7 +152,7 @@ def test_value_in_another_frame_is_refused(value: bytes) -> None:
     assert "expected c301" in refused(value, dataset(ID)).en
 
 
-def test_value_of_a_stranger_to_the_dataset_is_refused() -> None:
+def test_a_value_of_another_datasets_schema_is_refused() -> None:
     stranger = dataset(ID, name="stranger")
     value = Encoder(stranger).value({"id": "a"})
     assert schema_fingerprint(avro_schema(stranger)).hex() in refused(value, dataset(ID)).en

@@ -20,7 +20,7 @@ def test_a_file_is_replaced_and_its_folder_made(tmp_path: Path) -> None:
     assert list(path.parent.iterdir()) == [path]
 
 
-def test_a_secret_is_its_owners_alone(tmp_path: Path) -> None:
+def test_a_secret_file_can_be_read_by_its_owner_only(tmp_path: Path) -> None:
     write_whole(tmp_path / "secret", "x", secret=True)
     assert (tmp_path / "secret").stat().st_mode & 0o777 == 0o600
 

@@ -51,7 +51,7 @@ def test_a_lease_names_its_holder_and_ends_when_that_is_killed(lease: Lease) -> 
         assert held
 
 
-def test_who_waits_is_told_once_and_goes_on_when_the_holder_ends(lease: Lease) -> None:
+def test_a_waiting_process_is_told_once_and_continues_when_the_holder_ends(lease: Lease) -> None:
     other, told = holding(lease), list[float]()
 
     def waiting() -> None:
@@ -63,7 +63,7 @@ def test_who_waits_is_told_once_and_goes_on_when_the_holder_ends(lease: Lease) -
     other.wait()
 
 
-def test_two_that_only_ask_do_not_see_each_other(lease: Lease) -> None:
+def test_two_processes_that_ask_for_the_holder_do_not_see_each_other(lease: Lease) -> None:
     with lease.hold_if_free():
         pass
     asking = [
