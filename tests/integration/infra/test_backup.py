@@ -34,7 +34,7 @@ TOPIC = "gz.up.440106.t.v1"
 
 @pytest.fixture
 def bus(tmp_path: Path) -> Bus:
-    """A state folder with something of every kind, of a bus that never ran."""
+    """A state folder with a file of every kind, of a bus that never ran."""
     found = Bus(Settings(home=tmp_path / "home"))
     home = found.home
     with Outbox(found.outbox("440106")) as outbox:
@@ -60,12 +60,12 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 def modes(folder: Path) -> dict[str, int]:
-    """The rights on everything below a folder."""
+    """The file mode of everything below a folder."""
     return {str(p.relative_to(folder)): stat.S_IMODE(p.stat().st_mode) for p in folder.rglob("*")}
 
 
 def kept(bus: Bus) -> dict[str, bytes]:
-    """What of a state folder a backup must bring back byte by byte."""
+    """The files of a state folder that a restore must bring back byte by byte."""
     no = ("spark/", "run/", "nodes/")
     return {name: data for name, data in contents(bus.home).items() if not name.startswith(no)}
 
@@ -223,7 +223,7 @@ def test_a_refusal_is_a_sentence_with_exit_status_2_and_one_json_line_when_the_l
 
 
 def program(bus: Bus, *words: str, code: str | None = None, **settings: str) -> subprocess.CompletedProcess[str]:
-    """The command line over a bus's state folder."""
+    """Run the command line on a bus's state folder."""
     clean = {k: v for k, v in os.environ.items() if not k.startswith("SUIBUS_")}
     lake = {"SUIBUS_LAKE": bus.settings.lake} if bus.settings.lake else {}
     run = ["-c", code] if code else ["-m", "infra.cli"]
@@ -261,7 +261,7 @@ def test_bus_restored_after_its_state_was_destroyed_goes_on_with_nothing_lost_or
 
         road.bus = Bus(settings)
         road.bus.broker.start()
-        assert road.query("SELECT count(*) AS n FROM t") == [{"n": 3}]  # the release of before
+        assert road.query("SELECT count(*) AS n FROM t") == [{"n": 3}]  # the release from before the backup
         assert road.bus.flush_outboxes() == 1
         road.publish({"id": "e", "seq": 1})
         road.sync()
@@ -289,12 +289,12 @@ def test_a_lake_from_an_old_backup_ingests_later_records_again_and_an_old_outbox
         road.sync()
 
     road.publish({"id": "a", "seq": 1}, {"id": "b", "seq": 1})
-    with monkeypatch.context() as cut:  # on the topic, and the outbox does not know
+    with monkeypatch.context() as cut:  # sent, but the outbox does not know it
         cut.setattr(Outbox, "sent", lambda *_: (_ for _ in ()).throw(RuntimeError))
         with pytest.raises(RuntimeError):
             road.publish({"id": "c", "seq": 1})
     back_up(road.bus, tmp_path / "unsettled")
-    put_back("unsettled")  # Kafka knows the transaction by the name that the backup has: its row is not sent again
+    put_back("unsettled")  # Kafka has the transaction name that is in this backup: its row is not sent again
     assert len(arrived(road)) == 3
 
     road.accept({"id": "d", "seq": 1})
@@ -313,7 +313,7 @@ def test_a_lake_from_an_old_backup_ingests_later_records_again_and_an_old_outbox
     assert arrived(road) == places
     assert road.account()["440106"]["received"] == len(places) == 7
 
-    put_back("backup")  # its row was sent since, which it cannot know: it is sent again, and changes nothing
+    put_back("backup")  # it does not know that its row was sent since: the row is sent again, and changes nothing
     assert len(arrived(road)) == len(places) + 1
     assert road.account()["440106"]["unchanged"] == 1
     assert [row[:3] for row in road.silver()] == [row[:3] for row in silver]

@@ -1,4 +1,4 @@
-"""One embedded broker: started, stopped, killed and started again, it keeps its address and every acknowledged record."""
+"""The embedded broker keeps its address and every acknowledged record when it is stopped or killed and started again."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from schemas.errors import InputError, UnavailableError
 
 @pytest.fixture(scope="module")
 def embedded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
-    """A broker of these tests alone, running or not, its home named with a space, a comma and Chinese."""
+    """A broker for these tests only, running or not; the name of its home has a space, a comma and Chinese characters."""
     made = Broker(Settings(home=tmp_path_factory.mktemp("broker") / "穗 数, 通"))
     yield made
     made.stop()
@@ -104,7 +104,7 @@ def test_a_state_file_of_an_earlier_boot_does_not_count_as_a_running_broker(embe
     embedded.start()
     embedded.stop()
     state = json.loads(_state_file(embedded).read_text("utf-8"))
-    # The pid now belongs to somebody else: to this test.
+    # The pid now belongs to another process: to this test.
     _state_file(embedded).write_text(json.dumps({**state, "pid": os.getpid(), "born": "another boot 1"}))
     assert not embedded.running()
     embedded.stop()  # must not end this test

@@ -1,4 +1,4 @@
-"""What `make setup` keeps is used: a Java that finds an archive unfit goes on without it, and says nothing."""
+"""The class archives that `make setup` makes are used. (A Java that cannot use one starts without it and without a message.)"""
 
 from __future__ import annotations
 

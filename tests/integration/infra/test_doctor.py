@@ -81,7 +81,7 @@ os.kill(os.getpid(), signal.SIGKILL)
 
 
 def _wait_until_gone(pid: int) -> None:
-    while True:  # the time limit of the test is the time limit
+    while True:  # ended by the time limit of the test
         try:
             os.kill(pid, 0)
         except ProcessLookupError:

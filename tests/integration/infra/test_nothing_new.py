@@ -1,4 +1,4 @@
-"""A pass with nothing to do is known to be one by a look at files; whatever changed since the last pass, it is run."""
+"""A pass with nothing to do is recognized from file stats and topic ends alone; any change since the last pass makes it run."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from tests.integration.outside_changes import recreate
 
 @pytest.fixture(scope="module")
 def synced(tmp_path_factory: pytest.TempPathFactory, broker: Broker, spark: Any, names: Callable[[], str]) -> Road:
-    """A road that one pass has gone over; nothing on it is changed."""
+    """A bus after one pass. Tests do not change it."""
     home = tmp_path_factory.mktemp("synced") / "home"
     road = Road(Bus(Settings(home=home, bootstrap_servers=broker.access.servers)), names())
     road.publish({"id": "a", "seq": 1, "amount": 1})
@@ -38,7 +38,7 @@ def synced(tmp_path_factory: pytest.TempPathFactory, broker: Broker, spark: Any,
 
 @pytest.fixture
 def copy(synced: Road, tmp_path: Path) -> Road:
-    """A copy of that road's state folder, on the same topics. Files of the lake are linked: a file's copy is another file."""
+    """A copy of the state folder of `synced`, on the same topics. Files of the lake are linked: a copied file would count as changed."""
     lake, home = Path(synced.bus.settings.lake_path), tmp_path / "copy"
 
     def link_or_copy(source: str, target: str) -> None:
@@ -49,7 +49,7 @@ def copy(synced: Road, tmp_path: Path) -> Road:
 
 
 def without_spark(road: Road) -> Bus:
-    """A bus of the same state in which no Spark runs: it would say so if a pass asked for it."""
+    """A bus on the same state folder; the test fails if a pass asks it for Spark."""
     bus = Bus(road.bus.settings)
     bus.lake = lambda: pytest.fail("Spark was asked for")  # type: ignore[method-assign]
     return bus
@@ -135,7 +135,7 @@ def test_the_next_pass_of_any_dataset_finishes_what_a_killed_pass_left(road: Roa
     road.publish({"id": "a", "seq": 1})
     road.sync()
     road.publish({"id": "b", "seq": 1})
-    road.ingest()  # by a pass that was killed before it merged
+    road.ingest()  # as a pass does that is killed before it merges
     assert [r.status for r in road.bus.sync(set()).releases] == ["released"]
     assert len(road.query("SELECT id FROM t")) == 2
 

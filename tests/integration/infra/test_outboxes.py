@@ -1,4 +1,4 @@
-"""A district's damaged outbox holds up no other."""
+"""The damaged outbox of one district does not stop the other districts."""
 
 from __future__ import annotations
 

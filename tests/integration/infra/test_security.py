@@ -1,4 +1,4 @@
-"""Who may do what on a secure bus, tried on a real broker by those who may not."""
+"""Who may do what on a secure bus: tried on a real broker, also by clients that may not."""
 
 from __future__ import annotations
 
@@ -79,10 +79,10 @@ DATASET = Dataset(
 NO_ID = uuid.UUID(int=0)
 FOREIGN = [
     DATASET.topic(OTHER),
-    "gz.up.44010.secured.v1",  # its code begins as ours does
-    "gz.up.4401060.secured.v1",  # ours begins it
+    "gz.up.44010.secured.v1",  # a prefix of our code
+    "gz.up.4401060.secured.v1",  # our code is a prefix of it
     receipts_topic(OTHER),
-    receipts_topic(OWN),  # its own is for reading alone
+    receipts_topic(OWN),  # may be read, not written
 ]
 
 
@@ -130,7 +130,7 @@ def client_of_city(city: Bus) -> dict[str, Any]:
 
 
 def send(outbox: Path, access: KafkaAccess, timeout: float = 60.0, transport: TransportName = "kafka-python") -> int:
-    """Send what an outbox holds; how many records went."""
+    """Send what an outbox holds; returns the number of records sent."""
     return flush(outbox, access, timeout, transport=transport).sent
 
 
@@ -196,9 +196,9 @@ def test_a_bus_keeps_its_records_when_it_is_made_secure(city: Bus) -> None:
 
 def test_a_node_is_limited_to_its_rate(nodes: Nodes, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     nodes.add("440111", tmp_path / "n", rate=1)
-    caplog.set_level("WARNING", logger="kafka")  # which a command of another test has silenced
+    caplog.set_level("WARNING", logger="kafka")  # a command of another test has silenced it
     with closing(KafkaProducer(**client_of(tmp_path / "n"), linger_ms=0)) as producer:
-        for _ in range(24):  # 12 MiB, in one go
+        for _ in range(24):  # 12 MiB at once
             producer.send(DATASET.topic("440111"), os.urandom(1 << 19))
         producer.flush(60)
     assert "ProduceResponse throttled by broker" in caplog.text
@@ -206,7 +206,7 @@ def test_a_node_is_limited_to_its_rate(nodes: Nodes, tmp_path: Path, caplog: pyt
     nodes.remove("440111")
 
 
-# ── what it may not ──────────────────────────────────────────────────────────────────────────────────────────
+# ── what a node may not do ──────────────────────────────────────────────────────────────────────────────────────────
 
 
 @pytest.mark.parametrize("topic", FOREIGN)
@@ -224,7 +224,7 @@ def test_node_cannot_write_a_topic_that_is_not_its_own(city: Bus, own: dict[str,
 
 @pytest.mark.parametrize("topic", FOREIGN[:4])
 def test_node_cannot_read_another_topic(city: Bus, own: dict[str, Any], topic: str) -> None:
-    """Be it asked for by name or, as newer clients do, by an id that leaked."""
+    """Neither by name nor, as newer clients ask, by its id."""
     mine = DATASET.topic(OWN)
     ids = {name: uuid.UUID(state.id) for name, state in city.kafka.states([topic, mine]).items()}
     with admin(own) as node:
@@ -317,11 +317,11 @@ def test_an_undeclared_topic_is_never_created(city: Bus, own: dict[str, Any]) ->
         assert city.kafka.states([topic]) == {}
 
 
-# ── who does not get in ──────────────────────────────────────────────────────────────────────────────────────
+# ── who is refused ──────────────────────────────────────────────────────────────────────────────────────
 
 
 def refused(city: Bus, tmp_path: Path) -> dict[str, tuple[KafkaAccess, str]]:
-    """Who is refused, and what the message says."""
+    """Clients that are refused, each with a part of the message."""
     here, foreign = Authority(city.broker.security), Authority(tmp_path / "foreign")
     by_password, by_certificate = city.broker.servers(False), city.broker.servers(True)
 
@@ -355,7 +355,7 @@ def refused(city: Bus, tmp_path: Path) -> dict[str, tuple[KafkaAccess, str]]:
 def test_a_node_sends_to_its_own_topics_only_with_either_transport(
     city: Bus, files: dict[str, Path], tmp_path: Path, transport: TransportName
 ) -> None:
-    """One with a password, one with a certificate."""
+    """With a password and with a certificate."""
     for district, foreign in ((OWN, OTHER), (OTHER, OWN)):
         access, path = read_node_file(files[district]).access, tmp_path / f"{district}.sqlite"
         before = ends(city, DATASET.topic(district))
@@ -409,7 +409,7 @@ def asked_of_controller(city: Bus, client: dict[str, Any]) -> Any:
 
 def test_the_controller_refuses_clients_without_the_citys_certificate(city: Bus, files: dict[str, Path]) -> None:
     trust = {"security_protocol": "SSL", "ssl_cafile": str(city.broker.access.authority)}
-    # To one who speaks plain text the controller's TLS alert looks like a frame too long, where it comes before the end.
+    # A client without TLS may read the controller's TLS alert as a frame that is too long, before the connection ends.
     for client in ({}, trust):
         with pytest.raises((KafkaConnectionError, InvalidReceiveError)):
             asked_of_controller(city, client)
@@ -421,7 +421,7 @@ def test_the_controller_refuses_clients_without_the_citys_certificate(city: Bus,
 
 
 def test_a_nodes_certificate_is_not_accepted_as_the_brokers(city: Bus, files: dict[str, Path]) -> None:
-    """A node's certificate is of the authority that other nodes trust; it is for a client only."""
+    """The authority that other nodes trust has signed it, but for use by a client only."""
     import ssl
     import threading
 
@@ -484,7 +484,7 @@ class KilledError(BaseException):
 
 @contextmanager
 def killed_at(step: str) -> Iterator[None]:
-    """What runs within ends right before a step."""
+    """The block ends with KilledError right before a step."""
 
     def die(*_: Any) -> None:
         raise KilledError
@@ -563,7 +563,7 @@ KEPT = "kept-by-the-administrator"
 
 @contextmanager
 def keeper(city: Bus, path: Path) -> Iterator[None]:
-    """The node file of an administrator as an outside Kafka has one: a password, and rights that it was given."""
+    """Writes the node file of an administrator of an outside Kafka, who has a password and the rights to manage nodes."""
     trusted = Authority(city.broker.security).certificate
     text = node_text(city.broker.servers(False), "keeper", trusted, password=SecretStr(KEPT))
     write_whole(path, text, secret=True)
@@ -591,7 +591,7 @@ def test_a_secure_bus_that_lost_its_authority_does_not_start_without_security(tm
 
 
 def test_administrator_of_an_outside_kafka_manages_nodes_by_a_node_file(city: Bus, tmp_path: Path) -> None:
-    """Who has the rights in an outside Kafka needs neither our state folder nor our authority's key."""
+    """An administrator with the rights in an outside Kafka needs neither our state folder nor our authority's key."""
     path, node = tmp_path / "admin.toml", tmp_path / "node.toml"
     with keeper(city, path):
         outside = Nodes(Bus(Settings(home=tmp_path / "elsewhere", node=path)))
@@ -614,7 +614,7 @@ def test_a_node_may_not_manage_nodes(files: dict[str, Path], tmp_path: Path) -> 
 
 
 def hidden(city: Bus, files: dict[str, Path]) -> list[bytes]:
-    """Every secret there is, as it would stand in a text."""
+    """Every secret of the bus, as a text would contain it."""
     keys = [*city.broker.security.glob("*.*"), *files.values()]
     found = re.findall(rb"BEGIN PRIVATE KEY-----\n(.+)\n", b"".join(k.read_bytes() for k in keys))
     assert len(found) == 4  # the authority's, the broker's, the city's, one node's
@@ -654,7 +654,7 @@ def test_secrets_are_in_no_log_argument_environment_or_repr(
     assert "sasl_plain_password" in caplog.text  # kafka-python does log its settings
     pid = json.loads((city.home / "run" / "broker.json").read_text("utf-8"))["pid"]
     told += [Path(f"/proc/{pid}/{name}").read_text("utf-8", "replace") for name in ("cmdline", "environ")]
-    # Kafka renames its .tmp files while we look.
+    # Kafka renames its .tmp files meanwhile.
     files_there = (p for p in city.home.rglob("*") if p.is_file() and p.suffix != ".tmp")
     logs = [p for p in files_there if city.broker.security not in p.parents]
     assert city.broker.folder / "broker.log" in logs
@@ -692,7 +692,7 @@ def test_sync_ingests_on_a_secure_bus_and_spark_logs_no_secret(
 
 
 class Suibus:
-    """The program in processes of its own."""
+    """Runs the command line in processes of its own."""
 
     def __init__(self, folder: Path, **environment: str) -> None:
         self.folder = folder
@@ -708,7 +708,7 @@ class Suibus:
         return done.stdout + done.stderr
 
     def here(self, *words: str, status: int = 0) -> str:
-        """The same in this process, which need not start."""
+        """The same in this process, without the time to start one."""
         done = CliRunner().invoke(main, words, env=self.environment, catch_exceptions=False)
         assert done.exit_code == status, f"{words}\n{done.output}"
         return done.stdout + done.stderr

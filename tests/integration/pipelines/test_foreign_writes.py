@@ -1,4 +1,4 @@
-"""A table that another program wrote to is neither merged nor shared until it is made again; compaction changes no row."""
+"""A table that another program wrote to is neither merged nor shared until it is rebuilt; a compaction does not count."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def test_a_table_that_another_program_wrote_to_is_neither_merged_nor_shared_unti
     assert [release.status for release in info.releases] == ["released"], info
     assert sorted(row["id"] for row in road.query("SELECT id FROM t")) == ["a", "b", "c", "d"]
     sums = road.account()[DISTRICT]
-    assert (sums["inserted"], sums["duplicate"]) == (4, 3), "what came again is counted as what it is"
+    assert (sums["inserted"], sums["duplicate"]) == (4, 3), "records ingested again count as duplicates"
 
 
 def test_a_change_by_another_program_is_found_also_when_a_compaction_follows_it(road: Road, spark: Any) -> None:

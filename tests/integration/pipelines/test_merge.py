@@ -1,4 +1,4 @@
-"""Silver: one row a key, decided by the events alone."""
+"""Silver has one row per key, decided by the events alone."""
 
 from __future__ import annotations
 
@@ -108,10 +108,10 @@ def test_small_files_are_compacted_and_no_row_changes(road: Road, spark: Any) ->
 def test_a_job_killed_between_any_two_hops_starts_again_without_repair(road: Road) -> None:
     lake = road.lake
     road.publish({"id": "a", "seq": 1, "amount": 1}, {"id": "b", "seq": 1, "amount": 1})
-    road.ingest()  # killed after ingest
+    road.ingest()  # as if killed after ingest
     road.publish({"id": "a", "seq": 2, "amount": 2})
     road.ingest()
-    assert merge_pending(road.dataset, lake) is not None  # killed after merge, before the account
+    assert merge_pending(road.dataset, lake) is not None  # as if killed between merge and account
     road.merge()
     account = road.account()["440106"]
     assert (account["received"], account["inserted"], account["superseded"]) == (3, 2, 1)
@@ -141,7 +141,7 @@ def test_any_order_and_any_duplication_of_the_same_events_gives_the_same_silver(
     assert len(events) == 200
     merge_pending(road.dataset, road.lake)
     expected = road.silver()
-    assert 0 < sum(row[1] for row in expected) < len(expected), "the case must hold deleted and living keys"
+    assert 0 < sum(row[1] for row in expected) < len(expected), "the events must leave some keys deleted and some not"
     for seed in range(3):
         dice = random.Random(seed)
         shuffled = dice.sample(events + dice.choices(events, k=60), k=260)

@@ -1,4 +1,4 @@
-"""A pass merges all that it took, tries again what failed, and takes no record that another has taken."""
+"""A pass merges all that it ingested, tries failed datasets again, and ingests no record that another pipeline ingested."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_a_pass_merges_what_it_ingested_when_more_rows_arrive_meanwhile(
     monkeypatch.setattr(offsets, "DISTRICT_SHARE", 5)
     road.publish(*({"id": f"{n}", "seq": 1} for n in range(7)))
     later = iter([*({"id": f"later {n}", "seq": 1} for n in range(20))])
-    # Once the pass knows where it ends, there is more than two batches hold.
+    # More rows than two batches hold arrive after the pass has planned its end.
     info = sync(Inputs(road.lake, road.bus.store, road.bus.kafka), refresh=lambda: road.publish(*later))
     assert info.ingested[road.dataset.id] >= 7
     assert [release.status for release in info.releases] == ["released"]
@@ -63,7 +63,7 @@ def test_every_pass_tries_a_failed_dataset_again_and_does_not_merge_the_others(
         return merge_pending(dataset, lake)
 
     monkeypatch.setattr("pipelines.sync.merge_pending", merge)
-    for _ in range(3):  # the first looks at everything, for another program had written something
+    for _ in range(3):  # the first pass merges every dataset, because another program wrote to a table
         looked.clear()
         assert "another program" in road.bus.sync(set()).failures[road.dataset.id]
     assert set(looked) == {road.dataset.id}
@@ -75,7 +75,7 @@ def test_two_pipelines_on_one_lake_ingest_no_record_twice(road: Road) -> None:
     road.publish({"id": "a", "seq": 1})
 
     class Overtaken:
-        """The bus, where another pipeline takes a batch between this one's plan and its read."""
+        """Kafka, with another pipeline that ingests a batch between this one's plan and its read."""
 
         others: ClassVar[list[int]] = []
 
@@ -92,6 +92,6 @@ def test_two_pipelines_on_one_lake_ingest_no_record_twice(road: Road) -> None:
     states = road.bus.kafka.states(road.dataset.topics)
     with pytest.raises(StateError, match="Another Suibus writes"):
         ingest_batch(road.dataset, road.lake, road.bus.store, Overtaken(), states)
-    assert Overtaken.others == [2], "the other pipeline was faster"
+    assert Overtaken.others == [2], "the other pipeline ingests first"
     assert road.merge() == 0
     assert road.lake.bronze(road.dataset).read().count() == 2

@@ -1,4 +1,4 @@
-"""A table that is damaged, or that a rebuild left half made, is named and made again, and nothing released is lost."""
+"""A damaged table is reported, a damaged or half-built table is rebuilt, and no released row is lost."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_a_damaged_bronze_is_rebuilt_from_the_topics_and_silver_keeps_rows_that_
 def test_the_next_pass_repeats_an_interrupted_rebuild(road: Road) -> None:
     road.publish({"id": "a", "seq": 1, "amount": 1}, {"id": "b", "seq": 1, "amount": 2})
     road.sync()
-    road.lake.set_aside(f"silver/{road.dataset.id}")  # and no further
+    road.lake.set_aside(f"silver/{road.dataset.id}")  # as a rebuild does that ends here
     road.publish({"id": "b", "seq": 2, "amount": 3})
     road.sync()
     assert road.query("SELECT id, amount FROM t ORDER BY id") == [{"id": "a", "amount": 1}, {"id": "b", "amount": 3}]

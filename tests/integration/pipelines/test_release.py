@@ -83,7 +83,7 @@ def test_a_dataset_that_is_not_shared_is_hidden_from_departments(road: Road) -> 
     road.contract(sharing="none")
     road.publish({"id": "a", "seq": 1})
     road.sync()
-    assert road.query("SELECT id FROM t") == [{"id": "a"}]  # the city itself
+    assert road.query("SELECT id FROM t") == [{"id": "a"}]  # as the city
     with pytest.raises(InputError, match="cannot be found") as refusal:
         road.query("SELECT id FROM t", department="税务局")
     assert road.name not in refusal.value.en.partition("Released datasets")[2]

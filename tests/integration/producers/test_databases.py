@@ -95,7 +95,7 @@ def lacking(reason: str) -> NoReturn:
 
 @pytest.fixture(scope="module")
 def postgres() -> Iterator[Postgres]:
-    """A PostgreSQL of this module alone, on a free port. As root it runs as an unprivileged user: it must."""
+    """A PostgreSQL for this module, on a free port. Started as root, it runs as an unprivileged user, as PostgreSQL demands."""
     programs = find_programs()
     if programs is None:
         lacking("no PostgreSQL server programs here (Debian: apt-get install postgresql)")
@@ -175,7 +175,7 @@ class Node:
 @pytest.fixture
 def node(tmp_path: Path, broker: Broker, spark: Any, names: Callable[[], str], monkeypatch: pytest.MonkeyPatch) -> Node:
     """A node with a dataset that has a column of every type."""
-    monkeypatch.chdir(tmp_path)  # where the rejects of a query go
+    monkeypatch.chdir(tmp_path)  # the rejects of a query are written here
     contracts = tmp_path / "contracts"
     settings = Settings(home=tmp_path / "home", bootstrap_servers=broker.access.servers, contracts=str(contracts))
     road = Road(Bus(settings), names())

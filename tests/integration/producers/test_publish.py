@@ -1,4 +1,4 @@
-"""Each accepted row reaches the bus once and in order, whatever is killed on the way."""
+"""Each accepted row reaches the bus once and in order, whichever process is killed."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ ROOT = Path(__file__).parents[3]
 
 @pytest.fixture(params=["kafka-python", "librdkafka"])
 def transport(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Any:
-    # What kafka-python reads without a further library.
+    # kafka-python reads it without another library.
     monkeypatch.setattr("producers.send.librdkafka.COMPRESSION", "gzip")
     return request.param
 
@@ -83,7 +83,7 @@ def committed(bootstrap: str, topic: str) -> list[Any]:
 
 
 def fill(path: Path, names: list[str], rows: int, keys: int = 50) -> dict[str, dict[bytes, list[bytes]]]:
-    """Accept rows of few keys, numbered in the order of acceptance; what each topic must hold for each key."""
+    """Accept numbered rows of few keys; returns what each topic must then hold for each key."""
     expected: dict[str, dict[bytes, list[bytes]]] = {name: defaultdict(list) for name in names}
     with Outbox(path) as outbox:
         for start in range(0, rows, 1_000):
@@ -106,7 +106,7 @@ def check_exactly_once(bootstrap: str, expected: dict[str, dict[bytes, list[byte
     for name, keys in expected.items():
         found = held(bootstrap, name)
         assert {k: len(v) for k, v in found.items()} == {k: len(v) for k, v in keys.items()}
-        assert found == keys  # and in order for each key
+        assert found == keys  # in order, too
 
 
 def test_rows_arrive_in_order_with_time_and_header(broker: Any, tmp_path: Path, transport: TransportName) -> None:
@@ -145,14 +145,14 @@ def test_killed_sender_leaves_no_duplicates_and_no_gaps(broker: Any, tmp_path: P
             [sys.executable, "-c", SENDING, str(path), broker.access.servers, transport], cwd=ROOT
         )
         with Outbox(path) as outbox:
-            goal = outbox.waiting() - 100 * dice.randrange(1, 12)  # after so many transactions, however fast they are
+            goal = outbox.waiting() - 100 * dice.randrange(1, 12)  # killed after a number of transactions, not of seconds
             while outbox.waiting() > goal and sender.poll() is None:
                 time.sleep(0.002)
         time.sleep(dice.uniform(0, 0.02))
         sender.send_signal(signal.SIGKILL)
         sender.wait()
     with Outbox(path) as outbox:
-        assert 0 < outbox.waiting() < 12_000  # it was killed in the middle
+        assert 0 < outbox.waiting() < 12_000  # it was killed before the end
     info = flush(path, broker.access)
     assert info.waiting == 0
     check_exactly_once(broker.access.servers, expected)
@@ -178,7 +178,7 @@ def test_transaction_cut_at_any_moment_is_settled_once(
     with Outbox(path) as outbox:
         assert outbox.waiting() == 2_000
     other: TransportName = "kafka-python" if transport == "librdkafka" else "librdkafka"
-    info = flush(path, broker.access, transport=other)  # the outbox does not depend on who sends it
+    info = flush(path, broker.access, transport=other)  # either transport can send an outbox
     assert (info.sent, info.waiting) == (2_000, 0)
     check_exactly_once(broker.access.servers, expected)
 
@@ -240,14 +240,14 @@ def test_both_transports_put_a_key_into_the_same_partition(
 def test_rows_that_a_flush_reports_as_sent_can_be_read_at_once(
     broker: Any, tmp_path: Path, transport: TransportName
 ) -> None:
-    """In as many topics as take the broker a while to mark as committed."""
+    """With so many topics that the broker needs some time to mark them as committed."""
     names = topics(broker.access.servers, 100)
     with Outbox(tmp_path / "o") as outbox:
         for name in names:
             outbox.accept(name, [Entry(b"%d" % i, b"v") for i in range(10)])
     places = [TopicPartition(name, partition) for name in names for partition in range(2)]
     reader = KafkaConsumer(bootstrap_servers=broker.access.servers, isolation_level="read_committed")
-    assert set(reader.end_offsets(places).values()) == {0}  # and it is connected
+    assert set(reader.end_offsets(places).values()) == {0}  # also connects the reader
     assert flush(tmp_path / "o", broker.access, transport=transport).sent == 1_000
     found = reader.end_offsets(places)
     anyone = KafkaConsumer(bootstrap_servers=broker.access.servers)
@@ -293,13 +293,13 @@ def test_rows_are_sent_once_while_more_are_accepted_also_when_the_sender_is_kill
         until = time.monotonic() + 60
         while node.outbox.waiting() > 6_000 and time.monotonic() < until:
             time.sleep(0.02)
-        assert node.outbox.waiting() <= 6_000  # some have gone
+        assert node.outbox.waiting() <= 6_000  # some were sent
         sender = node.sender_pid
         assert sender
         if killed:
             os.kill(sender, signal.SIGKILL)
         info = node.send()
-        assert node.sender_pid is None, "it ends when all is sent"
+        assert node.sender_pid is None, "the sender ends when all is sent"
         assert info.waiting == 0
         assert info.sent == 8_000 or (killed and info.sent <= 8_000)
     assert times(broker.access.servers, data) == list(range(8_000))
@@ -322,7 +322,7 @@ time.sleep(600)
 def test_the_background_sender_ends_with_its_parent_and_the_next_one_continues(broker: Any, tmp_path: Path) -> None:
     data = dataset()
     Kafka(broker.access).ensure([data.topic(DISTRICT)], 1, 1)
-    lease = Lease(tmp_path / "o.lock")  # which the sender holds as long as more may come
+    lease = Lease(tmp_path / "o.lock")  # the sender holds it while more rows may be accepted
     arguments = [data.name, str(tmp_path / "o"), broker.access.servers]
     with subprocess.Popen([sys.executable, "-c", ACCEPTING, *arguments], stdout=subprocess.PIPE, cwd=ROOT) as parent:
         assert parent.stdout

@@ -1,4 +1,4 @@
-"""What the gate uses of Great Expectations beyond its public API is there as it expects: an upgrade fails here, in a second."""
+"""The parts of Great Expectations beyond its public API that the gate uses exist: an upgrade that changes them fails here, in a second."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Confluent framing: publish with a registry's ids, read both framings, and never a wrong value or a lost record.
+"""Confluent framing: records with a registry's ids are published and read, with no wrong value and no lost record.
 
 The registry here is a small HTTP server that answers the two calls as Confluent's API documents them. With the base
 URL of a real, Confluent-compatible one in REAL_REGISTRY_URL the same tests run against that too (tried by hand on
@@ -117,7 +117,7 @@ def registry(request: pytest.FixtureRequest, fake: FakeRegistry) -> Iterator[str
 
 
 class Node:
-    """A district's command and the city's pass, each with the registry it is told."""
+    """A district's command and the city's pass, each with the given registry."""
 
     def __init__(self, broker: Broker, name: str, folder: Path) -> None:
         self.broker, self.name, self.folder = broker, name, folder
@@ -146,7 +146,7 @@ class Node:
         return publish_rows(bus, self.name, DISTRICT, file=path, timeout=30)
 
     def write(self, key: str, frame: bytes, schema: Mapping[str, Any], **row: Any) -> None:
-        """One record as a foreign producer writes it."""
+        """Write one record as another producer does."""
         value = BytesIO()
         whole = {"id": key, "district_code": DISTRICT, "seq": 1, "amount": 5} | row
         schemaless_writer(value, parse_schema(json.loads(json.dumps(schema))), whole)
@@ -182,7 +182,7 @@ def frame(number: int) -> bytes:
 
 
 def variant(schema: Mapping[str, Any], **types: Any) -> dict[str, Any]:
-    """The schema in another producer's words, with other types for some fields, or more fields."""
+    """The schema as another producer may write it, with other types for some fields, or more fields."""
     fields = {f["name"]: f["type"] for f in schema["fields"]} | types
     listed = [{"name": name, "type": kind} for name, kind in fields.items()]
     return {"type": "record", "name": "Other", "namespace": "org.other", "doc": "theirs", "fields": listed}
@@ -247,7 +247,7 @@ def test_publish_and_ingest_stop_and_lose_nothing_when_the_registry_does_not_ans
         fake.answer = None
         assert node.bus(url).sync().ingested[dataset] == 2
     assert list(node.silver()) == ["a", "b"]
-    assert not node.bus(AWAY).sync().failures  # nothing to ask
+    assert not node.bus(AWAY).sync().failures  # no record needs the registry
 
 
 def test_without_a_registry_at_the_city_its_frames_are_quarantined_with_the_remedy(
