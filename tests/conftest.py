@@ -48,7 +48,7 @@ def spark(settings: Settings) -> Iterator[object]:
     from infra.jvm.spark import spark_session  # unit tests need no Spark
 
     with pytest.MonkeyPatch.context() as patch:
-        if os.environ["JDK_JAVA_OPTIONS"] == _SHORT_LIVED:  # lives for all tests: a pass takes 10 s with it, else 17
+        if os.environ["JDK_JAVA_OPTIONS"] == _SHORT_LIVED:  # this JVM lives longer: a pass takes 10 s, not 17
             patch.delenv("JDK_JAVA_OPTIONS")
         session = spark_session(settings)
     session.conf.set("spark.sql.shuffle.partitions", "2")

@@ -1,4 +1,4 @@
-"""A disk that is really full: the outbox's, the lake's, the broker's. Nothing accepted is lost, and space is all it takes."""
+"""A disk that is really full, under the outbox, the lake or the broker: nothing accepted is lost, and work continues once there is space."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Disk:
             )
 
     def fill(self, leave: int = 0) -> None:
-        """Take all space but so many bytes."""
+        """Use up all space except `leave` bytes."""
         self.free()
         free = shutil.disk_usage(self.folder).free
         with suppress(OSError), (self.folder / "ballast").open("wb", buffering=0) as ballast:
@@ -46,11 +46,11 @@ class Disk:
                     ballast.write(b"\0" * size)
 
     def free(self) -> None:
-        """Give it back."""
+        """Free the space that `fill` used."""
         (self.folder / "ballast").unlink(missing_ok=True)
 
     def close(self) -> None:
-        """Take the file system away."""
+        """Unmount the file system."""
         subprocess.run(["umount", "-l", str(self.folder)], check=False)
 
 
@@ -77,7 +77,7 @@ def test_an_outbox_on_a_full_disk_says_so_keeps_accepted_rows_and_continues_once
     path = node.rows(rows, keys)
 
     disk.fill()
-    said = node.publish(path, status=(2, 3))  # not even an outbox can be made
+    said = node.publish(path, status=(2, 3))  # no space even to create an outbox
     assert "not an outbox" not in said, said
     assert "disk" in said.lower()
 
@@ -102,7 +102,7 @@ def test_a_lake_on_a_full_disk_stops_the_dataset_by_name_and_a_pass_with_space_t
     road.publish({"id": "a", "seq": 1})
     road.sync()
     failed = []
-    for number, leave in enumerate((0, 12 << 10, 24 << 10, 48 << 10, 96 << 10), 2):  # it fails at one hop after another
+    for number, leave in enumerate((0, 12 << 10, 24 << 10, 48 << 10, 96 << 10), 2):  # with more space, a later hop fails
         road.publish({"id": "a", "seq": number, "amount": number}, {"id": f"b{number}", "seq": 1})
         disk.fill(leave)
         info = road.bus.sync()

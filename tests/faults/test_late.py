@@ -1,6 +1,6 @@
-"""What comes late, twice, or in another version of the schema than its neighbours.
+"""Records that arrive late, twice, or in another version of the schema than the records around them.
 
-Beside these: an older update after a newer delete and any order and duplication of the same events (test_merge), a
+More such tests elsewhere: an older update after a newer delete and any order and duplication of the same events (test_merge), a
 record of an older version (test_ingest), contracts changed during a pass (test_contracts_in_force), snapshots of an outbox (test_outbox).
 """
 
@@ -36,7 +36,7 @@ KIND = "      - {name: kind, logicalType: string, required: true}\n"
 
 @pytest.fixture
 def road(tmp_path: Path, broker: Broker, spark: Any) -> Road:
-    """A road with one dataset of four columns in force."""
+    """A bus with one dataset of four columns in force."""
     settings = Settings(home=tmp_path / "home", bootstrap_servers=broker.access.servers)
     return Road(Bus(settings), f"late{next(_NUMBERS)}")
 
@@ -55,7 +55,7 @@ def test_rows_accepted_days_ago_under_older_versions_take_their_place_by_sequenc
         offline = node(road, old, HERE)
         for row in ({"id": "a", "seq": 10}, {"id": "b", "seq": 10}, {"id": "c", "seq": 90}):
             offline.publish({"district_code": HERE, "amount": 1, **row})
-        offline.accept()  # the bus is away for this node
+        offline.accept()  # this node cannot reach the bus
     road.contract(version="1.1.0", columns=NOTE)
     newest = road.contract(version="1.2.0", columns=NOTE + GRADE)
     with node(road, newest, THERE) as online:
@@ -64,7 +64,7 @@ def test_rows_accepted_days_ago_under_older_versions_take_their_place_by_sequenc
         online.publish({"id": "b", "seq": 20, "district_code": THERE, "amount": 2})
         online.delete({"id": "b", "seq": 30})
     road.sync()
-    offline.close()  # now it sends
+    offline.close()  # this sends its rows
     road.sync()
     assert road.query("SELECT id, seq, amount, note, grade FROM t ORDER BY id") == [
         {"id": "a", "seq": 20, "amount": 2, "note": "new", "grade": 3},
@@ -153,7 +153,7 @@ def test_a_breaking_version_is_a_new_major_and_both_majors_are_served(road: Road
     road.sync()
     new = road.contract(version="2.0.0", columns=KIND)
     assert old.topic(HERE) != new.topic(HERE)
-    road.sync()  # of the new one nothing was published: the old still answers
+    road.sync()  # nothing is published under the new major yet: the plain name is still the old one's
     assert road.query("SELECT id, amount FROM t") == [{"id": "a", "amount": 1}]
     with node(road, old, HERE) as here, node(road, new, THERE) as there:
         here.publish({"id": "b", "district_code": HERE, "seq": 1, "amount": 2})

@@ -1,4 +1,4 @@
-"""The kill harness (tests/faults/kill) without its broker and Spark: that it names what exists, and that it ends."""
+"""The kill harness (tests/faults/kill) without broker and Spark: its points name existing functions, and every run ends."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def test_the_contract_takes_exactly_the_files_that_the_model_says_it_takes(tmp_p
 
 
 class Answering(Harness):
-    """A harness whose commands come to what they are told, without a process."""
+    """A harness whose commands give one answer, without a process."""
 
     def __init__(self, home: Path, answer: Answer | None) -> None:
         super().__init__(home, 0, 1)
