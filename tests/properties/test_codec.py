@@ -1,4 +1,4 @@
-"""For any row of any dataset: what was coerced is what is decoded, and one key is one key."""
+"""For any row of any dataset: the decoded row is the coerced row, and only equal keys have equal bytes."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ DATASETS = (
 
 @cache
 def values(field: Field) -> st.SearchStrategy[Any]:
-    """Any value of a column, null where it may be."""
+    """Any value of a column, with null if it is nullable."""
     return _given(field) if field.required else st.none() | _given(field)
 
 

@@ -1,4 +1,4 @@
-"""Rules that compose: their counts, taken row by row, decide what the full judgement decides, to the last letter."""
+"""Rules that compose: a verdict from their counts is the same text as the verdict from all rows."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from quality.verdict import Verdict
 from schemas.dataset import Dataset, Field, Limits, Rule, Severity
 from tests.benchmarks.rows import jobs
 
-LARGE = 2**53 + 1  # what a double cannot tell from its neighbour
+LARGE = 2**53 + 1  # a double cannot distinguish it from 2**53
 WORDS = ("a", "ab", "abc", "无", "", "it's", "{1}")
 FIELDS = (
     Field("id", "string", True),
@@ -49,7 +49,7 @@ OPERATORS = (
 
 
 def dataset(random: random.Random, operators: Sequence[tuple[str, Any]] = OPERATORS) -> Dataset:
-    """One of each limit, and of each kind of rule one with each operator, in rows and in percent, of any severity."""
+    """A dataset with each limit, and with each kind of rule and operator, in rows and in percent, of any severity."""
     units: tuple[Literal["rows", "percent"], ...] = ("rows", "percent")
     severities: tuple[Severity, ...] = ("critical", "warning", "info")
     rules: list[Rule] = []
@@ -77,12 +77,12 @@ def dataset(random: random.Random, operators: Sequence[tuple[str, Any]] = OPERAT
 
 
 def spark_schema(made: Dataset) -> T.StructType:
-    """The columns as silver has them, nothing kept from being null."""
+    """The columns as in silver, all nullable."""
     return T.StructType([T.StructField(field.name, field.dataType) for field in tables.spark_schema(made)])
 
 
 def table(random: random.Random, rows: int) -> list[tuple[Any, ...]]:
-    """Rows with what is allowed, what is not, and nothing."""
+    """Rows with allowed values, forbidden values and nulls."""
     start = datetime(2020, 1, 1, tzinfo=UTC)
     return [
         (
@@ -114,7 +114,7 @@ def counted(frame: DataFrame, made: Dataset) -> dict[str, int]:
 
 
 def told(verdict: Verdict) -> list[str]:
-    """The results to the last letter, failures shown in one order."""
+    """The results as text, with failures in a fixed order."""
     ordered = [replace(r, samples=tuple(sorted(r.samples, key=str))) for r in verdict.results]
     return [json.dumps(asdict(result), sort_keys=True, default=str) for result in ordered]
 

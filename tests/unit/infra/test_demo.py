@@ -1,4 +1,4 @@
-"""The demo makes its own state anew, and touches nothing that it did not make."""
+"""The demo recreates its own state, and changes nothing that it did not make."""
 
 from __future__ import annotations
 

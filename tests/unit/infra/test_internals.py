@@ -1,4 +1,4 @@
-"""What is used of other projects' insides: after an upgrade these tests say within a second what it broke."""
+"""The internals of other projects that Suibus uses: these tests show within a second what an upgrade broke."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_pyspark_has_what_starting_spark_uses() -> None:
 
 @pytest.mark.parametrize("sentence", [s for s in SENTENCES if " " in s])
 def test_click_still_has_the_messages_that_are_translated(sentence: str) -> None:
-    """By its longest part that is not a name in braces."""
+    """Click's source has the longest part of the message that is not a name in braces."""
     said = "".join(path.read_text("utf-8") for path in Path(click.__file__).parent.glob("*.py"))
     parts = [part.split("}")[-1].strip() for part in sentence.split("{")]
     assert max(parts, key=len).rstrip(".") in said

@@ -1,4 +1,4 @@
-"""Every message is in both languages, the one of the terminal first; what a program reads does not change."""
+"""Every message is in both languages, the terminal's first; output for programs does not depend on the language."""
 
 from __future__ import annotations
 

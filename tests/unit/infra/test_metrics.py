@@ -1,4 +1,4 @@
-"""Metrics and log lines as programs read them: names, labels, help in both languages, one JSON object a line."""
+"""Metrics and log lines as programs read them: names, labels, help in both languages, one JSON object per line."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ COUNTS = dict.fromkeys(("received", *FATES), 0)
 
 @pytest.fixture
 def bus(tmp_path: Path) -> Bus:
-    """A bus that ran once, held its flights and is stopped; its Kafka is away."""
+    """A stopped bus whose one pass held the release of its flights; its Kafka does not answer."""
     found = Bus(Settings(home=tmp_path / "home"))
     found.store.register(FLIGHTS)
     released, held = (datetime(2026, 1, day, tzinfo=UTC) for day in (1, 2))
@@ -71,7 +71,7 @@ def test_metrics_of_a_stopped_bus_come_from_its_state_folder(bus: Bus) -> None:
     assert found["suibus_batch_seconds_count", FLIGHTS.id, "merge"] == 2
     assert found["suibus_outbox_rows_waiting", "440106"] == 2
     assert found["suibus_last_pass_timestamp_seconds",] == datetime.fromisoformat("2026-01-02T00:00:00Z").timestamp()
-    assert not any(name[0] == "suibus_offsets_waiting" for name in found)  # only Kafka knows, and it is away
+    assert not any(name[0] == "suibus_offsets_waiting" for name in found)  # only Kafka knows it, and does not answer
 
 
 def test_a_bus_that_never_ran_has_metrics(tmp_path: Path) -> None:
@@ -105,7 +105,7 @@ def test_every_metric_is_documented_and_every_alert_names_one(bus: Bus, page: st
 
 @pytest.fixture
 def said(capsys: pytest.CaptureFixture[str]) -> Iterator[Callable[[], str]]:
-    """What standard error has; logging is as before afterwards."""
+    """Returns what is on standard error; restores logging afterwards."""
     before, hook = logging.getLogger().handlers[:], sys.excepthook
     yield lambda: capsys.readouterr().err
     set_up_logging("text")

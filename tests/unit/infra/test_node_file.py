@@ -1,4 +1,4 @@
-"""A node's file: what it says, and that it is refused where it cannot be trusted."""
+"""A node's file: what is read from it, and when it is refused."""
 
 from __future__ import annotations
 

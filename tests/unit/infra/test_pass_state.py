@@ -1,4 +1,4 @@
-"""What a pass leaves is read as it was written; a file that is lost or damaged counts as one that was never written."""
+"""The state of a pass is read back as it was written; a lost or damaged file counts as never written."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A detached process outlives its starter, is told from a stranger with its id, and is ended for certain."""
+"""A detached process outlives its starter, is not confused with another process of the same id, and can always be ended."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`suibus publish` takes a database's URL from the environment, so that no password need stand in an argument."""
+"""`suibus publish` takes a database's URL from the environment, so that no argument has to contain a password."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ PASSWORD = "s3cret"
 
 
 def publish(folder: Path, *words: str, database: str | None = None) -> Result:
-    """Publish to a Kafka that is away: what was accepted waits, and the exit status is 3."""
+    """Publish to a Kafka that does not answer: accepted rows wait, and the exit status is 3."""
     environment = {
         "SUIBUS_HOME": str(folder / "home"), "SUIBUS_BOOTSTRAP_SERVERS": "127.0.0.1:1", "SUIBUS_DATABASE": database,
     }  # fmt: skip
@@ -26,7 +26,7 @@ def publish(folder: Path, *words: str, database: str | None = None) -> Result:
 
 @pytest.fixture
 def database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    monkeypatch.chdir(tmp_path)  # where the rejects of a query go
+    monkeypatch.chdir(tmp_path)  # the rejects of a query are written here
     with closing(sqlite3.connect(tmp_path / "node.db")) as db:
         db.execute("CREATE TABLE register (code, name, street_code, street_name, district_code)")
         row = ("440106001001", "五山社区居委会", "440106001", "五山街道", "440106")

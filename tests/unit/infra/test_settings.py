@@ -1,4 +1,4 @@
-"""Settings come from the environment alone, and what cannot be used is refused by its name."""
+"""Settings come from the environment alone; a value that cannot be used is refused with the name of its variable."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def test_language_is_that_of_the_first_variable_set(
 
 
 def test_no_other_module_reads_the_environment() -> None:
-    """A copy for a process that is started, and a name that is set, are no reading."""
+    """Copying the environment for a new process and setting a variable do not count as reading."""
     root = Path(__file__).parents[3]
     reading = re.compile(r"getenv|environ\.get\(|environ\[[^\]]+\](?! *=)")
     sources = [

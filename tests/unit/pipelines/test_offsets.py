@@ -1,4 +1,4 @@
-"""A plan gives every district its share and goes on where the last one ended."""
+"""A plan gives every district its share and continues where the last one ended."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def test_every_district_gets_its_share_when_another_has_a_long_backlog() -> None
     everyone = {name: TopicState("i", {0: (0, 5_000_000), 1: (0, 5)}) for name in names}
     sizes = [r.end - r.start for r in plan(DATASET, {}, everyone).ranges]
     assert sum(sizes) <= BATCH_RECORDS
-    assert sizes[1::2] == [5] * 11, "a short partition goes whole"
+    assert sizes[1::2] == [5] * 11, "a short partition is taken whole"
     assert len(set(sizes[::2])) == 1
 
 

@@ -1,4 +1,4 @@
-"""The process beside gets all that it needs on its input, and what it does not send waits."""
+"""The background sender gets all that it needs on its standard input, and rows that it does not send wait."""
 
 from __future__ import annotations
 

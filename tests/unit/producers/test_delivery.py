@@ -1,4 +1,4 @@
-"""An interrupted publish goes on where it stopped; bad rows cost themselves; a snapshot sends the difference."""
+"""An interrupted publish continues where it stopped; a bad row is rejected alone; a snapshot sends the difference."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_same_command_after_the_bus_was_away_accepts_nothing_twice(node: Node, t
     again = node.publish(file)
     assert (again.accepted, again.resumed, again.waiting) == (1, 1, 1)
     node.deliver()
-    assert node.publish(file).waiting == 1  # it had arrived: this is a new publish
+    assert node.publish(file).waiting == 1  # the first had arrived, so this is a new publish
 
 
 @pytest.mark.usefixtures("chunks_of_20")
@@ -122,7 +122,7 @@ def test_a_snapshot_sends_only_the_difference(node: Node, tmp_path: Path) -> Non
 
 
 def test_a_snapshot_binds_at_most_999_values_per_sqlite_statement(node: Node, tmp_path: Path) -> None:
-    """A state file takes 999 in one statement, as the smallest SQLite does."""
+    """Some builds of SQLite take no more; state files are opened with the same limit."""
     for name in "ab":
         info = node.publish(table(tmp_path, {f"{n}": name if n == 1_500 else "x" for n in range(2_500)}), "snapshot")
     assert (info.accepted, info.unchanged, info.deleted) == (1, 2_499, 0)
@@ -247,7 +247,7 @@ def test_a_receipt_creates_no_snapshot_state(node: Node, tmp_path: Path) -> None
 
 
 def test_after_a_correction_the_next_snapshot_sends_its_own_version_of_the_row(node: Node, tmp_path: Path) -> None:
-    """The city may hold a newer version instead: neither text can be taken for what is there."""
+    """The city may hold a newer version, so neither text is known to be there."""
     node.publish(table(tmp_path, {"1": "newer", "2": "b"}), "snapshot")
     publisher = node.publisher()
     row = {"code": "1", "name": "corrected", "at": 1, "d": "440106"}

@@ -1,4 +1,4 @@
-"""The inbox keeps each receipt once, with what became of it, wherever its reader is killed."""
+"""The inbox keeps each receipt once, with its state, wherever its reader is killed."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def test_a_fetch_killed_between_outbox_and_inbox_loses_nothing(tmp_path: Path) -
         outbox.advance(delivery, [Entry(key, b"1")], read=1)
         with pytest.raises(CutError):
             inbox.store([cut], {0: 1}, "id")
-        assert inbox.position() == {}  # so the receipt is read again
+        assert inbox.position() == {}  # so the receipt will be read again
         assert inbox.store([RECEIPT], {0: 1}, "id") == 1
         again = outbox.begin(TOPIC, "t.v1", "440106", None, "snapshot")
-        assert outbox.advance(again, [Entry(key, b"1")], read=1).accepted == 1  # the row goes again, though unchanged
+        assert outbox.advance(again, [Entry(key, b"1")], read=1).accepted == 1  # the row is sent again, though unchanged

@@ -1,4 +1,4 @@
-"""What was accepted is kept, in order and once."""
+"""Accepted rows are kept in order and once."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_clock_never_runs_back(path: Path) -> None:
 
 
 def test_two_rows_of_a_key_never_have_the_same_millisecond(path: Path) -> None:
-    """Where the Kafka timestamp orders, a correction takes its refused record's: nothing else may be there."""
+    """A correction may take its refused record's timestamp, so no other row of the key may have it."""
     with Outbox(path, clock=lambda: at(5_000)) as outbox:
         outbox.accept(TOPIC, [Entry(k, b"") for k in (b"a", b"b", b"a", b"b", b"a")])
         outbox.accept(TOPIC, [Entry(b"c", b"")])
@@ -49,7 +49,7 @@ def test_two_rows_of_a_key_never_have_the_same_millisecond(path: Path) -> None:
 
 
 def test_timestamp_is_never_more_than_a_minute_ahead(path: Path) -> None:
-    """A broker refuses what is far ahead of its own clock."""
+    """A broker refuses timestamps that are far ahead of its own clock."""
     times = iter([at(64_990), at(5_000)])  # the clock was set back
     with Outbox(path, clock=times.__next__) as outbox:
         outbox.accept(TOPIC, [Entry(b"a", b"")])

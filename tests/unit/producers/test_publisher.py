@@ -1,4 +1,4 @@
-"""A row that a publisher has taken is kept, and what it cannot take it says at once."""
+"""A row that a publisher accepted is kept; a row that it cannot accept is refused at once."""
 
 from __future__ import annotations
 

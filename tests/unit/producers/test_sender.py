@@ -1,4 +1,4 @@
-"""Each row reaches the bus once and in order, whatever fails on the way: held against the bus in memory."""
+"""Each row reaches the bus once and in order, whatever fails; tested with the bus in memory."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ KEYS = 10
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
-    """An outbox with rows of two topics, of few keys, numbered in the order of acceptance."""
+    """An outbox with rows of two topics and few keys, numbered in the order of acceptance."""
     with Outbox(tmp_path / "o.sqlite") as outbox:
         for start in range(0, ROWS, 50):
             for topic in (TOPIC, OTHER):

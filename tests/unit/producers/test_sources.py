@@ -1,4 +1,4 @@
-"""A bad row costs one row, a wrong file is refused before its first, and nothing else is lost."""
+"""A bad row is rejected alone, a wrong file is refused before its first row, and no other row is lost."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A state file is whole, is upgraded in place, and one that this Suibus does not read is left as it is."""
+"""A state file is written whole and upgraded in place; one that this Suibus cannot read is not changed."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def test_files_of_other_programs_are_refused_and_not_changed(path: Path) -> None
 def test_file_of_a_suibus_before_version_1_is_refused_with_what_to_do(
     path: Path, kind: type[StateFile], says: str
 ) -> None:
-    """It had the same tables and versions, and no mark."""
+    """Such a file has the same tables and versions, but no application id."""
     kind(path).close()
     ask(path, "PRAGMA application_id=0")
     ask(path, "PRAGMA user_version=2")
@@ -96,7 +96,7 @@ def test_inbox_is_not_taken_for_an_outbox(path: Path) -> None:
 
 
 def test_a_chunk_that_fails_half_way_leaves_no_row(path: Path) -> None:
-    """A row that SQLite does not take is refused with all of its chunk."""
+    """A row that SQLite does not accept is refused with its whole chunk."""
     entries = [Entry(b"a", b"1"), Entry(b"b", b"2", answers=object())]  # type: ignore[arg-type]
     with Outbox(path) as outbox:
         with pytest.raises(sqlite3.Error):

@@ -1,4 +1,4 @@
-"""Which texts of a rule are read as a condition on one row, and how its values are written in SQL."""
+"""Which rules are read as a condition on one row, and how their values are written in SQL."""
 
 from __future__ import annotations
 

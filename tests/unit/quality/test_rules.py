@@ -1,4 +1,4 @@
-"""Which rules quarantine a row and which hold a release, and what each is compiled to."""
+"""Which rules quarantine a row, which hold a release, and what each is compiled to."""
 
 from __future__ import annotations
 

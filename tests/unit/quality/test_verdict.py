@@ -1,4 +1,4 @@
-"""A verdict is one text: what its release hashes is what was written, and it is read back as the same verdict."""
+"""A verdict has one text: a release hashes that text, and it is read back as the same verdict."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ TEXT = (
 
 
 def test_text_is_canonical_and_its_hash_never_changes() -> None:
-    """A release names its verdict by this hash: another text would disown what is stored."""
+    """A release names its verdict by this hash: if the text changes, the hashes of stored verdicts no longer match."""
     verdict = replace(VERDICT, results=(HELD,))
     assert verdict.to_json() == TEXT
     assert verdict.sha256 == "e7f6d046ebacd8bd7289c096001f61cc930c77aa47da69f71afab3a086faa2e1"

@@ -1,4 +1,4 @@
-"""The bytes on the wire: what the Avro specification says, the same for the same row, and never read as another."""
+"""The bytes on the wire: those of the Avro specification, the same for the same row, and never read as another row."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ def test_the_fingerprint_changes_with_an_added_field_and_not_with_titles() -> No
 
 
 def test_fingerprint_of_the_every_type_contract_is_pinned() -> None:
-    """Records on the wire carry it: if this changes, records already sent are no longer read."""
+    """Records on the wire carry it: if it changes, records already sent can no longer be read."""
     assert schema_fingerprint(avro_schema(EVERY_TYPE)).hex() == "4e5256d30d995045"
 
 

@@ -1,4 +1,4 @@
-"""What reaches Avro is exactly what the contract means; what does not is told with column and remedy."""
+"""A value is encoded exactly as the contract means it, or refused with its column and the remedy."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A contract is served as it is meant, or refused: the line, what was found, what is accepted, in both languages."""
+"""A contract is served as meant, or refused with the line, what was found and what is accepted, in both languages."""
 
 from __future__ import annotations
 
@@ -686,7 +686,7 @@ def test_bar_and_line_end_in_a_page_stay_in_their_cell() -> None:
     assert "| a \\| b c |" in page(parse_contract(text))
 
 
-# ---- whatever else a file may hold
+# ---- any other content of a file
 
 _DOCUMENT = yaml.safe_load(BASE)
 _WORDS = sorted({*re.findall(r"[\w.]+", BASE), "map", "sql", "custom", "enum", "items", "array", "object", "<<"})

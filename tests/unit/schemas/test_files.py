@@ -1,4 +1,4 @@
-"""A file that is written whole has its old text or its new one, and says what to do where it cannot be written."""
+"""A file written whole has its old text or its new one; if it cannot be written, the error says what to do."""
 
 from __future__ import annotations
 

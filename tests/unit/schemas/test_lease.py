@@ -1,4 +1,4 @@
-"""A lease: one process holds it, others wait or are told, and it ends with its process, however that ends."""
+"""A lease: one process holds it, others wait or are refused, and it ends when its process ends or is killed."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_a_lease_names_its_holder_and_ends_when_that_is_killed(lease: Lease) -> 
     finally:
         other.kill()
         other.wait()
-    assert lease.holder() is None, "its number is still in the file, and may be another process's by now"
+    assert lease.holder() is None, "the holder ended; its id is still in the file, and may be another process's now"
     with lease.hold_if_free() as held:
         assert held
 

@@ -1,4 +1,4 @@
-"""A receipt is whole or says what was cut; nothing that comes on the return topic stops its reader."""
+"""A receipt is whole or says what was cut; no record on the return topic stops its reader."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every contract ever in force stays readable; what could not be read with the new one never comes into force."""
+"""Every contract that was ever in force stays readable; one that cannot read earlier records never comes into force."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def test_contract_that_could_not_read_earlier_records_never_comes_into_force(sto
 
 
 def test_a_contract_is_checked_against_every_earlier_version_not_only_the_last(store: ContractStore) -> None:
-    """A removed column cannot come back with another type, though the version between does not have it."""
+    """A removed column cannot come back with another type, even if the version in between does not have it."""
     store.register(contract("1.0.0"))
     store.register(contract("1.1.0", A))
     folder = store.folder / "t.v1"
