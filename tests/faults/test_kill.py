@@ -48,7 +48,9 @@ def with_deletion(model: Model, lake: dict[str, Any]) -> tuple[Model, dict[str, 
     return model, lake
 
 
-def test_processes_killed_at_any_moment_lose_double_and_alter_nothing(harness: tuple[str, Model, dict[str, Any]]) -> None:
+def test_processes_killed_at_any_moment_lose_double_and_alter_nothing(
+    harness: tuple[str, Model, dict[str, Any]],
+) -> None:
     said, model, _ = harness
     assert said.splitlines()[-1] == f"kills {KILLS} lost 0 doubled 0 wrong 0"
     assert len(re.findall(r"killed", said)) >= KILLS
@@ -80,12 +82,16 @@ def test_the_harness_counts_rows_that_a_lake_lost_doubled_or_altered(
     assert found(shared=[{**shared[0], "seq": -1}, *shared[1:]]) == (0, 0, 1)
     tombstones = [r for r in silver if r["_deleted"]]
     assert found(silver=tombstones[1:]) == (1, 0, 0)
-    assert sum(found(releases=[r for r in releases if r["release"] != 1])) >= 1  # a missing number, or no release at all
+    assert (
+        sum(found(releases=[r for r in releases if r["release"] != 1])) >= 1
+    )  # a missing number, or no release at all
     assert found(releases=[*releases, releases[0]])[1] == 1
     assert found(account=[{**account[0], "received": account[0]["received"] + 1}, *account[1:]])[2] >= 2
 
 
-def test_the_harness_counts_a_record_of_the_model_that_the_lake_lacks(harness: tuple[str, Model, dict[str, Any]]) -> None:
+def test_the_harness_counts_a_record_of_the_model_that_the_lake_lacks(
+    harness: tuple[str, Model, dict[str, Any]],
+) -> None:
     _, model, whole = harness
     more = pickle.loads(pickle.dumps(model))
     more.events[ORDERED, "440106"].append(Event("k-new", 3, Row("k-new", 3, "new", 1)))

@@ -7,5 +7,7 @@ import sys
 
 from tests.faults.kill.points import missing
 
-vars(sys.modules["__main__"]).setdefault("__file__", __file__)  # PySpark takes a program without a file for its doctests
+vars(sys.modules["__main__"]).setdefault(
+    "__file__", __file__
+)  # PySpark takes a program without a file for its doctests
 missing()  # imports all that is named in `points`

@@ -23,9 +23,7 @@ _FORKED = multiprocessing.get_context("forkserver")
 _FORKED.set_forkserver_preload(["tests.faults.kill.preload"])
 # One of the libraries creates locks when it is imported, and Python would warn at the end that they are not released.
 os.environ.setdefault("PYTHONWARNINGS", "ignore:resource_tracker:UserWarning")
-_ONE_AT_A_TIME = (
-    Lock()
-)  # starting a process also collects ended ones, and two threads must not collect the same one
+_ONE_AT_A_TIME = Lock()  # starting a process also collects ended ones, and two threads must not collect the same one
 
 
 class RunError(Exception):

@@ -13,7 +13,9 @@ from infra.kafka.broker import Broker
 from infra.settings import Settings
 
 
-def test_broker_and_spark_use_the_class_archives_that_setup_made(broker: Broker, spark: Any, settings: Settings) -> None:
+def test_broker_and_spark_use_the_class_archives_that_setup_made(
+    broker: Broker, spark: Any, settings: Settings
+) -> None:
     broker_pid = json.loads((broker.home / "run" / "broker.json").read_text())["pid"]
     spark_pid = spark.sparkContext._gateway.proc.pid
     for pid, archive in ((broker_pid, archive_path("broker", settings)), (spark_pid, archive_path("spark", settings))):

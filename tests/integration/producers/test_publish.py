@@ -145,7 +145,9 @@ def test_killed_sender_leaves_no_duplicates_and_no_gaps(broker: Any, tmp_path: P
             [sys.executable, "-c", SENDING, str(path), broker.access.servers, transport], cwd=ROOT
         )
         with Outbox(path) as outbox:
-            goal = outbox.waiting() - 100 * dice.randrange(1, 12)  # killed after a number of transactions, not of seconds
+            goal = outbox.waiting() - 100 * dice.randrange(
+                1, 12
+            )  # killed after a number of transactions, not of seconds
             while outbox.waiting() > goal and sender.poll() is None:
                 time.sleep(0.002)
         time.sleep(dice.uniform(0, 0.02))
@@ -201,7 +203,9 @@ def test_commit_whose_answer_is_lost_is_settled_once(broker: Any, tmp_path: Path
     check_exactly_once(broker.access.servers, expected)
 
 
-def test_rows_are_kept_and_counted_in_the_message_when_the_bus_does_not_answer(broker: Any, tmp_path: Path, transport: TransportName) -> None:
+def test_rows_are_kept_and_counted_in_the_message_when_the_bus_does_not_answer(
+    broker: Any, tmp_path: Path, transport: TransportName
+) -> None:
     (name,) = topics(broker.access.servers)
     path = tmp_path / "o"
     expected = fill(path, [name], 1_000)
@@ -342,7 +346,9 @@ def wait_until(true: Callable[[], bool]) -> None:
         time.sleep(0.02)
 
 
-def test_the_background_sender_reports_that_the_bus_does_not_answer_and_rows_are_kept(broker: Any, tmp_path: Path) -> None:
+def test_the_background_sender_reports_that_the_bus_does_not_answer_and_rows_are_kept(
+    broker: Any, tmp_path: Path
+) -> None:
     data = dataset()
     node = Publisher(data, DISTRICT, tmp_path / "o", "127.0.0.1:1", timeout=0.5)
     for row in many(4_000):

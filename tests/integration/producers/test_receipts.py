@@ -412,9 +412,7 @@ def test_row_that_answers_no_receipt_of_its_dataset_and_district_is_rejected(nod
     assert "exclude" in correct(node, file, "--snapshot", status=2).output
 
 
-def test_a_text_that_the_receipt_cut_short_is_not_published_unchanged(
-    node: Node, tmp_path: Path
-) -> None:
+def test_a_text_that_the_receipt_cut_short_is_not_published_unchanged(node: Node, tmp_path: Path) -> None:
     node.road.contract(version="1.1.0", columns="      - {name: note, logicalType: string}\n")
     file = refused(node, tmp_path, {"id": "a", "seq": 2, "amount": -7, "note": "穗" * 100_000})
     rewrite_csv(file, lambda row: {**row, "amount": "7"})

@@ -284,7 +284,9 @@ def test_a_refused_schema_does_not_count_as_a_registry_that_does_not_answer(fake
 
 
 @pytest.mark.parametrize("body", [b"{}", b"[]", b"7", b"<html>", b"", b'{"id": "x"}'])
-def test_an_answer_that_is_no_registrys_counts_as_a_registry_that_does_not_answer(fake: FakeRegistry, body: bytes) -> None:
+def test_an_answer_that_is_no_registrys_counts_as_a_registry_that_does_not_answer(
+    fake: FakeRegistry, body: bytes
+) -> None:
     fake.answer = 200, body
     with fake.serve() as url:
         with pytest.raises(UnavailableError):

@@ -605,7 +605,9 @@ def test_number_among_codes_of_text_is_refused_with_the_remedy() -> None:
         ({"logicalType": "integer"}, [1, 2], [1, 2]),
     ],
 )
-def test_listed_values_are_converted_to_the_columns_type(types: dict[str, Any], values: list[Any], held: list[Any]) -> None:
+def test_listed_values_are_converted_to_the_columns_type(
+    types: dict[str, Any], values: list[Any], held: list[Any]
+) -> None:
     rule = {"metric": "invalidValues", "arguments": {"validValues": values}, "mustBe": 0}
     assert parse_contract(with_rule(rule, **types)).rules[1].arguments == {"validValues": held}
     assert column(**types, enum=[{"value": v} for v in values]).allowed == tuple(held)
@@ -651,7 +653,9 @@ def test_missing_means_null_and_empty_text_where_nothing_is_said(types: dict[str
         ({"metric": "nullValues", "arguments": {"x": 1}}, {"logicalType": "string"}, "found argument x, expected none"),
     ],
 )
-def test_an_argument_that_would_check_nothing_is_refused(rule: dict[str, Any], types: dict[str, Any], says: str) -> None:
+def test_an_argument_that_would_check_nothing_is_refused(
+    rule: dict[str, Any], types: dict[str, Any], says: str
+) -> None:
     assert says in refusal(with_rule({**rule, "mustBe": 0}, **types)).en
 
 
