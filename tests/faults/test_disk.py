@@ -102,9 +102,7 @@ def test_a_lake_on_a_full_disk_stops_the_dataset_by_name_and_a_pass_with_space_t
     road.publish({"id": "a", "seq": 1})
     road.sync()
     failed = []
-    for number, leave in enumerate(
-        (0, 12 << 10, 24 << 10, 48 << 10, 96 << 10), 2
-    ):  # with more space, a later hop fails
+    for number, leave in enumerate((0, 12 << 10, 24 << 10, 48 << 10, 96 << 10), 2):  # each fails at a later hop
         road.publish({"id": "a", "seq": number, "amount": number}, {"id": f"b{number}", "seq": 1})
         disk.fill(leave)
         info = road.bus.sync()

@@ -81,10 +81,8 @@ def wrong(case: Case, found: dict[str, Any], world: World) -> str | None:
     try:
         by_fastavro = decode(case.value, world.schemas, [*world.schemas.values()][-1])
     except InputError as error:
-        known = (
-            b"\x80\x80\x80\x80",
-            b"\xff" * 9,
-        )  # Java reads a union branch of 2³¹ as 0 and a block of -2⁶³ items as empty
+        # Java reads a union branch of 2³¹ as 0 and a block of -2⁶³ items as empty.
+        known = (b"\x80\x80\x80\x80", b"\xff" * 9)
         return None if any(k in case.value for k in known) else f"fastavro refuses it: {error}"
     off = [name for name, value in by_fastavro.items() if not same(found[name], value)]
     return f"fastavro reads other values in {off}" if off else None

@@ -20,11 +20,8 @@ from schemas.districts import districts
 
 ROOT = Path(__file__).parents[2]
 SHIPPED_PARTS = ("infra", "pipelines", "producers", "quality", "schemas", "suibus.py", "pyproject.toml", "LICENSE")
-OWN = (
-    "suibus",
-    "__editable__",
-    *SHIPPED_PARTS[:5],
-)  # parts of an installed Suibus that must not be in the new environment
+# Parts of an installed Suibus that must not be in the new environment.
+OWN = ("suibus", "__editable__", *SHIPPED_PARTS[:5])
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
 

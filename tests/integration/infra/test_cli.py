@@ -195,9 +195,7 @@ def test_a_mistake_is_reported_in_both_languages_and_nothing_is_done(
 
 
 def test_contract_commands_check_show_and_grade(suibus: Suibus) -> None:
-    assert "parks 1.0.0" in suibus(
-        "contract", "check", "contracts/parks.yaml"
-    )  # the only one here that runs as a process
+    assert "parks 1.0.0" in suibus("contract", "check", "contracts/parks.yaml")  # only this one as a process
     wrong = suibus.write("wrong.yaml", CONTRACT.replace("physicalType: int,", "physicalType: intt,"))
     suibus.here("contract", "check", wrong, status=2)
     assert "wrong.yaml:11:" in suibus.said

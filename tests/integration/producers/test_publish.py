@@ -145,9 +145,7 @@ def test_killed_sender_leaves_no_duplicates_and_no_gaps(broker: Any, tmp_path: P
             [sys.executable, "-c", SENDING, str(path), broker.access.servers, transport], cwd=ROOT
         )
         with Outbox(path) as outbox:
-            goal = outbox.waiting() - 100 * dice.randrange(
-                1, 12
-            )  # killed after a number of transactions, not of seconds
+            goal = outbox.waiting() - 100 * dice.randrange(1, 12)  # so many transactions, not seconds
             while outbox.waiting() > goal and sender.poll() is None:
                 time.sleep(0.002)
         time.sleep(dice.uniform(0, 0.02))

@@ -69,9 +69,7 @@ def test_a_copied_folder_is_checked_again_without_network(settings: Settings, tm
     resolve_jars("broker", settings)
     settings.jars.rename(tmp_path / "copy")
     copy = Settings(home=tmp_path, jars=tmp_path / "copy", java_home=tmp_path)
-    (tmp_path / "copy" / A).write_bytes(
-        (tmp_path / "copy" / A).read_bytes()
-    )  # another modification time, as in a copied folder
+    (tmp_path / "copy" / A).write_bytes((tmp_path / "copy" / A).read_bytes())  # another mtime, as in a copy
     assert checked_jars("broker", copy) is None
     assert resolve_jars("broker", copy) == [copy.jars / A, copy.jars / B]
 

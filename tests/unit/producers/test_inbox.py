@@ -71,6 +71,4 @@ def test_a_fetch_killed_between_outbox_and_inbox_loses_nothing(tmp_path: Path) -
         assert inbox.position() == {}  # so the receipt will be read again
         assert inbox.store([RECEIPT], {0: 1}, "id") == 1
         again = outbox.begin(TOPIC, "t.v1", "440106", None, "snapshot")
-        assert (
-            outbox.advance(again, [Entry(key, b"1")], read=1).accepted == 1
-        )  # the row is sent again, though unchanged
+        assert outbox.advance(again, [Entry(key, b"1")], read=1).accepted == 1  # sent again, though unchanged
