@@ -1,4 +1,4 @@
-"""The whole road on real input, in one process: eleven registers, a year of flights, enterprises with check digits."""
+"""From publish to query on real data, in one process: eleven registers, a year of flights, enterprises with check digits."""
 
 from __future__ import annotations
 

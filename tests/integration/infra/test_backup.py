@@ -37,7 +37,7 @@ TOPIC = "gz.up.440106.t.v1"
 
 @pytest.fixture
 def bus(tmp_path: Path) -> Bus:
-    """A state folder with something of every kind, of a bus that never ran."""
+    """A state folder with a file of every kind, of a bus that never ran."""
     found = Bus(Settings(home=tmp_path / "home"))
     home = found.home
     with Outbox(found.outbox("440106")) as outbox:
@@ -71,17 +71,17 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 def modes(folder: Path) -> dict[str, int]:
-    """The rights on everything below a folder."""
+    """The file mode of everything below a folder."""
     return {str(p.relative_to(folder)): stat.S_IMODE(p.stat().st_mode) for p in folder.rglob("*")}
 
 
 def kept(bus: Bus) -> dict[str, bytes]:
-    """What of a state folder a backup must bring back byte by byte."""
+    """The files of a state folder that a restore must bring back byte by byte."""
     no = ("spark/", "run/", "nodes/")
     return {name: data for name, data in contents(bus.home).items() if not name.startswith(no)}
 
 
-def test_restored_state_is_the_one_backed_up_with_its_rights(bus: Bus, tmp_path: Path) -> None:
+def test_a_restore_brings_back_the_state_with_its_file_modes(bus: Bus, tmp_path: Path) -> None:
     before, rights = kept(bus), modes(bus.home)
     info = back_up(bus, tmp_path / "backup")
     assert stat.S_IMODE((tmp_path / "backup").stat().st_mode) == 0o700
@@ -99,13 +99,13 @@ def test_restored_state_is_the_one_backed_up_with_its_rights(bus: Bus, tmp_path:
     assert [p.name for p in tmp_path.iterdir() if p.name.endswith(".part")] == []
 
 
-def test_holes_of_the_brokers_files_stay_holes(bus: Bus, tmp_path: Path) -> None:
+def test_sparse_files_of_the_broker_stay_sparse_in_a_backup(bus: Bus, tmp_path: Path) -> None:
     back_up(bus, tmp_path / "backup")
     copied = (tmp_path / "backup" / "state" / "kafka" / "data" / "t-0" / "0.index").stat()
     assert (copied.st_size, copied.st_blocks) == (5_000_000, 0)
 
 
-def test_outbox_is_copied_as_of_one_moment_while_it_is_written(bus: Bus, tmp_path: Path) -> None:
+def test_a_backup_holds_no_half_of_a_transaction_of_an_outbox(bus: Bus, tmp_path: Path) -> None:
     with closing(sqlite3.connect(bus.outbox("440106"), isolation_level=None)) as writer:
         writer.execute("BEGIN IMMEDIATE")
         writer.execute("INSERT INTO outbox (topic, key, value, timestamp_ms) VALUES (1, 'half', 'accepted', 0)")
@@ -166,7 +166,7 @@ def test_backup_and_restore_never_overwrite_a_file(bus: Bus, tmp_path: Path) -> 
     assert contents(bus.home) == before
 
 
-def test_running_bus_is_backed_up_only_without_its_broker(bus: Bus, tmp_path: Path) -> None:
+def test_a_running_bus_can_be_backed_up_only_without_its_broker(bus: Bus, tmp_path: Path) -> None:
     with bus.only_one("up"):
         with pytest.raises(StateError, match="--without-broker"):
             back_up(bus, tmp_path / "whole")
@@ -243,7 +243,7 @@ main()
 
 
 @pytest.mark.parametrize("after", [0, 2])
-def test_killed_backup_leaves_none_and_the_next_run_makes_it(bus: Bus, tmp_path: Path, after: int) -> None:
+def test_a_killed_backup_leaves_no_backup_and_the_next_run_makes_one(bus: Bus, tmp_path: Path, after: int) -> None:
     target = tmp_path / "backup"
     killed = program(bus, str(after), "backup", str(target), code=KILLED)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
@@ -273,7 +273,7 @@ def test_killed_restore_leaves_no_state_folder_and_can_be_run_again(bus: Bus, tm
         assert contents(lake) == contents(bus.home / "lake")
 
 
-def test_refusal_is_a_sentence_with_exit_status_2_and_one_json_line_where_the_log_is_json(bus: Bus) -> None:
+def test_a_refusal_is_a_sentence_with_exit_status_2_and_one_json_line_when_the_log_is_json(bus: Bus) -> None:
     refused = program(bus, "restore", str(bus.home))
     assert refused.returncode == 2
     assert "is no backup" in refused.stderr
@@ -285,7 +285,7 @@ def test_refusal_is_a_sentence_with_exit_status_2_and_one_json_line_where_the_lo
 
 
 def start_program(bus: Bus, *words: str, code: str | None = None, **settings: str) -> subprocess.Popen[str]:
-    """The command line over a bus's state folder, started."""
+    """Start the command line on a bus's state folder."""
     lake = {"SUIBUS_LAKE": bus.settings.lake} if bus.settings.lake else {}
     run = ["-c", code] if code else ["-m", "infra.cli"]
     return subprocess.Popen(
@@ -332,7 +332,7 @@ def test_bus_restored_after_its_state_was_destroyed_goes_on_with_nothing_lost_or
 
         road.bus = Bus(settings)
         road.bus.broker.start()
-        assert road.query("SELECT count(*) AS n FROM t") == [{"n": 3}]  # the release of before
+        assert road.query("SELECT count(*) AS n FROM t") == [{"n": 3}]  # the release from before the backup
         assert road.bus.flush_outboxes() == 1
         road.publish({"id": "e", "seq": 1})
         road.sync()
@@ -349,7 +349,7 @@ def test_bus_restored_after_its_state_was_destroyed_goes_on_with_nothing_lost_or
         Broker(settings).stop()
 
 
-def test_lake_of_an_older_moment_takes_again_what_came_later_and_old_outboxes_lose_nothing(
+def test_a_lake_from_an_old_backup_ingests_later_records_again_and_an_old_outbox_loses_nothing(
     road: Road, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def put_back(backup: str) -> None:
@@ -360,12 +360,12 @@ def test_lake_of_an_older_moment_takes_again_what_came_later_and_old_outboxes_lo
         road.sync()
 
     road.publish({"id": "a", "seq": 1}, {"id": "b", "seq": 1})
-    with monkeypatch.context() as cut:  # on the topic, and the outbox does not know
+    with monkeypatch.context() as cut:  # sent, but the outbox does not know it
         cut.setattr(Outbox, "sent", lambda *_: (_ for _ in ()).throw(RuntimeError))
         with pytest.raises(RuntimeError):
             road.publish({"id": "c", "seq": 1})
     back_up(road.bus, tmp_path / "unsettled")
-    put_back("unsettled")  # Kafka knows the transaction by the name that the backup has: its row is not sent again
+    put_back("unsettled")  # Kafka has the transaction name that is in this backup: its row is not sent again
     assert len(arrived(road)) == 3
 
     road.accept({"id": "d", "seq": 1})
@@ -384,7 +384,7 @@ def test_lake_of_an_older_moment_takes_again_what_came_later_and_old_outboxes_lo
     assert arrived(road) == places
     assert road.account()["440106"]["received"] == len(places) == 7
 
-    put_back("backup")  # its row was sent since, which it cannot know: it is sent again, and changes nothing
+    put_back("backup")  # it does not know that its row was sent since: the row is sent again, and changes nothing
     assert len(arrived(road)) == len(places) + 1
     assert road.account()["440106"]["unchanged"] == 1
     assert [row[:3] for row in road.silver()] == [row[:3] for row in silver]

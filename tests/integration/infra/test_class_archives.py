@@ -1,4 +1,4 @@
-"""What `make setup` keeps is used: a Java that finds an archive unfit goes on without it, and says nothing."""
+"""The class archives that `make setup` makes are used. (A Java that cannot use one starts without it and without a message.)"""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ from infra.kafka.broker import Broker
 from infra.settings import Settings
 
 
-def test_broker_and_spark_use_the_classes_that_setup_kept(broker: Broker, spark: Any, settings: Settings) -> None:
+def test_broker_and_spark_use_the_class_archives_that_setup_made(
+    broker: Broker, spark: Any, settings: Settings
+) -> None:
     if not Path("/proc/self/maps").is_file():
         pytest.skip("this system does not say what a process has mapped")
     java = find_java(settings.java_home).program.parent.parent

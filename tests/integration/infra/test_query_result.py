@@ -1,4 +1,4 @@
-"""What a query prints: JSON that is exact, CSV that tells null from text."""
+"""What a query prints: JSON with exact values, CSV that distinguishes null from text."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A lake of another format is refused and left as it is; one command makes it again from the topics and keeps the old one beside it."""
+"""A lake of another format is refused and not changed; `suibus rebuild --lake` makes it again from the topics and keeps the old one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A topic that is not as Suibus left it stops its own dataset, with the reason; `suibus resume` goes on."""
+"""A topic that another program changed stops only its own dataset, with the reason, until `suibus resume`."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ def test_a_topic_that_changed_stops_its_own_dataset_and_resume_goes_on(road: Roa
     info = road.bus.sync()
     assert "recreated" in info.failures[road.dataset.id]
     assert f"suibus resume {road.name}" in info.failures[road.dataset.id]
-    assert [release.dataset for release in info.releases] == [other.dataset.id], "the other dataset went on"
-    assert road.query("SELECT id FROM t") == [{"id": "taken"}], "what was released stays"
+    assert [release.dataset for release in info.releases] == [other.dataset.id], "the other dataset continues"
+    assert road.query("SELECT id FROM t") == [{"id": "taken"}], "released rows stay"
     assert ["recreated" in en for en, _ in road.bus.resume(road.dataset, yes=False)] == [True]
-    assert road.bus.sync().failures, "looking changes nothing, and it is still told"
+    assert road.bus.sync().failures, "the next pass changes nothing and still reports it"
     road.bus.resume(road.dataset, yes=True)
     road.publish({"id": "later", "seq": 1})
     road.sync()

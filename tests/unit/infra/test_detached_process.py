@@ -1,4 +1,4 @@
-"""A detached process outlives its starter, is told from a stranger with its id, and is ended for certain."""
+"""A detached process outlives its starter, is not confused with another process of the same id, and can always be ended."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def soon(condition: Callable[[], object]) -> bool:
     return bool(found)
 
 
-def test_detached_process_outlives_its_starter_and_is_nobodys_child(tmp_path: Path) -> None:
+def test_a_detached_process_outlives_its_starter_and_can_be_ended(tmp_path: Path) -> None:
     code = (
         "import os, sys; from pathlib import Path; from infra.kafka.detached_process import start_detached\n"
         "print(start_detached(['sleep', '60'], Path(sys.argv[1]), 'out', os.environ).pid)"
@@ -43,20 +43,20 @@ def test_detached_process_outlives_its_starter_and_is_nobodys_child(tmp_path: Pa
     assert not process.alive
 
 
-def test_output_goes_to_the_end_of_the_file(tmp_path: Path) -> None:
+def test_output_is_appended_to_the_file(tmp_path: Path) -> None:
     (tmp_path / "out").write_text("before\n")
     process = start_detached(["sh", "-c", "echo said; echo wrong >&2"], tmp_path, "out", os.environ)
     assert soon(lambda: not process.alive)
     assert (tmp_path / "out").read_text() == "before\nsaid\nwrong\n"
 
 
-def test_same_id_with_another_birth_is_a_stranger_and_is_not_ended() -> None:
+def test_a_process_with_the_same_id_but_another_start_time_is_not_ended() -> None:
     stranger = Process(os.getpid(), "another boot 1")
     assert not stranger.alive
     stranger.end()  # must not end this test
 
 
-def test_process_that_ignores_being_asked_is_killed(tmp_path: Path) -> None:
+def test_a_process_that_ignores_sigterm_is_killed(tmp_path: Path) -> None:
     command = [
         sys.executable,
         "-c",
@@ -79,6 +79,6 @@ def test_process_that_was_killed_and_not_waited_for_is_not_alive() -> None:
         child.wait()
 
 
-def test_running_process_keeps_its_birth(sleeper: Process) -> None:
+def test_a_running_process_keeps_its_start_time(sleeper: Process) -> None:
     assert birth(sleeper.pid) == birth(sleeper.pid) == sleeper.born
     assert birth(sleeper.pid) != birth(os.getpid())

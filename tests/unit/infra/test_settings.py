@@ -1,4 +1,4 @@
-"""Settings come from the environment alone, and what cannot be used is refused by its name."""
+"""Settings come from the environment alone; a value that cannot be used is refused with the name of its variable."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def test_wrong_value_names_its_variable_in_both_languages(monkeypatch: pytest.Mo
     assert "SUIBUS_PARTITIONS" in caught.value.zh
 
 
-def test_node_file_alone_names_the_bus_and_a_variable_names_another_address_of_it(
+def test_the_address_of_the_bus_is_the_node_files_unless_a_variable_sets_another(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "n.toml"
@@ -129,7 +129,7 @@ def test_language_is_that_of_the_first_variable_set(
 
 
 def test_no_other_module_reads_the_environment() -> None:
-    """A copy for a process that is started, and a name that is set, are no reading."""
+    """Copying the environment for a new process and setting a variable do not count as reading."""
     root = Path(__file__).parents[3]
     reading = re.compile(r"getenv|environ\.get\(|environ\[[^\]]+\](?! *=)")
     sources = [

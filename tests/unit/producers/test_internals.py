@@ -1,4 +1,4 @@
-"""What Suibus uses of kafka-python beyond its public interface is there: an upgrade that breaks it says so here."""
+"""The parts of kafka-python beyond its public interface that Suibus uses exist: an upgrade that changes them fails here."""
 
 from __future__ import annotations
 

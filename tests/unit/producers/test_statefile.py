@@ -1,4 +1,4 @@
-"""A state file is whole, is upgraded in place, and one that this Suibus does not read is left as it is."""
+"""A state file is written whole and upgraded in place; one that this Suibus cannot read is not changed."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "folder" / "state.sqlite"
 
 
-def test_older_file_is_brought_up_in_place_and_loses_nothing(path: Path) -> None:
+def test_an_older_file_is_upgraded_in_place_and_loses_nothing(path: Path) -> None:
     Notes(path).close()
     ask(path, "INSERT INTO notes VALUES ('second')")
     for _ in range(2):
@@ -51,7 +51,7 @@ def test_older_file_is_brought_up_in_place_and_loses_nothing(path: Path) -> None
         assert ask(path, "PRAGMA user_version") == [(3,)]
 
 
-def test_newer_file_is_refused_and_left_alone(path: Path) -> None:
+def test_a_newer_file_is_refused_and_not_changed(path: Path) -> None:
     NewerNotes(path).close()
     before = path.read_bytes()
     with pytest.raises(StateError, match=r"newer Suibus \(index version 3, known here 1\)"):
@@ -59,7 +59,7 @@ def test_newer_file_is_refused_and_left_alone(path: Path) -> None:
     assert path.read_bytes() == before
 
 
-def test_strange_files_are_refused_and_left_alone(path: Path) -> None:
+def test_files_of_other_programs_are_refused_and_not_changed(path: Path) -> None:
     path.parent.mkdir()
     path.write_bytes(b"not a database at all" * 100)
     with pytest.raises(StateError, match="is not an index"):
@@ -78,7 +78,7 @@ def test_strange_files_are_refused_and_left_alone(path: Path) -> None:
 def test_file_of_a_suibus_before_version_1_is_refused_with_what_to_do(
     path: Path, kind: type[StateFile], says: str
 ) -> None:
-    """It had the same tables and versions, and no mark."""
+    """Such a file has the same tables and versions, but no application id."""
     kind(path).close()
     ask(path, "PRAGMA application_id=0")
     ask(path, "PRAGMA user_version=2")
@@ -95,8 +95,8 @@ def test_inbox_is_not_taken_for_an_outbox(path: Path) -> None:
         Outbox(path)
 
 
-def test_what_fails_half_way_leaves_nothing(path: Path) -> None:
-    """A row that SQLite does not take is refused with all of its chunk."""
+def test_a_chunk_that_fails_half_way_leaves_no_row(path: Path) -> None:
+    """A row that SQLite does not accept is refused with its whole chunk."""
     entries = [Entry(b"a", b"1"), Entry(b"b", b"2", answers=object())]  # type: ignore[arg-type]
     with Outbox(path) as outbox:
         with pytest.raises(sqlite3.Error):

@@ -135,7 +135,7 @@ def test_member_of_a_record_is_held_to_the_same_rules() -> None:
     ],
     ids=["field added", "member added", "fields moved"],
 )  # fmt: skip
-def test_what_is_graded_compatible_avro_resolves_in_both_directions(old: Dataset, new: Dataset) -> None:
+def test_avro_resolves_in_both_directions_when_a_change_is_graded_compatible(old: Dataset, new: Dataset) -> None:
     assert not any(c.wire for c in compare(old, new))
     row = {"id": "a", "seq": 1, "x": None, "y": 7}
     for writer, reader in ((old, new), (new, old)):

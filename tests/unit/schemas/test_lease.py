@@ -1,4 +1,4 @@
-"""A lease: one process holds it, others wait or are told, and it ends with its process, however that ends."""
+"""A lease: one process holds it, others wait or are refused, and it ends when its process ends or is killed."""
 
 from __future__ import annotations
 
@@ -46,12 +46,12 @@ def test_a_lease_names_its_holder_and_its_work_and_ends_when_that_is_killed(leas
     finally:
         other.kill()
         other.wait()
-    assert lease.holder() is None, "its number is still in the file, and may be another process's by now"
+    assert lease.holder() is None, "the holder ended; its id is still in the file, and may be another process's now"
     with lease.hold_if_free() as held:
         assert held
 
 
-def test_who_waits_is_told_once_and_goes_on_when_the_holder_ends(lease: Lease) -> None:
+def test_a_waiting_process_is_told_once_and_continues_when_the_holder_ends(lease: Lease) -> None:
     other, told = holding(lease), list[float]()
 
     def waiting() -> None:
@@ -63,7 +63,7 @@ def test_who_waits_is_told_once_and_goes_on_when_the_holder_ends(lease: Lease) -
     other.wait()
 
 
-def test_two_that_only_ask_do_not_see_each_other(lease: Lease) -> None:
+def test_two_processes_that_ask_for_the_holder_do_not_see_each_other(lease: Lease) -> None:
     with lease.hold_if_free():
         pass
     asking = [
