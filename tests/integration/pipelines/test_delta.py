@@ -123,7 +123,9 @@ def test_a_commit_in_between_stops_the_change(spark: Any, table: str) -> None:
 
 def test_a_commit_that_fails_for_another_reason_is_not_taken_for_a_conflict(spark: Any, tmp_path: Path) -> None:
     path = str(tmp_path / "concurrent")  # the message names the table
-    spark.range(3).write.format("delta").save(path)
+    made = DeltaTable.create(spark).location(path).addColumn("id", "long")
+    made.property("delta.enableDeletionVectors", "true").execute()
+    spark.range(3).write.format("delta").mode("append").save(path)
     change = Change(Delta(spark, path))
     rows = change.rows(change.files.files.values()).where("id = 1").select(*change.file_and_row())
     shutil.rmtree(f"{path}/_delta_log")
