@@ -11,12 +11,9 @@ from hypothesis import settings as hypothesis_settings
 
 from infra.kafka.broker import Broker
 from infra.settings import Settings
+from tests.own_settings import forget_own_settings
 
-# Tests do not see a developer's own settings, except where this machine keeps the jars.
-for _name in [name for name in os.environ if name.startswith("SUIBUS_")]:
-    if _name not in ("SUIBUS_JARS", "SUIBUS_IVY_SETTINGS"):
-        del os.environ[_name]
-
+forget_own_settings()
 
 # No example has a deadline, so that a busy machine fails no property test.
 hypothesis_settings.register_profile("suibus", deadline=None, suppress_health_check=[HealthCheck.too_slow])

@@ -24,7 +24,7 @@ class Storage:
 
     def __init__(self, spark: Any, address: str) -> None:
         self._spark = spark
-        self._address = address
+        self._address = address.rstrip("/")  # the root folder too: Hadoop reads "//name" as a host
         self._folder = local_folder(address)
 
     def exists(self, name: str) -> bool:
@@ -66,7 +66,9 @@ class Storage:
         return self._java("org.apache.hadoop.fs.Path")(f"{self._address}/{name}")
 
     def _system(self, path: Any) -> Any:
-        return path.getFileSystem(self._spark._jsc.hadoopConfiguration())
+        from pipelines.lake.spark_jvm import hadoop_configuration
+
+        return path.getFileSystem(hadoop_configuration(self._spark))
 
     def _java(self, name: str) -> Any:
         from pipelines.lake.spark_jvm import java  # a node imports this module for its settings and has no Spark

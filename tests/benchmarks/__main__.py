@@ -26,6 +26,7 @@ from rich.table import Table
 from infra.jvm.spark import spark_session
 from infra.settings import Settings
 from tests.benchmarks.rows import Curve, Row
+from tests.own_settings import forget_own_settings
 
 NAMES = ("publish", "ingest", "merge", "gate", "query", "freshness", "breadth", "start", "scale")
 BUILD = Path("build")
@@ -105,6 +106,7 @@ def _number(value: float) -> str:
 
 def main(arguments: list[str]) -> int:
     """Run the named benchmarks; 0 if each ran to its end, whatever its figures are."""
+    forget_own_settings()
     quick = "--quick" in arguments
     names = [a for a in arguments if not a.startswith("--")] or list(NAMES)
     if "--here" in arguments:

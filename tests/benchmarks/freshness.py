@@ -22,7 +22,7 @@ from pyspark.sql import functions as F
 from infra.bus.bus import Bus
 from infra.bus.status import read_status
 from infra.settings import Settings
-from infra.up.process import start_detached, stop
+from infra.up.process import start_in_background, stop
 from pipelines.release.release import shared_rows
 from pipelines.share.query import query
 from producers.publish.publisher import Publisher
@@ -112,7 +112,7 @@ def run(quick: bool) -> Iterator[Row | Curve]:
         (Path(folder) / "contracts" / f"{NAME}.yaml").write_text(contract_text(NAME, COLUMNS), "utf-8")
         bus = Bus(Settings(home=home, contracts=f"{folder}/contracts"))
         with patch.dict(os.environ, {"SUIBUS_CONTRACTS": f"{folder}/contracts"}):
-            start_detached(bus, quiet)
+            start_in_background(bus, quiet)
         try:
             node = Node(bus, Path(folder) / "outbox.sqlite")
             for _ in range(QUICK_WARM if quick else WARM):

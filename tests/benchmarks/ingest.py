@@ -105,7 +105,7 @@ class Suibus(Side):
     """Checks every row rule, quarantines rows with their reasons, and commits the position."""
 
     def prepare(self) -> Callable[[], object]:
-        self.lake = Lake(self.spark, self.path())
+        self.lake = Lake(self.spark, self.path(), to_write=True)
         self.lake.bronze(self.dataset)
 
         def job() -> None:
@@ -243,7 +243,7 @@ def _note(took: list[float], call: Callable[[], object]) -> None:
 def _tiny(bus: Bus, runs: int) -> Iterator[Row]:
     """A batch of a hundred records in a warm process: the cost of a batch apart from its records."""
     dataset = _dataset(bus, "tiny", 6)
-    lake = bus.lake()
+    lake = bus.lake(to_write=True)
     seconds, counts, commits = [], [], []
     for turn in range(runs + 3):
         publish(bus, dataset, DISTRICTS[0], TINY, turn * TINY)

@@ -129,7 +129,7 @@ def run(quick: bool) -> Iterator[Row]:
     rows, backlog = (QUICK_ROWS, QUICK_BACKLOG) if quick else (ROWS, BACKLOG)
     with TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         spark = spark_session(Settings(home=Path(folder)))
-        lake = Lake(spark, f"{folder}/random")
+        lake = Lake(spark, f"{folder}/random", to_write=True)
         bulk = Bulk(contract("random", COLUMNS), lake)
         bulk.fill(rows, AT_ONCE)
         yield from _random(Sides(bulk, folder), rows, 2 if quick else RUNS)
@@ -178,7 +178,7 @@ def _recent(spark: Any, folder: str) -> Iterator[Row]:
     """Both tables are filled first, then measured in turns."""
     sides = []
     for size in RECENT:
-        bulk = Bulk(contract(f"recent{size}", RECENT_COLUMNS), Lake(spark, f"{folder}/recent{size}"))
+        bulk = Bulk(contract(f"recent{size}", RECENT_COLUMNS), Lake(spark, f"{folder}/recent{size}", to_write=True))
         bulk.fill(size, AT_ONCE)
         sides.append(bulk)
 

@@ -92,7 +92,7 @@ class Growing:
     """The dataset, its lake and its bus."""
 
     def __init__(self, bus: Bus, dataset: Dataset) -> None:
-        self.bus, self.dataset, self.lake = bus, dataset, bus.lake()
+        self.bus, self.dataset, self.lake = bus, dataset, bus.lake(to_write=True)
         self.bulk = Bulk(dataset, self.lake)
         bus.store.register(dataset)
         bus.kafka.ensure(dataset.topics)

@@ -16,8 +16,9 @@ from kafka import KafkaAdminClient
 from kafka.errors import KafkaError
 
 from infra.jvm.class_archive import archived_classes
+from infra.jvm.environment import jvm_environment
 from infra.jvm.jars import resolve_jars
-from infra.jvm.java import find_java, jvm_environment
+from infra.jvm.java import find_java
 from infra.settings import read_settings
 
 _PROPERTIES = """\

@@ -13,6 +13,7 @@ from infra.bus.bus import Bus
 from infra.kafka.broker import Broker
 from infra.settings import Settings
 from pipelines.ingest.ingest import ingest_batch
+from pipelines.lake.delta import forget_tables
 from pipelines.lake.lake import Lake
 from pipelines.merge.account import account_pending
 from pipelines.merge.merge import merge_pending
@@ -121,7 +122,7 @@ class Road:
     @property
     def lake(self) -> Lake:
         """The lake of this test."""
-        return self.bus.lake()
+        return self.bus.lake(to_write=True)
 
     def query(self, sql: str, department: str | None = None) -> list[dict[str, Any]]:
         """A query over the released versions; `t` stands for the dataset."""
@@ -132,7 +133,8 @@ class Road:
 
     def forget(self) -> None:
         """Drop what this process has cached of the lake, as if it had just started."""
-        self.lake.forget()
+        self.bus = Bus(self.bus.settings)
+        forget_tables(self.lake.spark)
 
     def silver(self) -> list[tuple[Any, ...]]:
         """All rows of silver: key, deletion, sequence, district, amount."""

@@ -20,7 +20,7 @@ from pipelines.lake import table_schemas as tables
 from quality.gate import judge
 from quality.gate_rules import composing_rules, gate_rules, key_rule
 from quality.verdict import Verdict
-from schemas.dataset import Dataset, Field, Limits, Rule, Severity
+from schemas.dataset import Dataset, Field, Limits, Operator, Rule, Severity
 from tests.benchmarks.rows import jobs
 
 LARGE = 2**53 + 1  # a double cannot distinguish it from 2**53
@@ -42,13 +42,13 @@ CONDITIONS = (
     "whole > small", "word = 'a' OR whole IS NULL", "NOT (ratio < 0.5)", "amount * 2 > whole", "day < date(at)",
     "word RLIKE 'a{1}'", "size(lines) = 0 -- none", "cast(word AS int) > 0",
 )  # fmt: skip
-OPERATORS = (
+OPERATORS: tuple[tuple[Operator, Any], ...] = (
     ("mustBe", 0), ("mustBe", 2), ("mustNotBe", 0), ("mustBeGreaterThan", 1), ("mustBeGreaterOrEqualTo", 3),
     ("mustBeLessThan", 1), ("mustBeLessOrEqualTo", 2), ("mustBeBetween", [1, 4]), ("mustNotBeBetween", [1, 4]),
 )  # fmt: skip
 
 
-def dataset(random: random.Random, operators: Sequence[tuple[str, Any]] = OPERATORS) -> Dataset:
+def dataset(random: random.Random, operators: Sequence[tuple[Operator, Any]] = OPERATORS) -> Dataset:
     """A dataset with each limit, and with each kind of rule and operator, in rows and in percent, of any severity."""
     units: tuple[Literal["rows", "percent"], ...] = ("rows", "percent")
     severities: tuple[Severity, ...] = ("critical", "warning", "info")

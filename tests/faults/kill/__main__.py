@@ -25,10 +25,12 @@ from pathlib import Path
 from tests.faults.kill.harness import Harness
 from tests.faults.kill.points import missing
 from tests.faults.kill.process import RunError
+from tests.own_settings import forget_own_settings
 
 
 def main() -> int:
     """Run and print the result; returns the exit status."""
+    forget_own_settings()
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(10**6))

@@ -10,7 +10,7 @@ import sqlite3
 import stat
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -19,9 +19,12 @@ import pytest
 
 import infra.operate.backup
 from infra.bus.bus import Bus
+from infra.bus.status import read_status
 from infra.kafka.broker import Broker
+from infra.kafka.detached_process import Process, start_detached
 from infra.operate.backup import back_up, restore
 from infra.settings import Settings
+from infra.up.process import stop
 from producers.entry import Entry
 from producers.outbox import Outbox
 from producers.send.sender import flush
@@ -52,6 +55,14 @@ def bus(tmp_path: Path) -> Bus:
     (home / "spark").mkdir()
     (home / "spark" / "spark.log").write_text("scratch")
     return found
+
+
+@pytest.fixture
+def sleeper(tmp_path: Path) -> Iterator[Process]:
+    """A process that goes on until it is ended."""
+    process = start_detached(["sleep", "600"], tmp_path, "sleeper.out", os.environ)
+    yield process
+    process.end()
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -156,7 +167,7 @@ def test_backup_and_restore_never_overwrite_a_file(bus: Bus, tmp_path: Path) -> 
 
 
 def test_a_running_bus_can_be_backed_up_only_without_its_broker(bus: Bus, tmp_path: Path) -> None:
-    with bus.only_one():
+    with bus.only_one("up"):
         with pytest.raises(StateError, match="--without-broker"):
             back_up(bus, tmp_path / "whole")
         info = back_up(bus, tmp_path / "backup", without_broker=True)
@@ -164,6 +175,57 @@ def test_a_running_bus_can_be_backed_up_only_without_its_broker(bus: Bus, tmp_pa
     assert not (tmp_path / "whole").exists()
     assert not (tmp_path / "backup" / "state" / "kafka").exists()
     assert (tmp_path / "backup" / "lake" / "silver" / "t.v1" / "part-0.parquet").exists()
+
+
+@pytest.mark.parametrize("words", [["backup"], ["restore", "--lake-only"]], ids=" ".join)
+def test_backup_and_restore_at_work_are_no_running_bus_and_down_does_not_end_them(
+    bus: Bus, tmp_path: Path, words: list[str]
+) -> None:
+    target = tmp_path / "backup"
+    if words[0] == "restore":
+        back_up(bus, target)
+        shutil.rmtree(bus.home / "lake")
+    at_work = "A backup of this bus is at work" if words[0] == "backup" else "A restore of this bus's lake is at work"
+    with bus.state.pass_lease.hold():  # for which it waits
+        working = start_program(bus, *words, str(target))
+        try:
+            assert working.stdout
+            assert any("a pass is under way" in line for line in working.stdout)
+            assert not read_status(bus).running
+            for other in ["down"], ["up"], ["up", "--detach"], ["backup", str(tmp_path / "second")]:
+                refused = program(bus, *other)
+                assert refused.returncode == 2
+                assert f"{at_work} (process {working.pid}," in refused.stderr
+            assert working.poll() is None
+        except BaseException:
+            working.kill()
+            raise
+    assert working.wait(60) == 0
+    assert (target / "manifest.json").is_file()
+    assert (bus.home / "lake" / "silver").is_dir()
+
+
+def test_restored_bus_does_not_take_the_process_of_the_broker_it_was_copied_from(
+    bus: Bus, tmp_path: Path, sleeper: Process
+) -> None:
+    """The process stands for the broker of the bus: what tells it apart is in run/broker.json."""
+    bus.broker.access_when_up  # noqa: B018 the ports are chosen
+    state = json.loads(bus.broker.state_file.read_text("utf-8"))
+    process = {"pid": sleeper.pid, "born": sleeper.born, "home": str(bus.home.resolve())}
+    bus.broker.state_file.write_text(json.dumps(state | process), "utf-8")
+    assert bus.broker.running()
+    back_up(bus, tmp_path / "backup", without_broker=True)
+    kept = json.loads((tmp_path / "backup" / "state" / "run" / "broker.json").read_text("utf-8"))
+    assert kept == state, "the ports, which nodes' files name, and no process"
+    restored = Bus(Settings(home=tmp_path / "other"))
+    restore(restored, tmp_path / "backup")
+    shutil.copytree(bus.home, tmp_path / "copied")
+    for other in restored, Bus(Settings(home=tmp_path / "copied")):
+        assert not other.broker.running()
+        assert not stop(other)
+    assert sleeper.alive
+    assert stop(bus)
+    assert not sleeper.alive
 
 
 KILLED = """
@@ -222,15 +284,24 @@ def test_a_refusal_is_a_sentence_with_exit_status_2_and_one_json_line_when_the_l
     assert "is no backup" in line["event"]
 
 
-def program(bus: Bus, *words: str, code: str | None = None, **settings: str) -> subprocess.CompletedProcess[str]:
-    """Run the command line on a bus's state folder."""
-    clean = {k: v for k, v in os.environ.items() if not k.startswith("SUIBUS_")}
+def start_program(bus: Bus, *words: str, code: str | None = None, **settings: str) -> subprocess.Popen[str]:
+    """Start the command line on a bus's state folder."""
     lake = {"SUIBUS_LAKE": bus.settings.lake} if bus.settings.lake else {}
     run = ["-c", code] if code else ["-m", "infra.cli"]
-    return subprocess.run(
-        [sys.executable, *run, *words], env=clean | lake | {"SUIBUS_HOME": str(bus.home)} | settings,
-        capture_output=True, text=True, timeout=120, check=False,
+    return subprocess.Popen(
+        [sys.executable, *run, *words], env=os.environ | lake | {"SUIBUS_HOME": str(bus.home)} | settings,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
+
+
+def program(bus: Bus, *words: str, code: str | None = None, **settings: str) -> subprocess.CompletedProcess[str]:
+    """The command line over a bus's state folder, run to its end."""
+    with start_program(bus, *words, code=code, **settings) as process:
+        try:
+            out, err = process.communicate(timeout=120)
+        finally:
+            process.kill()
+    return subprocess.CompletedProcess(words, process.returncode, out, err)
 
 
 def arrived(road: Road) -> list[tuple[str, int, int]]:

@@ -105,7 +105,8 @@ def test_a_state_file_of_an_earlier_boot_does_not_count_as_a_running_broker(embe
     embedded.stop()
     state = json.loads(_state_file(embedded).read_text("utf-8"))
     # The pid now belongs to another process: to this test.
-    _state_file(embedded).write_text(json.dumps({**state, "pid": os.getpid(), "born": "another boot 1"}))
+    process = {"pid": os.getpid(), "born": "another boot 1", "home": str(embedded.home.resolve())}
+    _state_file(embedded).write_text(json.dumps({**state, **process}))
     assert not embedded.running()
     embedded.stop()  # must not end this test
 

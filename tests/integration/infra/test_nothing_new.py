@@ -51,7 +51,7 @@ def copy(synced: Road, tmp_path: Path) -> Road:
 def without_spark(road: Road) -> Bus:
     """A bus on the same state folder; the test fails if a pass asks it for Spark."""
     bus = Bus(road.bus.settings)
-    bus.lake = lambda: pytest.fail("Spark was asked for")  # type: ignore[method-assign]
+    bus.lake = lambda **_: pytest.fail("Spark was asked for")  # type: ignore[method-assign]
     return bus
 
 
@@ -92,7 +92,7 @@ def _another_program_writes(layer: str) -> Callable[[Road], None]:
 
 
 def _table_is_set_aside(road: Road) -> None:
-    road.lake.set_aside(f"silver/{road.dataset.id}")
+    road.lake.set_aside("silver", road.dataset)
 
 
 def _contract_changes(road: Road) -> None:

@@ -52,7 +52,7 @@ from infra.kafka.acls import every_right, rights_of
 from infra.kafka.broker import Broker
 from infra.kafka.certificates import Authority
 from infra.kafka.passwords import users_with_password
-from infra.kafka.quotas import ask, lift_limit, limits
+from infra.kafka.quotas import lift_limit, limits
 from infra.kafka.topics import Kafka
 from infra.node_file import node_text, read_node_file
 from infra.operate.nodes import Node, Nodes
@@ -60,6 +60,7 @@ from infra.settings import Settings
 from producers.entry import Entry
 from producers.outbox import CHUNK, Outbox
 from producers.publish.publisher import Publisher
+from producers.send.kafka_internals import ask
 from producers.send.sender import flush
 from producers.send.transport import TransportName
 from schemas.dataset import Dataset, Field, receipts_topic

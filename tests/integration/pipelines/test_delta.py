@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import time
 from datetime import UTC, datetime
@@ -118,6 +119,18 @@ def test_a_commit_in_between_stops_the_change(spark: Any, table: str) -> None:
     with pytest.raises(StateError, match="Another Suibus writes"):
         change.commit(None, there.select(*change.file_and_row()), 1, "test", 1, "", 1)
     assert Table(spark, table).read().count() == 101
+
+
+def test_a_commit_that_fails_for_another_reason_is_not_taken_for_a_conflict(spark: Any, tmp_path: Path) -> None:
+    path = str(tmp_path / "concurrent")  # the message names the table
+    spark.range(3).write.format("delta").save(path)
+    change = Change(Delta(spark, path))
+    rows = change.rows(change.files.files.values()).where("id = 1").select(*change.file_and_row())
+    shutil.rmtree(f"{path}/_delta_log")
+    Path(path, "_delta_log").write_text("a file where the log should be")
+    with pytest.raises(Exception, match=r"(?s).*") as failure:
+        change.commit(None, rows, 1, "test", 1, "", 1)
+    assert "Another Suibus" not in str(failure.value)
 
 
 def test_the_files_after_a_change_are_those_of_its_version(spark: Any, table: str) -> None:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
+from pipelines.lake import bronze
 from tests.integration.conftest import Road
 from tests.integration.outside_changes import write_as_another_program
 
@@ -30,6 +33,24 @@ def test_a_table_that_another_program_wrote_to_is_neither_merged_nor_shared_unti
     assert sorted(row["id"] for row in road.query("SELECT id FROM t")) == ["a", "b", "c", "d"]
     sums = road.account()[DISTRICT]
     assert (sums["inserted"], sums["duplicate"]) == (4, 3), "records ingested again count as duplicates"
+
+
+def test_a_row_that_another_program_writes_while_a_merge_begins_is_not_taken_for_suibus_own(
+    road: Road, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    road.publish({"id": "a", "seq": 1, "amount": 1})
+    road.sync()
+    road.publish({"id": "b", "seq": 1, "amount": 2})
+
+    def portions(*given: Any) -> Any:
+        write_as_another_program(road.lake.silver(road.dataset))
+        return bronze.portions(*given)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("pipelines.merge.merge.portions", portions)
+        assert "another program" in road.bus.sync().failures[road.dataset.id]
+    assert not road.bus.rebuild(road.dataset, from_topics=False).failures
+    assert sorted(row["id"] for row in road.query("SELECT id FROM t")) == ["a", "b"]
 
 
 def test_a_change_by_another_program_is_found_also_when_a_compaction_follows_it(road: Road, spark: Any) -> None:

@@ -145,7 +145,7 @@ def test_any_order_and_any_duplication_of_the_same_events_gives_the_same_silver(
     for seed in range(3):
         dice = random.Random(seed)
         shuffled = dice.sample(events + dice.choices(events, k=60), k=260)
-        other = Lake(spark, str(tmp_path / f"lake{seed}"))
+        other = Lake(spark, str(tmp_path / f"lake{seed}"), to_write=True)
         bronze, start = other.bronze(road.dataset), 0
         while start < len(shuffled):
             size = dice.randrange(20, 150)

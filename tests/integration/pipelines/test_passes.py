@@ -9,7 +9,7 @@ import pytest
 
 from pipelines.ingest import offsets
 from pipelines.ingest.ingest import ingest_batch
-from pipelines.ingest.offsets import TopicState
+from pipelines.ingest.topics import TopicState
 from pipelines.lake.lake import Lake
 from pipelines.merge.merge import MergeInfo, merge_pending
 from pipelines.sync import Inputs, sync

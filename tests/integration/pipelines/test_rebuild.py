@@ -58,7 +58,7 @@ def test_a_damaged_bronze_is_rebuilt_from_the_topics_and_silver_keeps_rows_that_
 def test_the_next_pass_repeats_an_interrupted_rebuild(road: Road) -> None:
     road.publish({"id": "a", "seq": 1, "amount": 1}, {"id": "b", "seq": 1, "amount": 2})
     road.sync()
-    road.lake.set_aside(f"silver/{road.dataset.id}")  # as a rebuild does that ends here
+    road.lake.set_aside("silver", road.dataset)  # as a rebuild does that ends here
     road.publish({"id": "b", "seq": 2, "amount": 3})
     road.sync()
     assert road.query("SELECT id, amount FROM t ORDER BY id") == [{"id": "a", "amount": 1}, {"id": "b", "amount": 3}]
@@ -73,7 +73,7 @@ def test_a_rebuild_that_fails_twice_sets_one_table_aside(road: Road, monkeypatch
         patch.setattr(
             "pipelines.lake.table.Table.overwrite", lambda *_: (_ for _ in ()).throw(OSError("the disk is full"))
         )
-        road.lake.set_aside(f"silver/{road.dataset.id}")
+        road.lake.set_aside("silver", road.dataset)
         for _ in range(2):
             assert "the disk is full" in road.bus.sync().failures[road.dataset.id]
     assert len(list(Path(road.lake.silver(road.dataset).address).parent.glob("*set-aside*"))) == 1

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
+from pipelines.merge.rebuild import rebuild_silver
 from schemas.errors import StateError
 from tests.integration.conftest import Road
 from tests.integration.outside_changes import add_partitions, cut, delete_topic, recreate
@@ -28,6 +29,20 @@ def test_a_topic_that_changed_stops_its_own_dataset_until_resume(road: Road) -> 
     assert ["recreated" in en for en, _ in road.bus.resume(road.dataset, yes=False)] == [True]
     assert road.bus.sync().failures, "the next pass changes nothing and still reports it"
     road.bus.resume(road.dataset, yes=True)
+    road.publish({"id": "later", "seq": 1})
+    road.sync()
+    assert sorted(row["id"] for row in road.query("SELECT id FROM t")) == ["later", "taken"]
+    road.account()
+
+
+def test_what_is_released_stays_readable_when_silver_is_rebuilt_after_a_resume_without_records(road: Road) -> None:
+    road.publish({"id": "taken", "seq": 1})
+    road.sync()
+    recreate(road, road.dataset.topic(DISTRICT))
+    road.bus.resume(road.dataset, yes=True)
+    road.sync()
+    rebuild_silver(road.dataset, road.lake)  # and no pass yet
+    assert road.query("SELECT id FROM t") == [{"id": "taken"}]
     road.publish({"id": "later", "seq": 1})
     road.sync()
     assert sorted(row["id"] for row in road.query("SELECT id FROM t")) == ["later", "taken"]

@@ -330,7 +330,9 @@ def test_the_background_sender_ends_with_its_parent_and_the_next_one_continues(b
         assert parent.stdout
         assert parent.stdout.readline() == b"accepted\n"
         wait_until(lambda: lease.holder() is not None)
-        assert lease.holder() != parent.pid
+        holder = lease.holder()
+        assert holder is not None
+        assert holder.pid != parent.pid
         parent.kill()
     wait_until(lambda: lease.holder() is None)
     assert flush(tmp_path / "o", broker.access).waiting == 0

@@ -7,17 +7,9 @@ from pathlib import Path
 
 import click
 import pytest
-from kafka import KafkaAdminClient
-from kafka.net.manager import KafkaConnectionManager
 from kafka.protocol.admin import AlterClientQuotasRequest, DescribeClientQuotasRequest
 
 from infra.terminal.usage import SENTENCES
-
-
-def test_kafka_pythons_admin_client_has_what_ask_uses() -> None:
-    assert "self._manager = self._client._manager" in inspect.getsource(KafkaAdminClient.__init__)
-    assert list(inspect.signature(KafkaConnectionManager.run).parameters) == ["self", "coro", "args"]
-    assert list(inspect.signature(KafkaConnectionManager.send).parameters)[:2] == ["self", "request"]
 
 
 def test_kafka_python_has_the_messages_of_quotas() -> None:

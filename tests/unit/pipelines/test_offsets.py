@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from itertools import pairwise
 
-from pipelines.ingest.offsets import BATCH_RECORDS, DISTRICT_SHARE, Range, TopicState, plan
+from pipelines.ingest.offsets import BATCH_RECORDS, DISTRICT_SHARE, Range, plan
+from pipelines.ingest.topics import TopicState
 from pipelines.lake.position import Position, TopicPosition
 from schemas.contract import load_contract
 from schemas.contract_folders import SHIPPED

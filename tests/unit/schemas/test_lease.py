@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from schemas.ports.lease import Lease
+from schemas.ports.lease import Holder, Lease
 
 HOLD = (
     "import sys, time; from pathlib import Path; from schemas.ports.lease import Lease\n"
-    "with Lease(Path(sys.argv[1])).hold():\n    print('held', flush=True)\n    time.sleep(60)"
+    "with Lease(Path(sys.argv[1])).hold_if_free(0, 'copying'):\n    print('held', flush=True)\n    time.sleep(60)"
 )
 
 
@@ -35,10 +35,10 @@ def test_a_lease_that_was_never_taken_has_no_holder_and_asking_makes_no_file(lea
     assert not lease.path.exists()
 
 
-def test_a_lease_names_its_holder_and_ends_when_that_is_killed(lease: Lease) -> None:
+def test_a_lease_names_its_holder_and_its_work_and_ends_when_that_is_killed(lease: Lease) -> None:
     other = holding(lease)
     try:
-        assert lease.holder() == other.pid
+        assert lease.holder() == Holder(other.pid, "copying")
         with lease.hold_if_free() as held:
             assert not held
         with lease.hold_if_free(0.2) as held:
