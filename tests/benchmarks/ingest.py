@@ -129,7 +129,7 @@ class Bare(Side):
     """Strip the frame, decode, append."""
 
     where: tuple[str, ...] = ()
-    settings: ClassVar[Mapping[str, str]] = {}  # of the Kafka reader, beside its own
+    settings: ClassVar[Mapping[str, str]] = {}  # of the Kafka reader, added to its own
 
     def prepare(self) -> Callable[[], object]:
         path = self.path()

@@ -53,7 +53,7 @@ EFFICIENCY = 0.7  # of each core beyond those of this machine
 DAILY = 0.01  # of the rows change in a day
 REPLICAS = 3
 MINUTES = 60  # a mark that would end later is left out
-DISTRICT = "440106"  # whose slice it is
+DISTRICT = "440106"  # the district of the slice
 TRANSPORT: TransportName = "librdkafka"
 HOPS = {  # what is timed at a mark
     "publish": "publish a slice: validate, encode, outbox, broker",

@@ -76,7 +76,7 @@ def run(installed: Path, tmp_path: Path) -> Run:
     return run
 
 
-def test_what_runs_is_the_installed_wheel_and_says_its_version(run: Run, installed: Path) -> None:
+def test_the_installed_wheel_is_what_runs_and_it_shows_its_version(run: Run, installed: Path) -> None:
     file = Path(run("python", "-c", "import suibus; print(suibus.__file__)").stdout.strip())
     assert file.is_relative_to(installed.parents[1])
     assert version("suibus") in run("suibus", "--version").stdout

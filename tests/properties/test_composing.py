@@ -120,7 +120,7 @@ def told(verdict: Verdict) -> list[str]:
 
 
 @pytest.mark.parametrize(("rows", "operators"), [(0, OPERATORS), (12, OPERATORS[::2]), (18, OPERATORS[1::2])])
-def test_counts_carried_decide_what_the_full_judgement_decides(spark: SparkSession, rows: int, operators: Any) -> None:
+def test_carried_counts_give_the_verdict_of_a_full_judgement(spark: SparkSession, rows: int, operators: Any) -> None:
     spark.conf.set("spark.sql.ansi.enabled", "false")
     chance = random.Random(rows)
     made = dataset(chance, operators)

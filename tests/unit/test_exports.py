@@ -24,7 +24,7 @@ def test_all_is_exactly_what_is_exported() -> None:
     assert len(suibus.__all__) == len(set(suibus.__all__))
 
 
-def test_everything_exported_says_what_it_is() -> None:
+def test_everything_exported_has_a_docstring() -> None:
     undocumented = [n for n in suibus.__all__ if n != "SHIPPED" and not getattr(suibus, n).__doc__]
     assert undocumented == []
 

@@ -52,7 +52,7 @@ class Process:
     def order(
         self, words: tuple[str, ...], death: AtPoint | AtMoment | None = None, seconds: float = 0.0
     ) -> Answer | None:
-        """Run a command; None if the process was killed as planned, `AtMoment` after so many seconds from here.
+        """Run a command; None if the process was killed as planned, for `AtMoment` after this many seconds.
 
         RunError if it ends in another way or does not answer in time; its log then shows where each of its threads was.
         """

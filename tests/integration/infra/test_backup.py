@@ -1,4 +1,4 @@
-"""A backup is whole or absent, and a restored bus goes on with nothing lost or doubled."""
+"""A backup is whole or absent, and a restored bus continues with nothing lost or doubled."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def test_sparse_files_of_the_broker_stay_sparse_in_a_backup(bus: Bus, tmp_path: 
     assert (copied.st_size, copied.st_blocks) == (5_000_000, 0)
 
 
-def test_a_backup_holds_no_half_of_a_transaction_of_an_outbox(bus: Bus, tmp_path: Path) -> None:
+def test_the_backup_of_an_outbox_holds_no_open_transaction(bus: Bus, tmp_path: Path) -> None:
     with closing(sqlite3.connect(bus.outbox("440106"), isolation_level=None)) as writer:
         writer.execute("BEGIN IMMEDIATE")
         writer.execute("INSERT INTO outbox (topic, key, value, timestamp_ms) VALUES (1, 'half', 'accepted', 0)")
@@ -310,7 +310,7 @@ def arrived(road: Road) -> list[tuple[str, int, int]]:
     return sorted(tuple(row) for row in rows)
 
 
-def test_bus_restored_after_its_state_was_destroyed_goes_on_with_nothing_lost_or_doubled(
+def test_a_bus_restored_after_its_state_was_destroyed_continues_with_nothing_lost_or_doubled(
     tmp_path: Path, spark: Any, names: Callable[[], str]
 ) -> None:
     settings = Settings(home=tmp_path / "home")

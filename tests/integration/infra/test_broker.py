@@ -118,7 +118,7 @@ def test_address_is_chosen_before_the_first_start_and_kept(new: Broker) -> None:
     assert new.start() == address == new.access.servers
 
 
-def test_two_brokers_run_beside_each_other_and_share_nothing(embedded: Broker, broker: Broker) -> None:
+def test_two_brokers_run_at_the_same_time_and_share_nothing(embedded: Broker, broker: Broker) -> None:
     Kafka(embedded.start()).ensure(["only.here"])
     assert embedded.access != broker.access
     assert Kafka(broker.access).states(["only.here"]) == {}

@@ -38,7 +38,7 @@ def step(road: Road) -> Verdict:
     return released.verdict
 
 
-def test_counts_are_carried_from_verdict_to_verdict_by_what_merges_changed(road: Road) -> None:
+def test_counts_are_carried_from_verdict_to_verdict_with_the_changes_of_each_merge(road: Road) -> None:
     road.contract(columns=GRADE)
     road.publish(*({"id": f"k{i}", "seq": 1, "amount": i, "grade": "a"} for i in range(8)))
     assert step(road).carried == ()

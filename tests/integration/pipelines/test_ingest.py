@@ -103,7 +103,7 @@ def test_quarantine_keeps_the_bytes_with_topic_partition_and_offset(scene: Scene
     assert [quarantined[n]["offset"] for n in ("framing", "empty", "schema")] == [1, 2, 3]
 
 
-def test_good_records_beside_bad_ones_are_in_bronze_once_and_keep_no_raw_bytes(scene: Scene) -> None:
+def test_good_records_among_bad_ones_are_in_bronze_once_and_keep_no_raw_bytes(scene: Scene) -> None:
     road, quarantined, _ = scene
     rows = road.lake.bronze(road.dataset).read().where("NOT _quarantined").collect()
     assert sorted(row["id"] for row in rows) == ["good", "last"]

@@ -13,7 +13,7 @@ from schemas.errors import InputError
 from tests.integration.conftest import Road
 
 
-def test_a_held_version_stays_invisible_and_the_corrected_one_is_released(road: Road) -> None:
+def test_a_held_version_is_not_shared_and_the_corrected_one_is_released(road: Road) -> None:
     road.contract(least=2)
     road.publish({"id": "a", "seq": 1, "amount": 1}, {"id": "b", "seq": 1, "amount": 2})
     assert [r.status for r in road.sync().releases] == ["released"]
@@ -89,7 +89,7 @@ def test_a_dataset_that_is_not_shared_is_hidden_from_departments(road: Road) -> 
     assert road.name not in refusal.value.en.partition("Released datasets")[2]
 
 
-def test_a_query_names_what_is_released_and_what_is_not(road: Road) -> None:
+def test_the_error_of_a_query_names_released_and_unreleased_datasets(road: Road) -> None:
     with pytest.raises(InputError) as refusal:
         query("SELECT * FROM nothing_of_the_kind", road.lake, road.bus.store)
     assert "Not yet released" in refusal.value.en
@@ -118,7 +118,7 @@ def test_a_new_major_does_not_hide_the_old_one_before_it_is_released(road: Road)
     assert road.query("SELECT id, grade FROM t") == [{"id": "b", "grade": 3}]
 
 
-def test_a_release_whose_account_does_not_close_is_held(road: Road, spark: Any) -> None:
+def test_a_release_whose_account_does_not_balance_is_held(road: Road, spark: Any) -> None:
     road.publish({"id": "a", "seq": 1})
     road.sync()
     path = road.lake.account().address

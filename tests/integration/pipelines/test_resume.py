@@ -14,7 +14,7 @@ from tests.integration.outside_changes import add_partitions, cut, delete_topic,
 DISTRICT = "440106"
 
 
-def test_a_topic_that_changed_stops_its_own_dataset_and_resume_goes_on(road: Road) -> None:
+def test_a_topic_that_changed_stops_its_own_dataset_until_resume(road: Road) -> None:
     other, topic = Road(road.bus, f"{road.name}other"), road.dataset.topic(DISTRICT)
     road.publish({"id": "taken", "seq": 1})
     road.sync()

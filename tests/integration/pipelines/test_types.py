@@ -167,14 +167,14 @@ def assert_same(found: dict[str, Any], expected: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("name", [*ROWS, WRITTEN_BEFORE])
-def test_row_comes_out_of_spark_as_it_went_in(name: str, sent: dict[str, Any], bronze: dict[str, Any]) -> None:
+def test_spark_reads_every_row_unchanged(name: str, sent: dict[str, Any], bronze: dict[str, Any]) -> None:
     assert bronze[name]["_reasons"] is None
     assert bronze[name]["_quarantined"] is False
     assert_same(bronze[name], sent[name])
 
 
 @pytest.mark.parametrize("name", [*ROWS, WRITTEN_BEFORE])
-def test_row_comes_out_of_fastavro_as_it_went_in(
+def test_fastavro_reads_every_row_unchanged(
     name: str, sent: dict[str, Any], consumed: dict[str, bytes], store: ContractStore
 ) -> None:
     found = decode(consumed[name], store.writer_schemas(EVERY_TYPE.id), avro_schema(EVERY_TYPE))

@@ -66,7 +66,7 @@ def part(path: str) -> Any:
 
 
 @pytest.mark.parametrize("path", USED, ids=lambda p: p.rpartition(".")[2])
-def test_each_part_that_is_used_is_there_with_its_parameters(path: str) -> None:
+def test_each_part_that_is_used_exists_with_its_parameters(path: str) -> None:
     owner = part(path)
     for name, parameters in USED[path].items():
         member = owner if name == "__call__" else getattr(owner, name)
@@ -83,7 +83,7 @@ def test_every_import_from_great_expectations_is_checked_here() -> None:
     assert imported == set(USED)
 
 
-def test_an_aggregate_is_given_its_metric_and_domain_and_its_value_is_found_by_a_named_id() -> None:
+def test_an_aggregate_has_the_parts_that_the_engine_reads() -> None:
     computation = {f.name for f in fields(part("execution_engine.execution_engine.MetricComputationConfiguration"))}
     assert {"metric_configuration", "metric_fn", "compute_domain_kwargs"} <= computation
     assert part(METRIC)("table.row_count", {}, {}).id.metric_name == "table.row_count"
@@ -102,7 +102,7 @@ def test_each_metric_that_is_named_exists(metric: str) -> None:
     assert "metric_domain_keys" in part("expectations.registry.get_metric_kwargs")(metric)
 
 
-def test_configuration_of_an_expectation_is_a_property_that_can_be_replaced_and_comes_back() -> None:
+def test_the_configuration_property_of_an_expectation_can_be_replaced_and_restored() -> None:
     from quality.expectations import ExpectAggregateValue, cache_configurations
 
     expectation = ExpectAggregateValue(aggregate="count(*)", operator="mustBe", threshold=1)

@@ -32,7 +32,7 @@ def test_inbox_keeps_each_receipt_once_with_its_state(tmp_path: Path) -> None:
         assert inbox.position() == {0: (4, "id")}
 
 
-def test_answered_stays_answered_and_only_changes_are_counted(tmp_path: Path) -> None:
+def test_an_answered_receipt_stays_answered_and_only_changes_are_counted(tmp_path: Path) -> None:
     with Inbox(tmp_path / "inbox.sqlite") as inbox:
         inbox.store([RECEIPT], {0: 1}, "id")
         for state, changed in (("acknowledged", 1), ("acknowledged", 0), ("answered", 1), ("acknowledged", 0)):

@@ -45,7 +45,7 @@ def test_no_other_module_uses_them() -> None:
 
 
 @pytest.mark.parametrize(("owner", "name", "arguments"), METHODS)
-def test_method_is_there_and_takes_what_it_is_given(
+def test_each_method_exists_and_takes_the_arguments_that_it_is_given(
     owner: type[Any], name: str, arguments: tuple[int, set[str]]
 ) -> None:
     positional, named = arguments
@@ -55,7 +55,7 @@ def test_method_is_there_and_takes_what_it_is_given(
 
 
 @pytest.mark.parametrize(("owner", "name"), ATTRIBUTES)
-def test_attribute_is_there(owner: type[Any], name: str) -> None:
+def test_each_attribute_exists(owner: type[Any], name: str) -> None:
     assert hasattr(owner, name) or name in owner.__init__.__code__.co_names
 
 

@@ -91,7 +91,7 @@ def test_format_can_be_named(tmp_path: Path) -> None:
     assert len(rows(open_source(path, DATASET, format="csv"))) == 1
 
 
-def test_file_to_delete_by_needs_its_key_alone(tmp_path: Path) -> None:
+def test_a_file_of_deletions_needs_only_the_key_columns(tmp_path: Path) -> None:
     path = write(tmp_path, "a.csv", "code\n1\n")
     assert rows(open_source(path, DATASET, delete=True))[0].row == {"code": "1"}
     refused(write(tmp_path, "b.csv", "name\n1\n"), delete=True)

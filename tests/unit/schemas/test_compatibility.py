@@ -28,7 +28,7 @@ def dataset(*fields: Field, **changes: Any) -> Dataset:
 
 
 def only(old: Dataset, new: Dataset) -> Change:
-    """The one change there is, told in both languages."""
+    """The only change, which must be described in both languages."""
     (change,) = compare(old, new)
     assert change.en
     assert re.search("[\u4e00-\u9fff]", change.zh)
@@ -107,7 +107,7 @@ def test_nullability_change_is_breaking_in_either_direction(required: bool) -> N
     assert grade(dataset(old), dataset(new)) == "wire"
 
 
-def test_item_of_an_array_is_held_to_the_same_rules() -> None:
+def test_the_same_rules_apply_to_the_item_of_an_array() -> None:
     def of(item: Field) -> Dataset:
         return dataset(field("array", item=item))
 
@@ -115,7 +115,7 @@ def test_item_of_an_array_is_held_to_the_same_rules() -> None:
     assert grade(of(Field("item", "int", True)), of(Field("item", "int"))) == "wire"
 
 
-def test_member_of_a_record_is_held_to_the_same_rules() -> None:
+def test_the_same_rules_apply_to_a_member_of_a_record() -> None:
     def of(*members: Field) -> Dataset:
         return dataset(field("record", fields=members))
 
@@ -246,7 +246,7 @@ def test_rule_that_measures_something_else_is_breaking(change: dict[str, Any]) -
     assert grade(with_rules(RULE), with_rules(replace(RULE, **change))) == "breaking"
 
 
-def test_warning_that_becomes_critical_is_breaking_however_loose() -> None:
+def test_a_warning_that_becomes_critical_is_breaking_even_if_its_limit_is_looser() -> None:
     warning = replace(RULE, severity="warning")
     assert grade(with_rules(warning), with_rules(RULE)) == "breaking"
     assert grade(with_rules(warning), with_rules(replace(RULE, threshold=1))) == "breaking"

@@ -466,7 +466,7 @@ def test_a_date_with_a_time_of_day_is_refused_with_the_remedy() -> None:
         ),
     ],
 )
-def test_nested_type_says_what_it_holds(options: dict[str, Any], says: str) -> None:
+def test_a_wrong_nested_type_is_refused_with_the_reason(options: dict[str, Any], says: str) -> None:
     with pytest.raises(ContractError, match=says):
         column(**options)
 
@@ -622,7 +622,7 @@ def test_enumeration_is_a_rule_of_its_own() -> None:
 @pytest.mark.parametrize(
     ("types", "missing"), [({"logicalType": "string"}, [None, ""]), ({"logicalType": "integer"}, [None])]
 )
-def test_missing_means_null_and_empty_text_where_nothing_is_said(types: dict[str, Any], missing: list[Any]) -> None:
+def test_missing_values_are_null_and_empty_text_by_default(types: dict[str, Any], missing: list[Any]) -> None:
     text = with_rule({"metric": "missingValues", "mustBe": 0}, **types)
     assert next(r for r in parse_contract(text).rules if r.metric == "missingValues").arguments == {
         "missingValues": missing

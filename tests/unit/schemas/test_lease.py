@@ -30,7 +30,7 @@ def holding(lease: Lease) -> subprocess.Popen[str]:
     return process
 
 
-def test_nobody_holds_a_lease_that_was_never_taken_and_asking_makes_no_file(lease: Lease) -> None:
+def test_a_lease_that_was_never_taken_has_no_holder_and_asking_makes_no_file(lease: Lease) -> None:
     assert lease.holder() is None
     assert not lease.path.exists()
 
