@@ -28,7 +28,8 @@ ROWS_PER_INSERT = 50  # six parameters each
 MAX_AHEAD_MS = 60_000  # how far the outbox's clock may run ahead of the machine's
 _VERSION_1 = """
 CREATE TABLE meta (name TEXT PRIMARY KEY, value) WITHOUT ROWID;
-CREATE TABLE topics (id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE);
+-- generation: the id of the delivery that is the latest snapshot of the topic, or 0.
+CREATE TABLE topics (id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, generation INTEGER NOT NULL DEFAULT 0);
 -- Rows in the order of acceptance. AUTOINCREMENT: a seq is never used twice. value NULL: a tombstone. answers: the id of the
 -- receipt that the row answers.
 CREATE TABLE outbox (
@@ -45,7 +46,7 @@ CREATE TABLE deliveries (
     complete INTEGER NOT NULL DEFAULT 0, finished INTEGER NOT NULL DEFAULT 0
 );
 CREATE INDEX latest ON deliveries (topic, id);
--- See `producers.snapshot_state`. generation: the id of the last delivery that contained the key.
+-- See `producers.snapshot_state`. generation: that of the topic when the key was last accepted or found unchanged.
 CREATE TABLE state (
     topic INTEGER NOT NULL, key BLOB NOT NULL, digest BLOB NOT NULL, sequence BLOB,
     generation INTEGER NOT NULL, PRIMARY KEY (topic, key)
@@ -114,14 +115,15 @@ class Outbox(StateFile):
     def _set(self, name: str, value: object) -> None:
         self._db.execute("INSERT OR REPLACE INTO meta VALUES (?,?)", (name, value))
 
-    def _topic(self, name: str) -> int:
-        """The topic's id in this file; a new topic is added."""
+    def _topic(self, name: str) -> tuple[int, int]:
+        """The topic's id and generation in this file; a new topic is added."""
         self._db.execute("INSERT OR IGNORE INTO topics (name) VALUES (?)", (name,))
-        return int(self._db.execute("SELECT id FROM topics WHERE name=?", (name,)).fetchone()[0])
+        return self._find_topic(name)
 
-    def _find_topic(self, name: str) -> int | None:
-        row = self._db.execute("SELECT id FROM topics WHERE name=?", (name,)).fetchone()
-        return None if row is None else int(row[0])
+    def _find_topic(self, name: str) -> tuple[int, int]:
+        """The topic's id and generation in this file; both are 0 if it is not there."""
+        row = self._db.execute("SELECT id, generation FROM topics WHERE name=?", (name,)).fetchone()
+        return row or (0, 0)
 
     # --- accepting --------------------------------------------------------------------------------
 
@@ -133,7 +135,7 @@ class Outbox(StateFile):
         """
         names = "id, rows_read, accepted, rejected, deleted, unchanged, rejects_size, complete"
         with self._write() as db:
-            topic_id = self._topic(topic)
+            topic_id, _ = self._topic(topic)
             row = db.execute(
                 f"SELECT fingerprint, mode, finished, {names} FROM deliveries WHERE topic=? ORDER BY id DESC LIMIT 1",
                 (topic_id,),
@@ -145,14 +147,16 @@ class Outbox(StateFile):
                 "INSERT INTO deliveries (dataset, district, topic, fingerprint, mode) VALUES (?,?,?,?,?)",
                 (dataset, district, topic_id, fingerprint, mode),
             )
+            if mode == "snapshot":
+                db.execute("UPDATE topics SET generation=? WHERE id=?", (cursor.lastrowid, topic_id))
             return Delivery(int(cursor.lastrowid or 0), topic, mode)
 
     def accept(self, topic: str, entries: Sequence[Entry]) -> None:
         """Store rows that belong to no delivery, all or none; the topic's snapshot state, if any, is updated with them."""
         with self._write():
-            topic_id = self._topic(topic)
-            if self._state.exists(topic_id):
-                self._state.update(topic_id, entries)
+            topic_id, generation = self._topic(topic)
+            if generation:
+                self._state.update(topic_id, entries, generation)
             self._insert(topic_id, entries)
 
     def advance(
@@ -170,12 +174,12 @@ class Outbox(StateFile):
         the rejects file in bytes. StateError, and nothing is stored, if another process has advanced the same delivery.
         """
         with self._write() as db:
-            topic_id = self._topic(delivery.topic)
+            topic_id, generation = self._topic(delivery.topic)
             send: Sequence[Entry] = entries
             if delivery.mode == "snapshot":
-                send = self._state.take_changed(topic_id, entries, delivery.id)
-            elif self._state.exists(topic_id):
-                self._state.update(topic_id, entries)
+                send = self._state.take_changed(topic_id, entries, generation)
+            elif generation:
+                self._state.update(topic_id, entries, generation)
             self._insert(topic_id, send)
             upserts = sum(e.value is not None for e in send)
             after = replace(
@@ -193,11 +197,12 @@ class Outbox(StateFile):
     def delete_gone(self, delivery: Delivery, sequence: bytes | None = None) -> Delivery:
         """Store tombstones for the next chunk of keys that the snapshot lacked; returns `delivery` itself when none is left.
 
+        No key is deleted that anybody, also another snapshot, has accepted since this snapshot began.
         A tombstone carries the sequence last accepted for its key, or `sequence` if none is known. With the same sequence
         as the row it deletes, its later offset makes it the newer version.
         """
         with self._write() as db:
-            topic_id = self._topic(delivery.topic)
+            topic_id, _ = self._topic(delivery.topic)
             gone = self._state.take_gone(topic_id, delivery.id, CHUNK)
             if not gone:
                 return delivery
@@ -279,22 +284,19 @@ class Outbox(StateFile):
         the key if the snapshot lacks it. Recording the same keys again changes nothing.
         """
         with self._write():
-            topic_id = self._topic(topic)
-            if self._state.exists(topic_id):
+            topic_id, generation = self._topic(topic)
+            if generation:
                 self._state.note_refused(topic_id, refused)
 
     # --- snapshot state ---------------------------------------------------------------------------
 
     def has_state(self, topic: str) -> bool:
-        """Whether the topic has snapshot state: a snapshot of it was accepted, and it still has keys."""
-        topic_id = self._find_topic(topic)
-        return topic_id is not None and self._state.exists(topic_id)
+        """Whether the topic has snapshot state: a snapshot of it has begun, even if no key is left now."""
+        return self._find_topic(topic)[1] > 0
 
     def sequences(self, topic: str, keys: Sequence[bytes]) -> dict[bytes, bytes | None]:
         """The sequence last accepted for each of the keys; keys that the topic's snapshot state lacks are left out."""
-        topic_id = self._find_topic(topic)
-        if topic_id is None:
-            return {}
+        topic_id, _ = self._find_topic(topic)
         return {key: last.sequence for key, last in self._state.last_accepted(topic_id, keys).items()}
 
     # --- sending ----------------------------------------------------------------------------------
