@@ -341,12 +341,16 @@ class Outbox(StateFile):
             self._set("attempt", name)
         return name
 
-    def sent(self, position: int) -> None:
-        """Remove every row with a seq below `position`, since all of them are on the bus, and the name of the transaction."""
+    def sent(self, position: int) -> int:
+        """Remove every row with a seq below `position`, since all of them are on the bus, and the name of the transaction.
+
+        Returns the number of rows removed.
+        """
         with self._write() as db:
-            db.execute("DELETE FROM outbox WHERE seq<?", (position,))
+            removed = db.execute("DELETE FROM outbox WHERE seq<?", (position,)).rowcount
             self._set("attempt", None)
             self._mark_finished(db)
+        return removed
 
     def _mark_finished(self, db: sqlite3.Connection) -> None:
         db.execute(

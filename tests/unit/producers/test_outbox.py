@@ -32,6 +32,16 @@ def test_seq_is_never_used_twice(path: Path) -> None:
         assert outbox.waiting() == 1
 
 
+def test_rows_that_are_sent_are_counted_without_those_accepted_meanwhile(path: Path) -> None:
+    with Outbox(path) as sender, Outbox(path) as publisher:
+        publisher.accept(TOPIC, [Entry(b"a", b"1"), Entry(b"b", b"2")])
+        position = sender.next_rows(10, 100)[-1].seq + 1
+        publisher.accept(TOPIC, [Entry(b"c", b"3")] * 5)
+        assert sender.sent(position) == 2
+        assert sender.sent(position) == 0
+        assert sender.waiting() == 5
+
+
 def test_clock_never_runs_back(path: Path) -> None:
     times = iter([at(5_000), at(3_000), at(7_000)])
     with Outbox(path, clock=times.__next__) as outbox:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import get_args
 
@@ -18,7 +20,7 @@ from producers.send.kafka_python import KafkaPython
 from producers.send.librdkafka import Librdkafka
 from producers.send.memory import Fault, MemoryBus
 from producers.send.sender import flush
-from producers.send.transport import Connect, Identity, Transport
+from producers.send.transport import Connect, Identity, Transport, TransportError
 from schemas.errors import UnavailableError
 from schemas.ports.kafka_access import KafkaAccess
 from schemas.ports.lease import Lease
@@ -122,6 +124,36 @@ def test_commit_whose_answer_is_lost_is_found_by_the_next_connection(path: Path)
     bus = MemoryBus("commit is not answered")
     assert send(path, bus.connect, timeout=60) == 2 * ROWS
     check_each_row_is_there_once_and_in_order(bus)
+
+
+def test_connection_that_was_replaced_commits_nothing_more(tmp_path: Path) -> None:
+    """However the threads take turns: what the newer connection does not find committed never comes."""
+    with Outbox(tmp_path / "o") as outbox:
+        outbox.accept(TOPIC, [Entry(b"k", b"v")])
+        rows, identity = outbox.next_rows(9, 99), Identity.of(outbox)
+
+    def commit(connection: Transport) -> None:
+        with suppress(TransportError):
+            connection.commit()
+
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        for _ in range(500):
+            bus = MemoryBus()
+            old, new = (bus.connect(KafkaAccess("memory"), identity, 1.0) for _ in range(2))
+            old.open()
+            old.begin()
+            old.produce(rows)
+            old.add_position(rows, "name")
+            thread = threading.Thread(target=commit, args=(old,))
+            thread.start()
+            new.open()
+            committed = new.committed("name") is not None
+            thread.join()
+            assert len(bus.records(TOPIC)) == committed
+    finally:
+        sys.setswitchinterval(before)
 
 
 @pytest.mark.parametrize("fault", ["not allowed", "credentials refused"])
