@@ -30,7 +30,7 @@ from schemas.wire.receipt import Receipt
 
 log = logging.getLogger(__name__)
 State = Literal["new", "acknowledged", "answered"]
-_VERSION_1 = """
+_TABLES = """
 CREATE TABLE receipts (
     topic TEXT NOT NULL, partition INTEGER NOT NULL, "offset" INTEGER NOT NULL,
     dataset_id TEXT NOT NULL, timestamp_ms INTEGER NOT NULL, receipt BLOB NOT NULL,
@@ -64,11 +64,8 @@ class Inbox(StateFile):
 
     kind = ("inbox", "收件箱")
     application_id = int.from_bytes(b"SuIb")
-    steps = (_VERSION_1,)
-    if_before_version_1 = (
-        "`suibus receipts` then fetches what it held again from the bus, which keeps a year",
-        "之后可用 `suibus receipts` 从总线重新获取其内容（总线保留一年）",
-    )
+    version = 1
+    tables = _TABLES
 
     @property
     def outbox_path(self) -> Path:

@@ -26,7 +26,7 @@ Mode = Literal["append", "delete", "snapshot"]
 CHUNK = 2_000  # rows per transaction
 ROWS_PER_INSERT = 50  # six parameters each
 MAX_AHEAD_MS = 60_000  # how far the outbox's clock may run ahead of the machine's
-_VERSION_1 = """
+_TABLES = """
 CREATE TABLE meta (name TEXT PRIMARY KEY, value) WITHOUT ROWID;
 -- generation: the id of the delivery that is the latest snapshot of the topic, or 0.
 CREATE TABLE topics (id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, generation INTEGER NOT NULL DEFAULT 0);
@@ -94,11 +94,8 @@ class Outbox(StateFile):
 
     kind = ("outbox", "发件箱")
     application_id = int.from_bytes(b"SuOb")
-    steps = (_VERSION_1,)
-    if_before_version_1 = (
-        "first send its rows with that Suibus (`suibus flush`)",
-        "请先用写入它的 Suibus 发送其中的行（`suibus flush`）",
-    )
+    version = 1
+    tables = _TABLES
 
     def __init__(
         self, path: str | Path, order: Callable[[bytes], Any] = bytes, clock: Callable[[], int] | None = None
