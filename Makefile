@@ -25,9 +25,9 @@ $(STAMPS)/packages: requirements.lock pyproject.toml
 	$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-deps --no-build-isolation -e .
 	@mkdir -p $(STAMPS) && touch $@
 
-$(STAMPS)/jars: $(STAMPS)/packages infra/jvm/jars.py infra/jvm/jars.lock infra/jvm/spark.py infra/operate/class_archives.py
+$(STAMPS)/jars: $(STAMPS)/packages infra/jvm/jars.py infra/jvm/jars.lock infra/jvm/spark.py infra/operate/make_class_archives.py
 	$(BIN)/python -m infra.jvm.jars
-	$(BIN)/python -m infra.operate.class_archives
+	$(BIN)/python -m infra.operate.make_class_archives
 	@touch $@
 
 demo: setup ## Run the demo with real registers. 用真实名录演示。

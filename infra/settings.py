@@ -64,6 +64,12 @@ class Settings(BaseSettings):
             raise ValueError("not a host name or IPv4 address")
         return host
 
+    def of_own_home(self, home: Path) -> Settings:
+        """The settings of another bus, whose whole state is in `home`: only where this machine keeps its jars and Java is the same."""
+        machine = {name: getattr(self, name) for name in ("jars", "ivy_settings", "java_home")}
+        others = {name: field.default for name, field in Settings.model_fields.items() if name not in machine}
+        return Settings(**{**others, **machine, "home": home})  # an argument goes before the environment
+
     @property
     def contract_folders(self) -> tuple[Path, ...]:
         """The folders of contracts beyond the built-in ones, in the order given."""

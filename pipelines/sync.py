@@ -10,7 +10,7 @@ from functools import partial
 
 from pipelines.back.receipts import send_receipts
 from pipelines.ingest.ingest import Batch, ingest_batch
-from pipelines.ingest.offsets import Topics, TopicState
+from pipelines.ingest.topics import Topics, TopicState
 from pipelines.lake.lake import Lake
 from pipelines.lake.position import Position
 from pipelines.lake.progress import accounted_version, merged_version
@@ -191,7 +191,7 @@ class _Round:
         work = self.work
         if merged_version(dataset, lake) < accounted_version(dataset, lake):  # a rebuild was killed, or silver is gone
             rebuild_silver(dataset, lake)
-        changed = self._account(dataset, lake)  # of a merge after which a pass was killed
+        changed = self._account(dataset, lake)  # the account of a merge that a killed pass left unaccounted
         began = time.monotonic()
         if merged := merge_pending(dataset, lake):
             work.merges.append(merged)

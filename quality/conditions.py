@@ -38,6 +38,18 @@ _TODAY = re.compile(r"\b(date|timestamp\w*)\s*'\s*[a-z]", re.IGNORECASE)  # DATE
 _TEXT = re.compile(r"'(?:[^'\\]|\\.|'')*'")
 
 
+TRUE, FALSE, FAILED = b"1", b"0", b"?"  # the values of `tried`
+
+
+def tried(condition: str) -> str:
+    """A contract's condition as SQL that cannot fail the job: TRUE, FALSE (also for null), or FAILED if it cannot be evaluated.
+
+    A `try_` function gives null if anything inside it fails. Put it in a CASE, or Spark may evaluate a part of the condition before
+    and outside the function.
+    """
+    return f"coalesce(try_to_binary(CASE WHEN ({condition}) THEN '1' ELSE '0' END, 'utf-8'), X'{FAILED.hex()}')"
+
+
 def row_condition(rule: Rule) -> str | None:
     """The condition that is true for a row that breaks the rule; None if it cannot be decided for each row alone."""
     column = f"`{rule.column}`" if rule.column else ""

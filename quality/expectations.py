@@ -15,7 +15,8 @@ from great_expectations.expectations.metrics.table_metric_provider import TableM
 from pyspark.sql import Column
 from pyspark.sql import functions as F
 
-from quality.operators import Operator, holds
+from quality.operators import holds
+from schemas.dataset import Operator
 
 
 class AggregateMetric(TableMetricProvider):

@@ -16,11 +16,13 @@ from quality.gate_rules import GateRule, gate_rules, suite
 from quality.loading import load_great_expectations
 from quality.verdict import Result, Verdict
 from schemas.dataset import Dataset
+from schemas.errors import first_line
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
 
 _VIEW = "suibus_candidate"
+_MESSAGE = 500  # the most characters of an error that a verdict keeps
 _gx_lock = Lock()  # Great Expectations has one context for all threads of the process
 _Outcome = tuple[bool, Any, str | None]  # whether the rule holds, what was observed, why it could not be judged
 
@@ -125,7 +127,7 @@ def _validate(candidate: DataFrame, rules: Mapping[int, GateRule], rows: int | N
         try:
             expectations.append(ExpectationConfiguration(**config).to_domain_obj())
         except Exception as error:  # the expectation in the contract has a wrong name or argument
-            outcomes[config["meta"]["index"]] = (False, None, _first_line(error))
+            outcomes[config["meta"]["index"]] = (False, None, first_line(error)[:_MESSAGE])
     with cache_configurations():
         validation = batch.validate(
             gx.ExpectationSuite(name="candidate", expectations=expectations),
@@ -153,8 +155,4 @@ def _exception(info: Any) -> str | None:
         return None
     caught = [info] if "raised_exception" in info else list(info.values())
     raised = [i for i in caught if i.get("raised_exception")]
-    return _first_line(raised[0].get("exception_message")) if raised else None
-
-
-def _first_line(error: Any) -> str:
-    return str(error).strip().splitlines()[0][:500] if str(error).strip() else repr(error)
+    return first_line(raised[0].get("exception_message"))[:_MESSAGE] if raised else None

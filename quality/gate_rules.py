@@ -107,7 +107,7 @@ def _derived_rules(dataset: Dataset) -> Iterator[GateRule]:
     )
     kind, kwargs = unique
     yield GateRule(
-        "key_is_unique", "critical", key[0], kind, kwargs, _repeats(columns), "One row a key. 一个主键一行。"
+        "key_is_unique", "critical", key[0], kind, kwargs, _repeats(columns), "One row per key. 每个主键一行。"
     )
     for field in dataset.table_fields:
         if field.required:

@@ -1,6 +1,6 @@
 """An engine for Great Expectations that computes all aggregates in about one scan.
 
-Only this module and `quality.expectations` use internals of Great Expectations; `tests/unit/quality/test_internals.py`
+Only this module and `quality.expectations` use internals of Great Expectations; `tests/integration/quality/test_internals.py`
 checks each such use.
 """
 

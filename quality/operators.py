@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
-Operator = Literal[
-    "mustBe", "mustNotBe", "mustBeGreaterThan", "mustBeGreaterOrEqualTo", "mustBeLessThan", "mustBeLessOrEqualTo",
-    "mustBeBetween", "mustNotBeBetween",
-]  # fmt: skip
+from schemas.dataset import Operator
 
 
 def holds(value: float | None, operator: Operator, threshold: float | list[float]) -> bool:

@@ -31,6 +31,10 @@ Kind = Literal[
 ]
 Sharing = Literal["unconditional", "conditional", "none"]
 Severity = Literal["critical", "warning", "info"]
+Operator = Literal[  # of the Open Data Contract Standard: how a measured value is compared with a threshold
+    "mustBe", "mustNotBe", "mustBeGreaterThan", "mustBeGreaterOrEqualTo", "mustBeLessThan", "mustBeLessOrEqualTo",
+    "mustBeBetween", "mustNotBeBetween",
+]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -95,7 +99,7 @@ class Rule:
     column: str | None = None
     metric: str | None = None
     arguments: Mapping[str, Any] = field(default_factory=dict)
-    operator: str | None = None
+    operator: Operator | None = None
     threshold: Any = None
     unit: Literal["rows", "percent"] = "rows"
     query: str | None = None

@@ -8,7 +8,7 @@ SuibusError            exit status 2: nothing was done
 """
 
 
-def first_line(error: BaseException) -> str:
+def first_line(error: object) -> str:
     """The first line of an error message that is not blank; the repr of the error if there is none."""
     return next((line.strip() for line in str(error).splitlines() if line.strip()), repr(error))
 

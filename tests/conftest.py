@@ -11,18 +11,15 @@ from hypothesis import settings as hypothesis_settings
 
 from infra.kafka.broker import Broker
 from infra.settings import Settings
+from tests.own_settings import forget_own_settings
 
-# A developer's own settings must not reach the tests; where the jars lie is a matter of the machine.
-for _name in [name for name in os.environ if name.startswith("SUIBUS_")]:
-    if _name not in ("SUIBUS_JARS", "SUIBUS_IVY_SETTINGS"):
-        del os.environ[_name]
+forget_own_settings()
 
-
-# A loaded machine must not fail a property: no example has a deadline.
+# No example has a deadline, so that a busy machine fails no property test.
 hypothesis_settings.register_profile("suibus", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 hypothesis_settings.load_profile("suibus")
 
-# A command's JVM lives for seconds: compiling once, and not again for a speed that comes too late, costs a third less.
+# A command's JVM lives for seconds: without the optimizing compiler it needs a third less CPU time.
 _SHORT_LIVED = "-XX:TieredStopAtLevel=1"
 os.environ.setdefault("JDK_JAVA_OPTIONS", _SHORT_LIVED)
 
@@ -48,7 +45,7 @@ def spark(settings: Settings) -> Iterator[object]:
     from infra.jvm.spark import spark_session  # unit tests need no Spark
 
     with pytest.MonkeyPatch.context() as patch:
-        if os.environ["JDK_JAVA_OPTIONS"] == _SHORT_LIVED:  # this JVM lives long: a pass costs it 10 s instead of 17
+        if os.environ["JDK_JAVA_OPTIONS"] == _SHORT_LIVED:  # this JVM lives longer: a pass takes 10 s, not 17
             patch.delenv("JDK_JAVA_OPTIONS")
         session = spark_session(settings)
     session.conf.set("spark.sql.shuffle.partitions", "2")

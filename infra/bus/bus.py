@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from infra.bus.contracts_in_force import ContractsInForce
-from infra.bus.state import PassState, RunState, now
+from infra.bus.state import PassState, RunState, Work, now
 from infra.bus.totals import count_pass
 from infra.kafka.broker import Broker
 from infra.kafka.topics import Kafka
 from infra.node_file import read_node_file
 from infra.settings import Settings
-from pipelines.ingest.offsets import TopicState, all_taken
+from pipelines.ingest.offsets import all_taken
+from pipelines.ingest.topics import TopicState
 from pipelines.lake.unchanged_tables import is_unchanged, table_names
 from pipelines.sync_info import SyncInfo
 from producers.publish.publisher import Publisher
@@ -51,7 +52,7 @@ class Bus:
         self.store = ContractStore(self.home / "contracts")
         self.state = RunState(self.home)
         self.contracts = ContractsInForce((SHIPPED, *settings.contract_folders), self.store, self.state)
-        self._lake: Lake | None = None
+        self._lakes: dict[bool, Lake] = {}  # by whether it is to write
 
     @property
     def access(self) -> KafkaAccess:
@@ -74,20 +75,28 @@ class Bus:
         return Registry(self.settings.registry_url) if self.settings.registry_url else None
 
     @contextmanager
-    def only_one(self) -> Iterator[None]:
-        """Hold the lease to run this bus until the block ends; StateError if another process holds it."""
+    def only_one(self, work: Work) -> Iterator[None]:
+        """Run this bus, back it up or restore its lake until the block ends; StateError if another process does one of them."""
         make_state_folder(self.home)
-        with self.state.up_lease.hold_if_free(_LEASE_WAIT) as held:
+        with self.state.up_lease.hold_if_free(_LEASE_WAIT, work) as held:
             if not held:
-                raise self.running_already()
+                raise self.busy()
             yield
 
-    def running_already(self) -> StateError:
-        """The error for a second process that tries to run this bus."""
-        pid = self.state.up_lease.holder()
+    def busy(self) -> StateError:
+        """The error that says which process runs this bus, backs it up or restores its lake."""
+        pid, work = self.state.up_lease.holder() or (0, "up")
+        if work == "up":
+            return StateError(
+                f"This bus is already running (process {pid}, {self.home}). `suibus down` stops it.",
+                f"该总线已在运行（进程 {pid}，{self.home}）。可用 suibus down 停止。",
+            )
+        en, zh = (
+            ("A backup of this bus", "备份") if work == "backup" else ("A restore of this bus's lake", "恢复数据湖")
+        )
         return StateError(
-            f"This bus is already running (process {pid}, {self.home}). `suibus down` stops it.",
-            f"该总线已在运行（进程 {pid}，{self.home}）。可用 suibus down 停止。",
+            f"{en} is at work (process {pid}, {self.home}). Nothing was done. Wait until it has ended.",
+            f"该总线正在{zh}（进程 {pid}，{self.home}）。未作任何操作。请等待其结束。",
         )
 
     # --- a district's node ------------------------------------------------------------------------
@@ -146,14 +155,17 @@ class Bus:
 
     # --- the city ---------------------------------------------------------------------------------
 
-    def lake(self) -> Lake:
-        """The lake. The first call starts Spark, which takes seconds. StateError if the lake has another format."""
-        if self._lake is None:
+    def lake(self, *, to_write: bool = False) -> Lake:
+        """The lake, to read; `to_write` only while holding the pass lease. The first call starts Spark, which takes seconds.
+
+        StateError if the lake has another format.
+        """
+        if to_write not in self._lakes:
             from infra.jvm.spark import spark_session  # a node has no Spark
             from pipelines.lake.lake import Lake
 
-            self._lake = Lake(spark_session(self.settings), self.settings.lake_path)
-        return self._lake
+            self._lakes[to_write] = Lake(spark_session(self.settings), self.settings.lake_path, to_write=to_write)
+        return self._lakes[to_write]
 
     def adopt_contracts(self, tell: Tell = quiet) -> list[Dataset]:
         """Create the topics of the contracts in the folders and put the contracts in force; the newly registered datasets."""
@@ -179,9 +191,9 @@ class Bus:
                 return SyncInfo(records=last.records, taken=last.taken)
             from pipelines.sync import Inputs, sync  # Spark
 
-            if self._lake is None:
+            if not self._lakes:
                 tell("starting Spark, which takes some seconds", "正在启动 Spark，需要数秒")
-            lake = self.lake()
+            lake = self.lake(to_write=True)
             # Read before the pass: a contract put in force while it runs then has another hash, and causes another pass.
             hashes = self.contracts.hashes()
             if not is_unchanged(lake.root, last.tables):
@@ -202,13 +214,13 @@ class Bus:
         from pipelines.merge.rebuild import rebuild_bronze, rebuild_silver  # Spark
 
         with self.state.pass_lease.hold(lambda: _tell_of_waiting(tell)):
-            (rebuild_bronze if from_topics else rebuild_silver)(dataset, self.lake())
+            (rebuild_bronze if from_topics else rebuild_silver)(dataset, self.lake(to_write=True))
             if from_topics:
                 last = self.state.last_pass()
                 taken = {topic: at for topic, at in last.taken.items() if topic not in dataset.topics}
                 self.state.note_pass(replace(last, taken=taken))
         tell(
-            f"{dataset.id}: {'set aside' if from_topics else 'rebuilt'}; a pass follows",
+            f"{dataset.id}: {'bronze set aside' if from_topics else 'silver rebuilt'}; a pass follows",
             f"{dataset.id}：{'bronze 已移出' if from_topics else 'silver 已重建'}，随后处理一轮",
         )
         return self.sync({dataset.id}, tell)
@@ -221,7 +233,7 @@ class Bus:
         with self.state.pass_lease.hold(lambda: _tell_of_waiting(tell)):
             self.kafka.states(self.contracts.topics())  # UnavailableError before anything is moved
             aside = set_lake_aside(spark_session(self.settings), self.settings.lake_path)
-            self._lake = None
+            self._lakes.clear()
             self.state.forget_pass()
         tell(
             f"the old lake is kept at {aside}; a pass rebuilds it from the topics"
@@ -236,17 +248,18 @@ class Bus:
     def resume(self, dataset: Dataset, yes: bool, tell: Tell = quiet) -> list[tuple[str, str]]:
         """The changes of the dataset's topics that stop it, in English and Chinese; with `yes` they are accepted.
 
-        The dataset then continues from the position of `pipelines.ingest.offsets.position_after_change`.
+        The dataset then continues from the position of `pipelines.ingest.topic_changes.position_after_change`.
         """
         from pipelines.ingest.ingest import resume  # Spark
-        from pipelines.ingest.offsets import topic_changes
+        from pipelines.ingest.topic_changes import topic_changes
         from pipelines.lake.progress import ingested_position
 
         with self.state.pass_lease.hold(lambda: _tell_of_waiting(tell)):
             states = self.kafka.states(dataset.topics)
-            changes = list(topic_changes(dataset, ingested_position(self.lake().bronze(dataset)), states))
+            lake = self.lake(to_write=True)
+            changes = list(topic_changes(dataset, ingested_position(lake.bronze(dataset)), states))
             if changes and yes:
-                resume(dataset, self.lake(), states)
+                resume(dataset, lake, states)
         return changes
 
     def _nothing_new(self, last: PassState, states: dict[str, TopicState]) -> bool:

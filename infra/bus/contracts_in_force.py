@@ -1,4 +1,4 @@
-"""The contracts in force: each contract in the folders that can be served; of the others the last version that could."""
+"""For each contract: the version in the folders if it can be served, else the last version that could."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from infra.kafka.topics import Kafka
 from schemas.contract_folders import contract_files, find_dataset, load_contracts
 from schemas.dataset import Dataset, receipts_topic
 from schemas.districts import districts
-from schemas.errors import ContractError
+from schemas.errors import ContractError, InputError
 from schemas.store import ContractStore
 from schemas.tell import Tell, quiet
 
@@ -66,6 +66,25 @@ class ContractsInForce:
     def changed(self) -> bool:
         """Whether a contract file was added, changed or removed since `adopt`; False if this process has not called it."""
         return self._adopted is not None and self._adopted != self._folder_files()
+
+    def in_force(self, name: str | None) -> dict[str, Dataset]:
+        """The datasets in force by id: every major of dataset `name` (a name or an id), or of all.
+
+        InputError if none is in force; the message lists the names that are.
+        """
+        known = self.store.datasets()
+        matching = {k: d for k, d in known.items() if name is None or name in (d.name, d.id)}
+        if name is not None and not matching:
+            names = ", ".join(sorted({d.name for d in known.values()}))
+            raise InputError(
+                f"Dataset {name!r} is not in force here. In force: {names or 'none'}.",
+                f"数据集 {name!r} 未生效。已生效：{names or '无'}。",
+            )
+        return matching
+
+    def newest_in_force(self, name: str) -> Dataset:
+        """The newest major of a dataset that is in force; InputError as in `in_force`."""
+        return max(self.in_force(name).values(), key=lambda d: d.major)
 
     def topics(self) -> list[str]:
         """The topics on which districts publish, for all contracts in force."""

@@ -4,7 +4,7 @@
         metrics.json     running totals: `infra.bus.totals.Totals`
         up.json          the process that runs the bus: `Running`
         contracts.json   the contracts that cannot be put in force
-        up.lock          held by the process that runs the bus
+        up.lock          held by the process that runs the bus, backs it up or restores its lake; it says which: `Work`
         pipeline.lock    held by the process that is running a pass
 
 All of these files may be lost: the tables and topics hold the same facts, but reading them takes longer.
@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from infra.bus.totals import Totals
 from pipelines.lake.position import Position, dump_position, parse_position
@@ -26,6 +26,8 @@ from pipelines.release.release_record import Records, ReleaseRecord
 from schemas.ports.files import write_whole
 from schemas.ports.lease import Lease
 from schemas.ports.state_format import make_state_folder
+
+Work = Literal["up", "backup", "restore"]  # of which one process at a time does one
 
 
 @dataclass(frozen=True)
@@ -90,6 +92,11 @@ class RunState:
         self.pass_lease = Lease(self._folder / "pipeline.lock")
         self.up_log = self._folder / "up.log"
 
+    def up_process(self) -> int | None:
+        """The id of the process that runs the bus, whether it is ready or not; None if none does."""
+        holder = self.up_lease.holder()
+        return holder.pid if holder and holder.work == "up" else None
+
     def last_pass(self) -> PassState:
         """The state after the last pass; an empty state before the first."""
         try:
@@ -117,7 +124,7 @@ class RunState:
         self._write("metrics.json", totals.to_json())
 
     def running(self) -> Running | None:
-        """The process that runs the bus and is ready. It may have been killed since: `up_lease` tells."""
+        """The process that runs the bus and is ready. It may have been killed since: `up_process` tells."""
         try:
             return Running(**self._read("up.json"))
         except TypeError:

@@ -95,7 +95,7 @@ def read_status(bus: Bus) -> Status:
                 state.failures.get(dataset.id),
             )
         )
-    is_up, ready = bus.state.up_lease.holder() is not None, bus.state.running()
+    is_up, ready = bus.state.up_process() is not None, bus.state.running()
     return Status(
         str(bus.home),
         _servers(bus),

@@ -35,24 +35,24 @@ class Counted(NamedTuple):
 
 @dataclass(frozen=True)
 class Totals:
-    """Running totals. `fates`: by dataset, district and the account's column; `spent`: by hop and dataset."""
+    """Running totals. `fates`: by dataset, district and the account's column; `seconds`: by hop and dataset; `account`: what is counted of it."""
 
     fates: Mapping[str, Mapping[str, Mapping[str, int]]] = field(default_factory=dict)
-    spent: Mapping[str, Mapping[str, Spent]] = field(default_factory=dict)
-    counted: Counted | None = None
+    seconds: Mapping[str, Mapping[str, Spent]] = field(default_factory=dict)
+    account: Counted | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The totals as a JSON object."""
-        return {"fates": self.fates, "seconds": self.spent, "account": self.counted}
+        return {"fates": self.fates, "seconds": self.seconds, "account": self.account}
 
     @classmethod
     def from_json(cls, found: Mapping[str, Any]) -> Self:
         """The totals that `to_json` wrote."""
-        spent = {
+        seconds = {
             hop: {dataset: Spent(*one) for dataset, one in by_dataset.items()}
             for hop, by_dataset in found["seconds"].items()
         }
-        return cls(found["fates"], spent, Counted(*found["account"]) if found["account"] else None)
+        return cls(found["fates"], seconds, Counted(*found["account"]) if found["account"] else None)
 
 
 def count_pass(before: Totals, info: SyncInfo, lake: Lake) -> Totals:
@@ -60,13 +60,13 @@ def count_pass(before: Totals, info: SyncInfo, lake: Lake) -> Totals:
 
     The fates come from the account, so a pass that was killed before this call is counted with the next one.
     """
-    spent = {hop: dict(by_dataset) for hop, by_dataset in before.spent.items()}
+    spent = {hop: dict(by_dataset) for hop, by_dataset in before.seconds.items()}
     for hop, dataset, seconds in info.seconds:
         known = spent.setdefault(hop, {}).get(dataset, Spent(0.0, 0))
         spent[hop][dataset] = Spent(known.seconds + seconds, known.batches + 1)
     account = lake.account()
     counted = Counted(account.id, account.version)
-    if before.counted == counted:
+    if before.account == counted:
         return Totals(before.fates, spent, counted)
     fates: dict[str, dict[str, dict[str, int]]] = deepcopy(dict(before.fates))  # type: ignore[arg-type]
     for dataset, district, more in _accounted_since(before, counted, lake):
@@ -84,8 +84,8 @@ def _accounted_since(before: Totals, now: Counted, lake: Lake) -> Iterable[tuple
     They are read from the notes of the account's commits; if one is missing, from all its rows.
     """
     account = lake.account()
-    if before.counted and before.counted.table_id == now.table_id:
-        commits = [account.commit(version) for version in range(before.counted.version + 1, now.version + 1)]
+    if before.account and before.account.table_id == now.table_id:
+        commits = [account.commit(version) for version in range(before.account.version + 1, now.version + 1)]
         notes = [commit.note for commit in commits if commit.changes_rows]
         if all(isinstance(note, AccountNote) for note in notes):
             for note in notes:

@@ -56,7 +56,7 @@ def contract_check(files: tuple[Path, ...], as_json: bool) -> None:
                 f"{both('key', '主键')} {', '.join(d.key)}, {len(d.rules)} {both('rules', '规则')}"
             )
         for problem in problems:
-            click.echo(both("refused", "不予服务"), err=True)
+            click.echo(both("refused", "已拒绝，未生效"), err=True)
             say(problem.en, problem.zh, err=True)
     sys.exit(2 if problems else 0)
 

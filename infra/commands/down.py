@@ -14,10 +14,10 @@ from infra.up.process import stop
 def down() -> None:
     """Stop the bus of this state folder. 停止总线。
 
-    A running pass is finished first. If nothing runs, nothing is done.
+    A running pass is finished first. If nothing runs, nothing is done. A backup or restore at work is not ended.
     """
     bus = Bus(read_settings())
-    if bus.state.up_lease.holder():
+    if bus.state.up_process():
         tell("stopping; a running pass is finished first", "正在停止；会先完成正在进行的一轮")
     if stop(bus):
         tell("stopped", "已停止")

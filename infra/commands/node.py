@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from infra.bus.bus import Bus
-from infra.operate.nodes import Node, Nodes
+from infra.operate.nodes import RATE, Node, Nodes
 from infra.settings import read_settings
 from infra.terminal.console import as_json, both, print_json, say
 from schemas.districts import districts
@@ -31,7 +31,7 @@ def node() -> None:
 @code
 @click.option("--mutual-tls", is_flag=True, help="Make a client certificate instead of a password.")
 @click.option(
-    "--rate", default=16, show_default=True, type=click.IntRange(1), help="MiB a second that it may send, and read."
+    "--rate", default=RATE, show_default=True, type=click.IntRange(1), help="MiB a second that it may send, and read."
 )
 @output
 def add(code: str, mutual_tls: bool, rate: int, output: Path | None) -> None:

@@ -6,7 +6,7 @@ import click
 
 from infra.bus.bus import Bus
 from infra.settings import read_settings
-from infra.terminal.output import write_rows
+from infra.terminal.query_result import write_rows
 
 
 @click.command()

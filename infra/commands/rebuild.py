@@ -7,7 +7,6 @@ import sys
 import click
 
 from infra.bus.bus import Bus
-from infra.operate.listings import dataset_in_force
 from infra.settings import read_settings
 from infra.terminal.console import need_city, tell
 from schemas.errors import InputError
@@ -43,5 +42,5 @@ def rebuild(dataset: str | None, from_topics: bool, whole_lake: bool) -> None:
     bus = Bus(read_settings())
     if dataset is None:
         sys.exit(1 if bus.rebuild_lake(tell).failures else 0)
-    found = dataset_in_force(bus, dataset)
+    found = bus.contracts.newest_in_force(dataset)
     sys.exit(1 if found.id in bus.rebuild(found, from_topics, tell).failures else 0)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import click
 
 from infra.bus.bus import Bus
-from infra.operate.listings import dataset_in_force
 from infra.settings import read_settings
 from infra.terminal.console import need_city, say, tell
 
@@ -22,7 +21,7 @@ def resume(dataset: str, yes: bool) -> None:
     """
     need_city()
     bus = Bus(read_settings())
-    changes = bus.resume(dataset_in_force(bus, dataset), yes, tell)
+    changes = bus.resume(bus.contracts.newest_in_force(dataset), yes, tell)
     for en, zh in changes:
         say(en, zh)
     if not changes:

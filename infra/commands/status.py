@@ -10,6 +10,7 @@ from infra.bus.bus import Bus
 from infra.bus.status import read_status
 from infra.settings import read_settings
 from infra.terminal.console import as_json, both, print_json, print_table, say
+from schemas.errors import first_line
 
 
 @click.command()
@@ -26,7 +27,7 @@ def status(as_json: bool) -> None:
     columns = ("dataset", "version", "名称", "sharing", "offsets waiting", "last decision", "rows", "trouble")
     print_table(columns, map(_row, found["datasets"]), ("no contract is in force yet", "尚无生效的契约"))
     for refused in found["refused_contracts"]:
-        click.echo(f"\n{both('refused', '不予服务')}")
+        click.echo(f"\n{both('refused', '已拒绝，未生效')}")
         say(refused["en"], refused["zh"])
 
 
@@ -42,7 +43,7 @@ def _row(found: dict[str, Any]) -> tuple[Any, ...]:
     if found["late"]:
         trouble.append(both("late", "超时"))
     if found["failure"]:
-        trouble.append(found["failure"].splitlines()[0])
+        trouble.append(first_line(found["failure"]))
     return (
         found["dataset"],
         found["version"],

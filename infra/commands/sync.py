@@ -7,7 +7,6 @@ import sys
 import click
 
 from infra.bus.bus import Bus
-from infra.operate.listings import dataset_in_force
 from infra.settings import read_settings
 from infra.terminal.console import need_city, tell
 
@@ -24,7 +23,7 @@ def sync(datasets: tuple[str, ...]) -> None:
     bus = Bus(read_settings())
     bus.adopt_contracts(tell)
     bus.flush_outboxes()
-    only = {dataset_in_force(bus, name).id for name in datasets} if datasets else None
+    only = {bus.contracts.newest_in_force(name).id for name in datasets} if datasets else None
     info = bus.sync(only, tell)
     if not info.did_something:
         tell("nothing new", "没有新数据")

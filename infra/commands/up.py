@@ -7,7 +7,7 @@ import click
 from infra.bus.bus import Bus
 from infra.settings import read_settings
 from infra.terminal.console import need_city, tell
-from infra.up.process import run, start_detached
+from infra.up.process import run, start_in_background
 
 
 @click.command()
@@ -24,6 +24,6 @@ def up(detach: bool, services_only: bool, secure: bool) -> None:
     need_city()
     bus = Bus(read_settings())
     if detach:
-        start_detached(bus, tell, services_only=services_only, secure=secure)
+        start_in_background(bus, tell, services_only=services_only, secure=secure)
     else:
         run(bus, tell, services_only=services_only, secure=secure)

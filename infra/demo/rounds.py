@@ -18,7 +18,7 @@ from infra.bus.bus import Bus
 from infra.operate.listings import account_records, quarantined_records, release_records
 from infra.settings import Settings, read_settings
 from infra.terminal.console import both
-from infra.terminal.output import write_rows
+from infra.terminal.query_result import write_rows
 from infra.up.process import stop
 from pipelines.fates import FATES
 from producers.publish.delivery import PublishInfo, publish_source
@@ -42,8 +42,7 @@ def run(tell: Tell) -> None:
     found = read_settings()
     named = "home" in found.model_fields_set
     home = found.home if named else Path(".suibus-demo")
-    # whatever the environment says, the demo uses no other bus
-    settings = Settings(home=home, bootstrap_servers=None, node=None, lake=None, registry_url=None)
+    settings = found.of_own_home(home)
     make_anew(settings, ours=not named)
     bus = Bus(settings)
     try:

@@ -9,7 +9,6 @@ jars reads it too. That folder (SUIBUS_JARS) may be copied to a machine without 
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 import subprocess
@@ -21,7 +20,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 
-from infra.jvm.java import find_java, jvm_environment
+from infra.file_digest import file_digest
+from infra.jvm.environment import jvm_environment
+from infra.jvm.java import find_java
 from infra.settings import Settings, read_settings
 from infra.terminal import console
 from schemas.errors import StateError, SuibusError, UnavailableError
@@ -78,7 +79,7 @@ def checked_jars(name: SetName, settings: Settings) -> list[Path] | None:
 
 def check_jars(name: SetName, folder: Path, found: Iterable[str], locked: Mapping[str, str]) -> None:
     """Compare the jars found (paths in the folder) with the lock. StateError names every difference."""
-    hashes = {path: _sha256(folder / path) for path in found}
+    hashes = {path: file_digest(folder / path) for path in found}
     wrong = [
         (
             f"{path}: SHA-256 {hashes[path]}, expected {locked[path]}",
@@ -114,7 +115,7 @@ def read_lock(name: SetName) -> dict[str, str]:
 def write_lock(settings: Settings, tell: Tell = quiet) -> None:
     """Download both sets for the present coordinates, and write their hashes to the lock."""
     found = [path for name in COORDINATES for path in _fetch(name, settings, tell)]
-    lines = [_TITLE, *(f"{_sha256(settings.jars / path)}  {path}" for path in found)]
+    lines = [_TITLE, *(f"{file_digest(settings.jars / path)}  {path}" for path in found)]
     write_whole(LOCK, "\n".join(lines) + "\n")
 
 
@@ -126,11 +127,6 @@ def _proof(folder: Path, locked: Mapping[str, str]) -> str:
     """The hash that each jar must have, and its present size and time; FileNotFoundError if a jar is missing."""
     stats = {path: (folder / path).stat() for path in locked}
     return "".join(f"{locked[path]} {s.st_size} {s.st_mtime_ns} {path}\n" for path, s in stats.items())
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _pyspark_jars() -> Path:

@@ -1,12 +1,10 @@
-"""Java: find it, and the environment that a JVM is started with."""
+"""Find Java."""
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 import subprocess
-from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,15 +39,6 @@ def find_java(java_home: Path | None) -> Java:
     if major < 17:
         raise _no_java(f"{program} is Java {major or 'unknown'}", f"{program} 的版本是 {major or '未知'}")
     return Java(program, major, "jdk.incubator.vector" in text)
-
-
-def jvm_environment(without: Collection[str] = (), **more: str) -> dict[str, str]:
-    """The environment for a JVM: this process's, without the names in `without`, with those in `more`, in UTF-8.
-
-    In the C locale Java turns the Chinese in a path into question marks.
-    """
-    kept = {name: value for name, value in os.environ.items() if name not in without}
-    return {**kept, **more, "LC_ALL": "C.UTF-8"}
 
 
 def _no_java(en: str, zh: str) -> UnavailableError:

@@ -16,10 +16,11 @@ from pyspark.java_gateway import launch_gateway
 from pyspark.sql import SparkSession
 
 from infra.jvm.class_archive import archived_classes
+from infra.jvm.environment import exchanged_environment, jvm_environment
 from infra.jvm.jars import resolve_jars
-from infra.jvm.java import find_java, jvm_environment
-from infra.jvm.process import exchanged_environment, tail
+from infra.jvm.java import find_java
 from infra.settings import Settings
+from infra.terminal.log_tail import tail
 from schemas.errors import UnavailableError
 from schemas.wire.avro import LARGEST
 

@@ -26,12 +26,14 @@ from kafka import KafkaAdminClient
 from kafka.errors import KafkaError
 
 from infra.jvm.class_archive import archived_classes
+from infra.jvm.environment import jvm_environment
 from infra.jvm.jars import resolve_jars
-from infra.jvm.java import find_java, jvm_environment
-from infra.jvm.process import Process, start_detached, tail
+from infra.jvm.java import find_java
+from infra.kafka.detached_process import Process, start_detached
 from infra.kafka.properties import LOG4J, Ports, server_properties
 from infra.node_file import node_text, read_node_file
 from infra.settings import Settings
+from infra.terminal.log_tail import tail
 from schemas.errors import StateError, UnavailableError
 from schemas.ports.files import write_whole
 from schemas.ports.kafka_access import KafkaAccess
@@ -47,6 +49,7 @@ class _State(Ports):
 
     pid: int | None = None
     born: str | None = None
+    home: str | None = None  # the state folder whose broker the process is: a copy of the folder has no process
     secure: bool = False  # whether its process was started secure
 
     @property
@@ -54,6 +57,10 @@ class _State(Ports):
         """Its process, if it still runs."""
         started = Process(self.pid, self.born) if self.pid and self.born else None
         return started if started and started.alive else None
+
+    def without_process(self) -> _State:
+        """The same ports, and no process."""
+        return replace(self, pid=None, born=None, home=None)
 
 
 class Broker:
@@ -66,7 +73,7 @@ class Broker:
         self.folder = self.home / "kafka"
         self.security = self.home / "security"
         self._host = settings.advertised_host
-        self._state_file = self.home / "run" / "broker.json"
+        self.state_file = self.home / "run" / "broker.json"
         self._city = self.security / "city.toml"
         self._lease = Lease(self.home / "run" / "broker.lock")
 
@@ -88,13 +95,21 @@ class Broker:
 
     @property
     def access_when_up(self) -> KafkaAccess:
-        """How the city reaches the broker, whether or not it runs yet: the ports are chosen on the first call and kept."""
+        """How the city reaches the broker, whether or not it runs yet: the ports are chosen on the first call and kept.
+
+        A port that another program has taken is chosen anew: that program may be the broker of the bus of which this home is a copy.
+        """
         with self._lease.hold():
             state = self._read()
-            if state is None:
-                state = self._choose_ports(None, quiet)
+            if state is None or not (state.process or _free(state.port)):
+                state = self._choose_ports(state, quiet)
                 self._write(state)
             return self._access(state)
+
+    def state_for_backup(self) -> str:
+        """The text of `state_file` without the process: nodes' files and firewalls name the ports."""
+        state = self._read()
+        return json.dumps(asdict(state.without_process())) if state is not None else ""
 
     def servers(self, mutual_tls: bool) -> str:
         """The address for a node of a secure broker, with a certificate or with a password."""
@@ -155,7 +170,7 @@ class Broker:
     def _end(self, state: _State) -> None:
         if process := state.process:
             process.end()
-        self._write(replace(state, pid=None, born=None))
+        self._write(state.without_process())
 
     def _access(self, state: _State) -> KafkaAccess:
         servers = f"127.0.0.1:{state.port}"
@@ -210,7 +225,7 @@ class Broker:
             self._format(command)
         command += ["kafka.Kafka", "server.properties"]
         process = start_detached(command, self.folder, "broker.out", jvm_environment())
-        state = replace(state, pid=process.pid, born=process.born, secure=secure)
+        state = replace(state, pid=process.pid, born=process.born, home=self._place, secure=secure)
         self._write(state)
         return state
 
@@ -266,19 +281,24 @@ class Broker:
             f"内置消息代理{zh}。其文件位于 {self.folder}，日志末尾：\n{shown}\n请排除日志所述原因后重新执行同一命令。",
         )
 
+    @property
+    def _place(self) -> str:
+        return str(self.home.resolve())
+
     def _read(self) -> _State | None:
         try:
-            return _State(**json.loads(self._state_file.read_text("utf-8")))
+            state = _State(**json.loads(self.state_file.read_text("utf-8")))
+            return state if state.home == self._place else state.without_process()
         except FileNotFoundError:
             return None
         except (ValueError, TypeError) as error:
             raise StateError(
-                f"{self._state_file} cannot be read ({error}). Delete it; it holds no records.",
-                f"{self._state_file} 无法读取（{error}）。请删除该文件；消息代理的数据不在其中。",
+                f"{self.state_file} cannot be read ({error}). Delete it; it holds no records.",
+                f"{self.state_file} 无法读取（{error}）。请删除该文件；消息代理的数据不在其中。",
             ) from error
 
     def _write(self, state: _State) -> None:
-        write_whole(self._state_file, json.dumps(asdict(state)))
+        write_whole(self.state_file, json.dumps(asdict(state)))
 
 
 def _answers(port: int, access: KafkaAccess) -> bool:

@@ -1,15 +1,12 @@
-"""How much a user may send and read: Kafka's client quotas. kafka-python has their messages but no calls for them.
-
-Only this module uses a private member of kafka-python's admin client; a test of `ask` shows whether an upgrade breaks it.
-"""
+"""How much a user may send and read: Kafka's client quotas. kafka-python has their messages but no calls for them."""
 
 from __future__ import annotations
-
-from typing import Any
 
 from kafka import KafkaAdminClient
 from kafka.errors import ResourceNotFoundError, for_code
 from kafka.protocol.admin import AlterClientQuotasRequest, DescribeClientQuotasRequest
+
+from producers.send.kafka_internals import ask
 
 _QUOTAS = ("producer_byte_rate", "consumer_byte_rate")
 _EVERY_USER = 2  # Kafka's match type for any entity of a kind
@@ -33,11 +30,6 @@ def limits(admin: KafkaAdminClient) -> dict[str, int]:
         raise for_code(answer.error_code)(answer.error_message)
     found = {e.entity[0].entity_name: {v.key: v.value for v in e.values} for e in answer.entries or []}
     return {user: int(quotas.get(_QUOTAS[0], 0)) for user, quotas in found.items()}
-
-
-def ask(admin: KafkaAdminClient, request: Any) -> Any:
-    """Send one request of Kafka's protocol and return the answer; the caller checks it for errors."""
-    return admin._manager.run(admin._manager.send, request)
 
 
 def _alter(admin: KafkaAdminClient, user: str, rate: int | None) -> None:

@@ -1,4 +1,4 @@
-"""Kafka as the bus uses it: make missing topics, and read their offsets, times and retention."""
+"""`Kafka`, whose topics the bus uses: make missing ones, and read their offsets, times and retention."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from kafka.errors import (
 )
 
 from infra.kafka.properties import MAX_MESSAGE_BYTES
-from pipelines.ingest.offsets import TopicState
+from pipelines.ingest.topics import TopicState
 from producers.send.access_refused import why_refused
 from schemas.dataset import UP_PREFIX
 from schemas.errors import InputError, UnavailableError, first_line
@@ -36,7 +36,7 @@ _CONFIGS = {
     # A year: Kafka counts from when the node accepted a row, and a node may be away for months.
     "retention.ms": str(366 * 24 * 3600 * 1000),
 }
-# For upward topics Kafka's default: it fits a batch with the largest row, and a node cannot send a larger batch that unpacks to much more.
+# Upward topics keep Kafka's default limit: the largest row fits, and a batch cannot unpack to much more.
 _UPWARDS = str(1024 * 1024 + 12)
 
 
@@ -73,7 +73,7 @@ class Kafka:
                     error = for_code(found["error_code"])
                     if error is NoError:
                         made.append(found["name"])
-                    elif error is not TopicAlreadyExistsError:  # otherwise another process was faster
+                    elif error is not TopicAlreadyExistsError:  # TopicAlreadyExistsError: another process made it first
                         raise error(f"{found['name']}: {found['error_message']}")
             if missing:
                 admin.wait_for_topics(missing, timeout_ms=ANSWER_MS)

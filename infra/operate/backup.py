@@ -5,19 +5,15 @@
          state/…            the state folder: contracts, outboxes, inboxes, credentials, the broker's data
          lake/…             the tables, also if the lake is outside the state folder
 
-Locks, logs and Spark's temporary files are not backed up. A lake behind a URL has to be backed up by its storage system.
+Locks, logs, Spark's temporary files, and which processes run are not backed up. A lake behind a URL has to be backed up by its storage system.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
 import re
-import shutil
-import sqlite3
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -25,14 +21,13 @@ from pathlib import Path
 from typing import Any
 
 from infra.bus.bus import Bus
+from infra.file_digest import file_digest
+from infra.operate.copying import DRAFT_LEASE, copy_database, copy_file, draft_of, tree
 from pipelines.lake.storage import local_folder
-from schemas.errors import InputError, StateError, UnavailableError, first_line
-from schemas.ports.lease import Lease
+from schemas.errors import InputError, StateError
 from schemas.tell import Tell, quiet
 
 FORMAT = 1
-BLOCK = 1 << 20
-DRAFT_LEASE = "suibus.part"  # the lock file in a draft folder; it shows that a backup or restore made the folder
 _NOT_BACKED_UP = re.compile(r".*\.(lock|part|draft)|up\.(json|log)|.*\.sqlite-(wal|shm)")
 
 
@@ -75,21 +70,20 @@ def back_up(bus: Bus, destination: Path, without_broker: bool = False, tell: Tel
         if not (without_broker or bus.settings.access):
             held.enter_context(_stopped(bus))
         held.enter_context(_between_passes(bus, tell))
-        draft = held.enter_context(_draft(destination))
+        draft = held.enter_context(draft_of(destination))
         tell("copying", "正在复制")
         made_at = datetime.now(UTC).isoformat(timespec="seconds")
         files: dict[str, dict[str, Any]] = {}
         folders: dict[str, int] = {}
         for part, root in roots.items():
-            for path in _state(root, roots, without_broker) if part == "state" else _tree(root):
+            for path in _state(root, roots, without_broker) if part == "state" else tree(root):
                 name = (Path(part) / path.relative_to(root)).as_posix()
                 mode = path.stat().st_mode & 0o777
                 if path.is_dir():
                     (draft / name).mkdir(mode=0o700)
                     folders[name] = mode
                 else:
-                    copy = _copy_database if part == "state" and path.suffix == ".sqlite" else _copy
-                    digest = copy(path, draft / name)
+                    digest = _copy(path, draft / name, bus)
                     files[name] = {"sha256": digest, "size": (draft / name).stat().st_size, "mode": mode}
         info = BackupInfo(
             len(files),
@@ -100,7 +94,7 @@ def back_up(bus: Bus, destination: Path, without_broker: bool = False, tell: Tel
         )
         text = json.dumps({"format": FORMAT, "info": asdict(info), "folders": folders, "files": files}, indent=1)
         (draft / "manifest.json").write_text(text, "utf-8")
-        (draft / "manifest.sha256").write_text(f"{_digest(draft / 'manifest.json')}  manifest.json\n", "ascii")
+        (draft / "manifest.sha256").write_text(f"{file_digest(draft / 'manifest.json')}  manifest.json\n", "ascii")
     return info
 
 
@@ -132,15 +126,15 @@ def restore(bus: Bus, source: Path, lake_only: bool = False, tell: Tell = quiet)
             raise _damaged(source, name)
     with ExitStack() as held:
         if lake_only:
-            held.enter_context(bus.only_one())
+            held.enter_context(bus.only_one("restore"))
             held.enter_context(_between_passes(bus, tell))
         if apart:
-            with _draft(apart) as draft:
+            with draft_of(apart) as draft:
                 _fill(draft, manifest, source, "lake")
         if lake_only:  # the state of the last pass belongs to the lake that was there before
             bus.state.forget_pass()
         else:
-            with _draft(home) as draft:
+            with draft_of(home) as draft:
                 _fill(draft, manifest, source, "state")
                 if inside and lake:
                     _fill(draft / lake.relative_to(home), manifest, source, "lake")
@@ -154,8 +148,10 @@ def _roots(bus: Bus) -> dict[str, Path]:
 
 @contextmanager
 def _stopped(bus: Bus) -> Iterator[None]:
-    """Keep the bus from starting until the block ends; StateError if it or its broker is running."""
-    with bus.state.up_lease.hold_if_free(1.0) as held:
+    """Keep the bus from starting until the block ends; StateError if it or its broker is running, or another backup."""
+    with bus.state.up_lease.hold_if_free(1.0, "backup") as held:
+        if not (held or bus.state.up_process()):
+            raise bus.busy()
         if not held or bus.broker.running():
             raise StateError(
                 "The embedded broker is running, so its files cannot be copied. Run `suibus down` first, or leave them out "
@@ -193,103 +189,20 @@ def _state(home: Path, roots: dict[str, Path], without_broker: bool) -> Iterator
             or bool(_NOT_BACKED_UP.fullmatch(path.name))
         )
 
-    return _tree(home, leave)
+    return tree(home, leave)
 
 
-def _tree(root: Path, leave: Callable[[Path], bool] = lambda path: False) -> Iterator[Path]:
-    """A folder and everything in it, parents first; links are followed.
-
-    Sorted by name, so that an inbox is copied before its outbox: the inbox copy must not call a receipt answered
-    if the outbox copy lacks the row that answers it.
-    """
-    seen = set()
-    for folder, folders, files in os.walk(root, followlinks=True):
-        here = Path(folder)
-        if (real := here.resolve()) in seen:
-            folders.clear()
-            continue
-        seen.add(real)
-        yield here
-        folders[:] = sorted(name for name in folders if not leave(here / name))
-        yield from (here / name for name in sorted(files) if not leave(here / name))
-
-
-@contextmanager
-def _draft(target: Path) -> Iterator[Path]:
-    """A folder next to the target that is renamed to the target once all of it is on disk; on an error it is deleted."""
-    draft = target.with_name(f"{target.name}.part")
-    in_use = StateError(
-        f"{draft} cannot be used: another backup or restore is writing to it, or the folder belongs to something else. Wait, "
-        "or move it away.",
-        f"{draft} 无法使用：另一备份或恢复正在写入，或该文件夹另有用途。请等待，或将其移走。",
-    )
-    try:
-        draft.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if not ((draft / DRAFT_LEASE).exists() or not any(draft.iterdir())):
-            raise in_use
-        with Lease(draft / DRAFT_LEASE).hold_if_free() as held:
-            if not held:
-                raise in_use
-            try:
-                _empty(draft)
-                yield draft
-                os.sync()
-                draft.rename(target)
-            except BaseException:
-                shutil.rmtree(draft, ignore_errors=True)
-                raise
-            (target / DRAFT_LEASE).unlink()
-    except OSError as error:
-        raise UnavailableError(
-            f"{target} was not created: {first_line(error)}. Check the disk and the permissions, then run the same command again.",
-            f"未能生成 {target}：{first_line(error)}。请检查磁盘与权限，然后重新执行同一命令。",
-        ) from error
-
-
-def _empty(draft: Path) -> None:
-    """Delete what a killed run left."""
-    draft.chmod(0o700)
-    for path in draft.iterdir():
-        if path.name != DRAFT_LEASE:
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
-
-
-def _copy(source: Path, target: Path) -> str:
-    """Copy a file with its mode and times; blocks of zeros become holes. The SHA-256 of the bytes read."""
-    digest = hashlib.sha256()
-    with source.open("rb") as read, target.open("xb") as write:
-        while block := read.read(BLOCK):
-            digest.update(block)
-            if block == bytes(len(block)):  # Kafka preallocates its indexes
-                write.seek(len(block), os.SEEK_CUR)
-            else:
-                write.write(block)
-        write.truncate()
-    shutil.copystat(source, target)
-    return digest.hexdigest()
-
-
-def _copy_database(source: Path, target: Path) -> str:
-    """Copy an SQLite file in a consistent state while others may write to it; the SHA-256 of the copy."""
-    try:
-        with closing(sqlite3.connect(source, timeout=60)) as database, closing(sqlite3.connect(target)) as copy:
-            database.backup(copy)
-    except sqlite3.DatabaseError as error:
-        raise StateError(
-            f"{source} cannot be read ({error}), so nothing was backed up. Restore it from an older backup, or move it away.",
-            f"{source} 无法读取（{error}），因此未做备份。请从更早的备份恢复该文件，或将其移走。",
-        ) from None
-    shutil.copystat(source, target)
-    return _digest(target)
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def _copy(source: Path, target: Path, bus: Bus) -> str:
+    """Copy a file of the state folder or of the lake; the SHA-256 of the copy."""
+    if source == bus.broker.state_file:
+        target.write_text(bus.broker.state_for_backup(), "ascii")
+        return file_digest(target)
+    is_database = source.suffix == ".sqlite" and source.is_relative_to(bus.home)
+    return copy_database(source, target) if is_database else copy_file(source, target)
 
 
 def _is_whole(path: Path, file: dict[str, Any]) -> bool:
-    return path.is_file() and path.stat().st_size == file["size"] and _digest(path) == file["sha256"]
+    return path.is_file() and path.stat().st_size == file["size"] and file_digest(path) == file["sha256"]
 
 
 def _is_restored(manifest: dict[str, Any], lake: Path) -> bool:
@@ -312,7 +225,7 @@ def _fill(draft: Path, manifest: dict[str, Any], source: Path, part: str) -> Non
     for name, file in manifest["files"].items():
         if name.split("/")[0] == part:
             path = draft / name.removeprefix(f"{part}/")
-            if _copy(source / name, path) != file["sha256"]:
+            if copy_file(source / name, path) != file["sha256"]:
                 raise _damaged(source, name)
             path.chmod(file["mode"])
     for path, mode in modes.items():
@@ -328,7 +241,7 @@ def _manifest(source: Path) -> dict[str, Any]:
             f"{source} 不是备份：其中没有 manifest.json。请指定由 suibus backup 生成的文件夹。",
         )
     sums = source / "manifest.sha256"
-    if not sums.is_file() or sums.read_text("ascii", "replace").split()[:1] != [_digest(path)]:
+    if not sums.is_file() or sums.read_text("ascii", "replace").split()[:1] != [file_digest(path)]:
         raise _damaged(source, path.name)
     found: dict[str, Any] = json.loads(path.read_text("utf-8"))
     made_by = found["info"]["version"]

@@ -7,30 +7,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from infra.bus.bus import Bus
-from infra.terminal.output import plain
+from infra.terminal.json_values import plain
 from schemas.dataset import Dataset
-from schemas.errors import InputError
-
-
-def datasets_in_force(bus: Bus, name: str | None) -> dict[str, Dataset]:
-    """The datasets in force by id: every major of dataset `name` (a name or an id), or of all.
-
-    InputError if none is in force; the message lists the names that are.
-    """
-    known = bus.store.datasets()
-    matching = {k: d for k, d in known.items() if name is None or name in (d.name, d.id)}
-    if name is not None and not matching:
-        names = ", ".join(sorted({d.name for d in known.values()}))
-        raise InputError(
-            f"Dataset {name!r} is not in force here. In force: {names or 'none'}.",
-            f"数据集 {name!r} 未生效。已生效：{names or '无'}。",
-        )
-    return matching
-
-
-def dataset_in_force(bus: Bus, name: str) -> Dataset:
-    """The newest major of a dataset that is in force; InputError as in `datasets_in_force`."""
-    return max(datasets_in_force(bus, name).values(), key=lambda d: d.major)
 
 
 def release_records(bus: Bus, name: str | None) -> list[dict[str, Any]]:
@@ -39,7 +17,7 @@ def release_records(bus: Bus, name: str | None) -> list[dict[str, Any]]:
     frame = lake.releases().read().orderBy("decided_at", ascending=False)
     records = [plain(row.asDict(recursive=True)) for row in frame.collect()]
     names = {d.id: d.name for d in bus.store.datasets().values()}
-    wanted = datasets_in_force(bus, name)
+    wanted = bus.contracts.in_force(name)
     listed = []
     for record in records:
         if record["dataset"] in wanted or name is None:
@@ -65,14 +43,15 @@ def each_quarantined(bus: Bus, name: str | None) -> Iterator[dict[str, Any]]:
     The records are read one Spark partition at a time, since all of them may not fit in memory.
     """
     lake = bus.lake()
-    for dataset in datasets_in_force(bus, name).values():
+    for dataset in bus.contracts.in_force(name).values():
         rows = lake.bronze(dataset).read().where("_quarantined").orderBy("_timestamp", "_topic", "_offset")
         for row in rows.toLocalIterator():
             yield _quarantined(row.asDict(recursive=True), dataset)
 
 
 def _quarantined(row: dict[str, Any], dataset: Dataset) -> dict[str, Any]:
-    record = {f.name: row[f.name] for f in dataset.table_fields}
+    # A column that the contract has gained since the last pass is not in bronze yet.
+    record = {f.name: row.get(f.name) for f in dataset.table_fields}
     decoded = record if any(v is not None for v in record.values()) else None
     shown = {
         "dataset": dataset.name,
@@ -96,7 +75,7 @@ def account_records(bus: Bus, name: str | None) -> list[dict[str, Any]]:
 
     lake = bus.lake()
     names = {d.id: d.name for d in bus.store.datasets().values()}
-    wanted = datasets_in_force(bus, name)
+    wanted = bus.contracts.in_force(name)
     rows = [row.asDict() for row in account_totals(lake.account().read()).collect()]
     return [
         {**row, "dataset": names.get(row["dataset"], row["dataset"])}

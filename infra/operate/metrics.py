@@ -187,7 +187,7 @@ def _totals(totals: Totals) -> Iterator[Metric]:
         "Seconds that a hop took for a batch. 各环节每批的耗时（秒）。",
         labels=("hop", "dataset"),
     )
-    for hop, by_dataset in totals.spent.items():
+    for hop, by_dataset in totals.seconds.items():
         for dataset, (seconds, batches) in by_dataset.items():
             spent.add_metric([hop, dataset], count_value=batches, sum_value=seconds)
     yield from (received, fates, spent)

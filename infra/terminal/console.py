@@ -8,14 +8,18 @@ import sys
 import time
 from collections.abc import Iterable, Sequence
 from importlib.util import find_spec
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from infra.terminal.logs import logged
 from schemas.errors import InputError
 
+if TYPE_CHECKING:
+    from rich.table import Column
+
 SHOWN = 200  # rows of a table on a terminal
+WIDTH = 200  # characters of a table that is not on a terminal
 CITY = ("pyspark", "delta", "great_expectations", "py4j", "pyarrow", "pandas")
 NEEDS_CITY = (
     "this command needs the city's packages, which are not installed. Run in the project's folder: pip install '.[city]'",
@@ -69,20 +73,25 @@ def print_json_array(values: Iterable[Any]) -> None:
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], empty: tuple[str, str]) -> None:
     """Print a table; if it has no rows, the sentence `empty` (English, Chinese)."""
+    listed = [
+        ["" if v is None else f"{v:,}" if isinstance(v, int) and not isinstance(v, bool) else str(v) for v in row]
+        for row in rows
+    ]
+    if listed:
+        draw_table(columns, listed)
+    else:
+        click.echo(both(*empty))
+
+
+def draw_table(columns: Sequence[str | Column], rows: Iterable[Sequence[str]]) -> None:
+    """Print the cells of a table, in aligned columns."""
     from rich.console import Console  # slow to import, and --help does not need it
     from rich.table import Table
 
     table = Table(*columns, box=None, header_style="bold", pad_edge=False)
-    listed = list(rows)
-    for row in listed:
-        table.add_row(
-            *("" if v is None else f"{v:,}" if isinstance(v, int) and not isinstance(v, bool) else str(v) for v in row)
-        )
-    if listed:
-        console = Console(width=None if sys.stdout.isatty() else 180, highlight=False, markup=False)
-        console.print(table)
-    else:
-        click.echo(both(*empty))
+    for row in rows:
+        table.add_row(*row)
+    Console(width=None if sys.stdout.isatty() else WIDTH, highlight=False, markup=False).print(table)
 
 
 as_json = click.option("--json", "as_json", is_flag=True, help="One JSON value on standard output and nothing else.")

@@ -7,7 +7,7 @@ import threading
 import time
 
 from infra.bus.bus import Bus
-from pipelines.ingest.offsets import TopicState
+from pipelines.ingest.topics import TopicState
 from schemas.errors import SuibusError, first_line
 from schemas.tell import Tell
 

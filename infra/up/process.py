@@ -1,4 +1,4 @@
-"""The process that runs a bus: run it in the foreground, start it detached, stop it."""
+"""The process that runs a bus: run it in the foreground, start it in the background, stop it."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from infra.bus.bus import Bus
 from infra.bus.state import Running, now
 from infra.operate.metrics import serve_metrics
+from infra.terminal.log_tail import tail
 from infra.up.loop import send_outboxes, watch
 from schemas.errors import InputError, UnavailableError
 from schemas.ports.state_format import make_state_folder
@@ -39,7 +40,7 @@ def run(bus: Bus, tell: Tell, *, services_only: bool = False, secure: bool = Fal
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
-    with bus.only_one():
+    with bus.only_one("up"):
         if settings.metrics_port:
             serve_metrics(bus, settings.metrics_port)
         executor = ThreadPoolExecutor(1, "suibus-spark")
@@ -61,7 +62,7 @@ def run(bus: Bus, tell: Tell, *, services_only: bool = False, secure: bool = Fal
                 tell("Spark is ready; the pipeline runs", "Spark 已就绪，流水线运行中")
             bus.state.note_running(Running(os.getpid(), not services_only, now()))
             tell("ready", "就绪")
-            # A daemon thread: it is stopped with the process, which an outbox survives without loss.
+            # A daemon thread: it ends with the process, and outboxes lose nothing by that.
             threading.Thread(target=send_outboxes, args=(bus, stop), name="suibus-outboxes", daemon=True).start()
             watch(bus, stop, services_only, fresh, tell)
         finally:
@@ -71,7 +72,7 @@ def run(bus: Bus, tell: Tell, *, services_only: bool = False, secure: bool = Fal
             tell("stopped", "已停止")
 
 
-def start_detached(
+def start_in_background(
     bus: Bus, tell: Tell, *, services_only: bool = False, secure: bool = False, timeout: float = 180
 ) -> None:
     """Start `suibus up` as a separate process and wait until it is ready.
@@ -79,7 +80,7 @@ def start_detached(
     UnavailableError with the end of its log if it ends or is not ready within `timeout` seconds; it is then terminated.
     """
     if bus.state.up_lease.holder():
-        raise bus.running_already()
+        raise bus.busy()
     make_state_folder(bus.home)
     log_file = bus.state.up_log
     log_file.parent.mkdir(parents=True, exist_ok=True)
@@ -101,7 +102,7 @@ def start_detached(
             return
         time.sleep(0.1)
     process.terminate()
-    lines = "\n".join(log_file.read_text("utf-8", "replace").splitlines()[-15:])
+    lines = tail(log_file)
     raise UnavailableError(
         f"The bus did not become ready. The end of the log {log_file}:\n{lines}\nRun `suibus doctor`.",
         f"总线未能就绪，日志 {log_file} 的末尾：\n{lines}\n请运行 suibus doctor。",
@@ -109,21 +110,23 @@ def start_detached(
 
 
 def stop(bus: Bus, timeout: float = 120) -> bool:
-    """Stop the bus and its broker; False if neither was running.
+    """Stop the bus and its broker; False if neither was running. StateError if a backup or restore is at work: that is not ended.
 
     A pass under way may finish within `timeout` seconds; after that the process is killed, and the next pass continues.
     """
     lease = bus.state.up_lease
-    pid = lease.holder()
-    if pid:
+    holder = lease.holder()
+    if holder and holder.work != "up":
+        raise bus.busy()
+    if holder:
         with suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGTERM)
+            os.kill(holder.pid, signal.SIGTERM)
         deadline = time.monotonic() + timeout
-        while lease.holder() == pid and time.monotonic() < deadline:
+        while lease.holder() == holder and time.monotonic() < deadline:
             time.sleep(0.1)
-        if lease.holder() == pid:
+        if lease.holder() == holder:
             with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+                os.kill(holder.pid, signal.SIGKILL)
     orphaned = bus.broker.running()
     bus.broker.stop()
-    return bool(pid) or orphaned
+    return holder is not None or orphaned

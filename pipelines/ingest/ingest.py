@@ -15,14 +15,16 @@ from pyspark.sql import DataFrame
 
 from pipelines.ingest.decode import bronze_rows, quarantine_all, quarantine_unreadable
 from pipelines.ingest.find_bad_records import can_be_computed, find_bad_ranges, subtract_ranges
-from pipelines.ingest.offsets import Plan, Range, Topics, TopicState, plan, position_after_change
+from pipelines.ingest.offsets import Plan, Range, plan
 from pipelines.ingest.read import read_ranges
+from pipelines.ingest.topic_changes import position_after_change
+from pipelines.ingest.topics import Topics, TopicState
 from pipelines.lake.commit_notes import IngestNote
 from pipelines.lake.delta import written_by_another
 from pipelines.lake.lake import Lake
 from pipelines.lake.position import Position
 from pipelines.lake.progress import INGEST, ingested_position
-from pipelines.lake.spark_jvm import SPARK_ERRORS, cause
+from pipelines.lake.spark_jvm import SPARK_ERRORS, cause, drop_kafka_data
 from pipelines.lake.table import Table
 from pipelines.lake.table_log import count_rows
 from schemas.dataset import Dataset
@@ -76,6 +78,7 @@ def ingest_batch(
         try:
             taken = _append(bronze, rows(records), planned.after, number)
         except SPARK_ERRORS as error:
+            drop_kafka_data(lake.spark)
             states = kafka.states(states)  # raises if Kafka is unavailable
             plan(dataset, position, states)  # raises if a topic has changed
             if not alone:
@@ -103,22 +106,31 @@ def _with_bad_quarantined(
     planned: Plan,
     error: Exception,
 ) -> DataFrame:
-    """The rows of a batch that Spark failed on; the records that caused it are quarantined."""
+    """The rows of a batch that Spark failed on; the records that caused it are quarantined.
+
+    UnavailableError if Kafka fails meanwhile: a read that fails then says nothing about the records.
+    """
 
     def read(part: Range) -> DataFrame:
-        return read_ranges(lake.spark, kafka.access, (part,), alone=True)
+        return read_ranges(lake.spark, kafka.access, (part,), one_by_one=True)
 
     def rows(part: Range) -> DataFrame:
         return bronze_rows(read(part), dataset, store, registry)
 
-    bad = find_bad_ranges(planned.ranges, lambda part: can_be_computed(rows(part)))
+    def works(rows: DataFrame) -> bool:
+        if can_be_computed(rows):
+            return True
+        drop_kafka_data(lake.spark)  # else what this read left in memory fails the next one
+        kafka.states(part.topic for part in planned.ranges)
+        return False
+
+    bad = find_bad_ranges(planned.ranges, lambda part: works(rows(part)))
     parts = [rows(good) for good in subtract_ranges(planned.ranges, bad)]
     for one in bad:
         records = read(one)
-        readable = can_be_computed(records)
         parts.append(
             quarantine_all(records, dataset, cause(error))
-            if readable
+            if works(records)
             else quarantine_unreadable(lake.spark, one, dataset, cause(error))
         )
     return reduce(DataFrame.unionByName, parts).coalesce(lake.spark.sparkContext.defaultParallelism)

@@ -7,6 +7,7 @@ from typing import NamedTuple
 from pipelines.ingest.columns import raw_column
 from pipelines.ingest.strict_avro import can_be_unreadable, either, outside_of_years, text
 from pipelines.lake.table_schemas import REASON
+from quality.conditions import FAILED, FALSE, tried
 from quality.row_rules import row_rules
 from schemas.dataset import Dataset
 from schemas.wire.avro import LARGEST
@@ -17,8 +18,7 @@ UNREGISTERED = (
     "The schema that wrote the record is not registered for this dataset.",
     "写入该记录所用的模式未在此数据集登记。",
 )
-# The results of `_evaluated`: the bytes of "0" and "?". A condition that is true gives "1".
-_IS_FALSE, _CANNOT_BE_EVALUATED = "X'30'", "X'3F'"
+_IS_FALSE, _CANNOT_BE_EVALUATED = f"X'{FALSE.hex()}'", f"X'{FAILED.hex()}'"  # results of `_evaluated`
 _FITS = "_size IS NULL"  # the record is not larger than the bus accepts
 
 
@@ -46,13 +46,8 @@ def any_applies(reasons: list[Reason]) -> str:
 
 
 def _evaluated(broken: str) -> str:
-    """A contract's condition that cannot fail the job: the bytes of "1" (true), "0" (false) or "?" (cannot be evaluated).
-
-    Null for a row that was not decoded. A `try_` function gives null if anything inside it fails. The CASE keeps Spark from
-    evaluating a part of the condition before and outside the `try_` function.
-    """
-    tried = f"try_to_binary(CASE WHEN ({broken}) THEN '1' ELSE '0' END, 'utf-8')"
-    return f"(CASE WHEN {DECODED} THEN coalesce({tried}, {_CANNOT_BE_EVALUATED}) END)"
+    """A contract's condition that cannot fail the job (see `tried`); null for a row that was not decoded."""
+    return f"(CASE WHEN {DECODED} THEN {tried(broken)} END)"
 
 
 def reasons_to_quarantine(dataset: Dataset) -> list[Reason]:
@@ -84,8 +79,8 @@ def _not_decodable() -> list[Reason]:
         ),
         _reason(
             f"{DECODED} AND NOT _whole", "trailing", None, "length(_value)",
-            "Extra bytes follow the record: either the record is right and they would be lost, or they belong to it and it is wrong.",
-            "记录之后还有多余字节：若记录无误，这些字节会丢失；若它们属于记录，则记录有误。",
+            "Extra bytes follow the record, so it cannot be told whether the record is complete.",
+            "记录之后还有多余字节，无法判断记录是否完整。",
         ),
     ]  # fmt: skip
 

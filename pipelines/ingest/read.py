@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from uuid import uuid4
 
 from pyspark.sql import DataFrame, SparkSession
 
@@ -16,11 +15,11 @@ _TASK = 10_000  # records per task: fewer are read faster by one task than by se
 
 
 def read_ranges(
-    spark: SparkSession, kafka: KafkaAccess, ranges: tuple[Range, ...], *, alone: bool = False
+    spark: SparkSession, kafka: KafkaAccess, ranges: tuple[Range, ...], *, one_by_one: bool = False
 ) -> DataFrame:
     """The records of these ranges. Spark's source takes one range per partition: ValueError if a partition has two.
 
-    `alone`: read one record at a time with a separate consumer, so that a record that cannot be read (it may decompress to more
+    `one_by_one`: read one record at a time with a separate consumer, so that a record that cannot be read (it may decompress to more
     than memory holds) does not fail others.
     """
     assigned: dict[str, list[int]] = {}
@@ -36,13 +35,13 @@ def read_ranges(
         **kafka.spark(),
         "kafka.isolation.level": "read_committed",
         # A fixed group: with a generated one Spark makes a new consumer for each read, 0.3 s per partition.
-        "kafka.group.id": f"suibus.city.probe.{uuid4()}" if alone else "suibus.city.ingest",
+        "kafka.group.id": "suibus.city.probe" if one_by_one else "suibus.city.ingest",
         # All records in the ranges exist: by default the broker waits half a second for more, once per partition.
         "kafka.fetch.max.wait.ms": "0",
         "kafka.max.partition.fetch.bytes": str(FETCH),
         # Records of up to 1 MiB each: limits memory. With 100, reading took a third longer; a batch too large for memory is retried
         # record by record.
-        "kafka.max.poll.records": "1" if alone else "500",
+        "kafka.max.poll.records": "1" if one_by_one else "500",
         "assign": json.dumps(assigned),
         "startingOffsets": json.dumps(first),
         "endingOffsets": json.dumps(last),

@@ -14,6 +14,7 @@ from typing import Any, cast
 from uuid import uuid4
 
 import pyarrow
+from delta import exceptions
 from pyarrow import parquet
 from pyspark.sql import DataFrame, SparkSession
 
@@ -22,6 +23,8 @@ from pipelines.lake.spark_jvm import java
 from pipelines.lake.table_log import AddedFile
 from schemas.errors import StateError
 
+# Delta's errors for a commit that conflicts with another one.
+CONFLICTS = tuple(getattr(exceptions, name) for name in exceptions.__all__)
 _NAMESPACE = "org.apache.spark.sql.delta"
 _USER_METADATA = "spark.databricks.delta.commitInfo.userMetadata"
 # The internal methods in use: by class, each method with its numbers of arguments ("new" is the constructor).
@@ -96,7 +99,7 @@ class Delta:
         if isinstance(rows, pyarrow.Table):
             if txn.snapshot().metadata().partitionColumns().size():
                 raise ValueError(f"{self.log.dataPath()} is partitioned: append to it with Spark")
-            added = [self._write(rows)]
+            added = [self._write(rows)] if len(rows) else []
             compact = getattr(delta_class(self.spark, "hooks.AutoCompact$"), "MODULE$")
             txn.registerPostCommitHook(compact)  # as `writeFiles` does
         else:
@@ -123,10 +126,8 @@ class Delta:
         self.spark.conf.set(_USER_METADATA, note)
         try:
             return int(txn.commit(to_seq(self.spark, actions), operation))
-        except Exception as error:
-            if "CONCURRENT" in str(error).upper():
-                raise written_by_another(self.log.dataPath()) from error
-            raise
+        except CONFLICTS as error:
+            raise written_by_another(self.log.dataPath()) from error
         finally:
             self.spark.conf.unset(_USER_METADATA)
 

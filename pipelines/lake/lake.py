@@ -11,11 +11,12 @@ The progress of a hop is in the log of the table it writes; no state is kept out
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from copy import copy
 from datetime import UTC, datetime
 from threading import RLock
+from typing import Any
 
 from delta.tables import DeltaTable
 from pyspark.sql import SparkSession
@@ -26,7 +27,7 @@ from pipelines.lake.spark_jvm import SPARK_ERRORS
 from pipelines.lake.storage import Storage
 from pipelines.lake.table import Table, TableCache, reading_log
 from pipelines.lake.table_schemas import ACCOUNT, RELEASE, bronze_schema, silver_schema
-from pipelines.lake.unchanged_tables import NO_TABLE, CommitStat, is_absent
+from pipelines.lake.unchanged_tables import NO_TABLE, CommitStat, Layer, is_absent, table_name
 from schemas.dataset import Dataset
 from schemas.errors import StateError, UnavailableError
 from schemas.ports.state_format import FORMAT, FORMAT_FILE, format_text, other_format
@@ -51,11 +52,16 @@ _CHECKPOINT = {"bronze": "61", "silver": "53", "account": "59", "releases": "67"
 
 
 class Lake:
-    """The tables below one root, a path or URL that Spark can write to. StateError if the lake has another format."""
+    """The tables below one root, a path or a URL. StateError if the lake has another format.
 
-    def __init__(self, spark: SparkSession, root: str) -> None:
+    A lake to read changes nothing; a table that does not exist reads as empty. A lake `to_write` creates missing tables and adds the
+    columns that a contract has gained, so whoever uses it must hold the pass lease.
+    """
+
+    def __init__(self, spark: SparkSession, root: str, *, to_write: bool = False) -> None:
         self.spark = spark
         self.root = root.rstrip("/")
+        self._to_write = to_write
         self._caches: dict[str, TableCache] = defaultdict(TableCache)
         self._making_lock = RLock()
         self._idle: list[Lake] = []  # copies of this lake whose sessions are free
@@ -80,20 +86,20 @@ class Lake:
             self._idle.append(lake)
 
     def bronze(self, dataset: Dataset) -> Table:
-        """The dataset's bronze table, created or given new columns where needed."""
-        return self._ensured(f"bronze/{dataset.id}", dataset)
+        """The dataset's bronze table."""
+        return self._ensured(table_name("bronze", dataset.id), bronze_schema, dataset)
 
     def silver(self, dataset: Dataset) -> Table:
-        """The dataset's silver table, created or given new columns where needed."""
-        return self._ensured(f"silver/{dataset.id}", dataset)
+        """The dataset's silver table."""
+        return self._ensured(table_name("silver", dataset.id), silver_schema, dataset)
 
     def releases(self) -> Table:
-        """The table of release records, created where needed."""
-        return self._ensured("releases")
+        """The table of release records."""
+        return self._ensured("releases", lambda _: RELEASE)
 
     def account(self) -> Table:
-        """The account table, created where needed."""
-        return self._ensured("account")
+        """The account table."""
+        return self._ensured("account", lambda _: ACCOUNT)
 
     def commit_stats(self, names: Iterable[str]) -> Mapping[str, CommitStat]:
         """The stat of each table's newest commit, for `unchanged_tables.is_unchanged`.
@@ -106,7 +112,8 @@ class Lake:
                 stats[name] = NO_TABLE
                 continue
             try:
-                stat = self._table(name).own_commit_stat()
+                address = f"{self.root}/{name}"
+                stat = Table(self.spark, address, None, self._caches[address]).own_commit_stat()
             except (*SPARK_ERRORS, StateError):  # the pass has reported it
                 return {}
             if stat is None:
@@ -114,39 +121,29 @@ class Lake:
             stats[name] = stat
         return stats
 
-    def set_aside(self, name: str) -> None:
+    def set_aside(self, layer: Layer, dataset: Dataset) -> None:
         """Rename a table to `<name>.set-aside-<time>`; does nothing if there is no such table. UnavailableError if it cannot."""
-        storage = Storage(self.spark, self.root)
+        storage, name = Storage(self.spark, self.root), table_name(layer, dataset.id)
         if storage.exists(name) and not storage.move(name, f"{name}.{_set_aside()}"):
             raise _not_moved(f"{self.root}/{name}")
         self._caches.pop(f"{self.root}/{name}", None)
         forget_tables(self.spark)
 
-    def forget(self) -> None:
-        """Drop every cache of the tables, as in a process that has just started."""
-        self._caches.clear()
-        forget_tables(self.spark)
-
-    def _table(self, name: str) -> Table:
-        schema = {"releases": RELEASE, "account": ACCOUNT}.get(name)
+    def _ensured(self, name: str, schema: Callable[[Any], T.StructType], dataset: Dataset | None = None) -> Table:
+        """The table; in a lake to write, created if it is missing, with all columns of the contract. Calling it again changes nothing."""
         address = f"{self.root}/{name}"
-        return Table(self.spark, address, schema, self._caches[address])
-
-    def _ensured(self, name: str, dataset: Dataset | None = None) -> Table:
-        """The table, created if it is missing, with all columns of the contract. Calling it again changes nothing."""
-        cache, wanted = self._caches[f"{self.root}/{name}"], dataset.hash if dataset else name
-        if cache.schema != wanted:
+        cache, wanted = self._caches[address], dataset.hash if dataset else name
+        if cache.checked_for != wanted:
             with self._making_lock:
-                if cache.schema != wanted:  # another thread may have done it while this one waited
-                    self._make(name, dataset)
-                    cache.schema = wanted
-        return self._table(name)
+                if cache.checked_for != wanted:  # another thread may have done it while this one waited
+                    cache.schema = schema(dataset)
+                    if self._to_write:
+                        self._make(name, cache.schema)
+                    cache.checked_for = wanted
+        return Table(self.spark, address, cache.schema, cache)
 
-    def _make(self, name: str, dataset: Dataset | None) -> None:
+    def _make(self, name: str, schema: T.StructType) -> None:
         address, layer = f"{self.root}/{name}", name.split("/")[0]
-        schema = RELEASE if layer == "releases" else ACCOUNT
-        if dataset:
-            schema = bronze_schema(dataset) if layer == "bronze" else silver_schema(dataset)
         with reading_log(address):
             made = DeltaTable.isDeltaTable(self.spark, address)
         if made:
@@ -162,33 +159,40 @@ class Lake:
 
     def _check_format(self) -> None:
         storage = Storage(self.spark, self.root)
-        if storage.exists(FORMAT_FILE):
-            other = other_format(storage.read_text(FORMAT_FILE))
-        elif any(map(storage.exists, _LAYERS)):
-            other = other_format(None)
-        else:
-            storage.write_text(FORMAT_FILE, format_text())
+        text = storage.read_text(FORMAT_FILE) if storage.exists(FORMAT_FILE) else None
+        if text is None and not any(map(storage.exists, _LAYERS)):
+            if self._to_write:
+                storage.write_text(FORMAT_FILE, format_text())
             return
-        if other:
+        rebuild = (
+            "rebuild the lake from the records still in the topics with: suibus rebuild --lake (the old lake is kept next to it)",
+            "请执行 suibus rebuild --lake，用主题中现存的记录重建数据湖（旧数据湖保留在同一目录）",
+        )
+        if other := other_format(text, f"{self.root}/{FORMAT_FILE}", rebuild):
             raise StateError(
                 f"The lake {self.root} has format {other.number} (Suibus {other.made_by}), but this Suibus reads only format {FORMAT}. "
-                "Nothing was changed. Rebuild it from the records still in the topics with: suibus rebuild --lake (the old lake is "
-                "kept next to it). Or use the Suibus version that made it.",
+                f"Nothing was changed. Use the Suibus version that made it; or {rebuild[0]}.",
                 f"数据湖 {self.root} 的格式为 {other.number}（Suibus {other.made_by}），当前 Suibus 只能读取格式 {FORMAT}。未作任何更改。"
-                "请执行 suibus rebuild --lake，用主题中现存的记录重建（旧数据湖保留在同一目录）；或使用生成该数据湖的 Suibus 版本。",
+                f"可使用生成该数据湖的 Suibus 版本；否则{rebuild[1]}。",
             )
 
 
 def set_lake_aside(spark: SparkSession, root: str) -> str | None:
-    """Rename a whole lake, whatever its format, to `<name>.set-aside-<time>`; its new address, None if there was no lake."""
+    """Rename a whole lake, whatever its format, to `<name>.set-aside-<time>`; its new address, None if there was no lake.
+
+    UnavailableError if it cannot be renamed, as a whole bucket cannot.
+    """
     parent, _, name = root.rstrip("/").rpartition("/")
+    if not name or parent.endswith(":/"):
+        raise _not_moved(root)
+    parent = parent or "/"
     storage, aside = Storage(spark, parent), f"{name}.{_set_aside()}"
     if not storage.exists(name):
         return None
     if not storage.move(name, aside):
         raise _not_moved(root)
     forget_tables(spark)
-    return f"{parent}/{aside}"
+    return f"{parent.rstrip('/')}/{aside}"
 
 
 def _set_aside() -> str:
@@ -197,8 +201,9 @@ def _set_aside() -> str:
 
 def _not_moved(address: str) -> UnavailableError:
     return UnavailableError(
-        f"{address} could not be renamed. Check the permissions of its parent folder and run the same command again.",
-        f"无法重命名 {address}。请检查其上级文件夹的权限，然后重新执行同一命令。",
+        f"{address} could not be renamed. A lake must be a folder, not a whole file system or bucket. Check the permissions of its "
+        "parent folder and run the same command again.",
+        f"无法重命名 {address}。数据湖须为文件夹，不能是整个文件系统或存储桶。请检查其上级文件夹的权限，然后重新执行同一命令。",
     )
 
 

@@ -43,7 +43,7 @@ class Files(NamedTuple):
 
 
 class Change:
-    """A commit in preparation, on the newest version when it was begun. It fails if another commit came in between.
+    """A commit being prepared on the version that was newest when it began. It fails if another commit came in between.
 
     `known`: the files after an earlier commit; they are used if that is still the newest version. `files`: those of the version it
     is based on; after `commit`, those of the new version.

@@ -24,7 +24,7 @@ class Storage:
 
     def __init__(self, spark: Any, address: str) -> None:
         self._spark = spark
-        self._address = address
+        self._address = address.rstrip("/")  # the root folder too: Hadoop reads "//name" as a host
         self._folder = local_folder(address)
 
     def exists(self, name: str) -> bool:
@@ -35,9 +35,9 @@ class Storage:
         return bool(self._system(path).exists(path))
 
     def read_text(self, name: str) -> str:
-        """The text of a UTF-8 file. OSError (local) or Py4JJavaError (URL) if it cannot be read."""
+        """The text of a UTF-8 file, with other bytes replaced. OSError (local) or Py4JJavaError (URL) if it cannot be read."""
         if self._folder is not None:
-            return (self._folder / name).read_text("utf-8")
+            return (self._folder / name).read_text("utf-8", "replace")
         path = self._path(name)
         stream = self._system(path).open(path)
         try:
@@ -66,7 +66,9 @@ class Storage:
         return self._java("org.apache.hadoop.fs.Path")(f"{self._address}/{name}")
 
     def _system(self, path: Any) -> Any:
-        return path.getFileSystem(self._spark._jsc.hadoopConfiguration())
+        from pipelines.lake.spark_jvm import hadoop_configuration
+
+        return path.getFileSystem(hadoop_configuration(self._spark))
 
     def _java(self, name: str) -> Any:
         from pipelines.lake.spark_jvm import java  # a node imports this module for its settings and has no Spark

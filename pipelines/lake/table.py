@@ -40,13 +40,16 @@ class TableCache:
     newest: NewestVersion | None = None
     own: tuple[int, int] | None = None  # versions (after, up to) in which no other program changed rows
     clean: NewestVersion | None = None  # the newest version in which no other program was found to have written
-    schema: str = ""  # hash of the contract, or name of the table, that its columns were last checked for
+    checked_for: str = ""  # what its columns were last checked against: the contract's hash, or the table's name
+    schema: StructType | None = None  # the columns that it should have, known once it was checked
     kept: dict[type, Any] = field(default_factory=dict)  # by type: what a hop keeps for its next call
     lock: RLock = field(default_factory=RLock)  # held while a thread appends
 
 
 class Table:
     """One table. An object is cheap to make and holds nothing open; all objects of the same table share one `cache`.
+
+    A table that does not exist has version -1, no id and no rows.
 
     Every call raises StateError if the log of the table cannot be read; the message says how to recover.
     """
@@ -90,7 +93,8 @@ class Table:
         with reading_log(self.address):
             snapshot = Snapshot(self.spark, self.address)
         stat = commit_stat(self.address, snapshot.version)
-        self._cache.newest = NewestVersion(snapshot.version, snapshot.table_id, stat, snapshot.transactions)
+        table_id = snapshot.table_id if snapshot.version >= 0 else ""
+        self._cache.newest = NewestVersion(snapshot.version, table_id, stat, snapshot.transactions)
         return self._cache.newest
 
     def commit(self, version: int) -> Commit:
@@ -158,6 +162,8 @@ class Table:
 
     def read(self, version: int | None = None) -> DataFrame:
         """The rows of a version, by default the newest."""
+        if self._schema and (self.version if version is None else version) < 0:
+            return self.spark.createDataFrame([], self._schema)
         reader = self.spark.read.format("delta")
         return (reader if version is None else reader.option("versionAsOf", version)).load(self.address)
 

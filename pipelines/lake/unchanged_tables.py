@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from pipelines.lake.storage import local_folder
 
@@ -18,12 +18,19 @@ class CommitStat(NamedTuple):
 
 
 NO_TABLE = CommitStat(-1, 0, 0, 0)
+Layer = Literal["bronze", "silver"]  # the tables that each dataset has
 CommitStats = Mapping[str, CommitStat]  # by table name, as in `table_names`
+
+
+def table_name(layer: Layer, dataset_id: str) -> str:
+    """The name of a dataset's table, as a path below the lake's root."""
+    return f"{layer}/{dataset_id}"
 
 
 def table_names(datasets: Iterable[str]) -> list[str]:
     """The names of all tables of a lake that holds these datasets, as paths below its root."""
-    return ["releases", "account", *(f"{layer}/{name}" for name in datasets for layer in ("bronze", "silver"))]
+    each = [name for dataset in datasets for name in (table_name("bronze", dataset), table_name("silver", dataset))]
+    return ["releases", "account", *each]
 
 
 def commit_stat(address: str, version: int) -> CommitStat | None:

@@ -47,7 +47,7 @@ def account_pending(dataset: Dataset, lake: Lake) -> int:
             if note.bronze_from <= max(done + 1, 1):
                 break
         version -= 1
-    if rows:
+    if merged > done:  # also if no record was merged, as after `suibus resume`: the progress is in the commit
         account.append(rows, account_application(dataset, bronze), merged, AccountNote(dataset.id, sums))
     return sum(row["inserted"] + row["updated"] + row["deleted"] for row in rows)
 

@@ -11,6 +11,7 @@ from pyspark.errors import AnalysisException
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
+from quality.conditions import FAILED, TRUE, tried
 from quality.gate_rules import composing_rules
 from schemas.dataset import Dataset
 
@@ -36,13 +37,11 @@ def _conditions(events: DataFrame, dataset: Dataset) -> Iterator[tuple[str, Colu
         if name not in contract_sql:
             yield name, F.coalesce(F.expr(condition), F.lit(False))
             continue
-        tried = f"coalesce(try_to_binary(CASE WHEN ({condition}) THEN '1' ELSE '0' END, 'utf-8'), X'3F')"
-        # In a CASE, so that Spark does not evaluate a part of the condition before and outside the try_ function.
-        result = F.expr(f"CASE WHEN NOT _deleted THEN {tried} END")
+        result = F.expr(f"CASE WHEN NOT _deleted THEN {tried(condition)} END")
         with suppress(AnalysisException):
             events.select(result)
-            yield name, F.coalesce(result == F.lit(b"1"), F.lit(False))
-            yield f"{name}?", F.coalesce(result == F.lit(b"?"), F.lit(False))
+            yield name, F.coalesce(result == F.lit(TRUE), F.lit(False))
+            yield f"{name}?", F.coalesce(result == F.lit(FAILED), F.lit(False))
 
 
 def count_changes(winners: DataFrame) -> dict[str, int]:

@@ -51,7 +51,6 @@ def merge_pending(dataset: Dataset, lake: Lake) -> MergeInfo | None:
     if newest < start:
         return None
     bronze.check_own(done)
-    silver.check_own()
     version = -1
     for first, last, files in portions(bronze, start, newest):
         version = _merge(dataset, bronze, silver, first, last, files)
@@ -64,6 +63,7 @@ def _merge(dataset: Dataset, bronze: Table, silver: Table, first: int, last: int
     The few columns that decide which version wins are kept in memory; the full rows go from file to file without a shuffle.
     """
     change = silver.change()
+    silver.check_own()  # after the transaction began: what another program commits from here on makes the commit fail
     good, bad = ([file for file in files if is_quarantined(file) == kind] for kind in (False, True))
     count = count_rows(good)
     events = with_hash_and_rules(bronze.rows(good), dataset)

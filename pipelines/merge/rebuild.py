@@ -26,7 +26,7 @@ def rebuild_silver(dataset: Dataset, lake: Lake) -> None:
     except (*SPARK_ERRORS, StateError):
         can_stay = False
     if not can_stay:  # the merge must be repeated, and a table skips a merge that it already holds
-        lake.set_aside(f"silver/{dataset.id}")
+        lake.set_aside("silver", dataset)
     silver = lake.silver(dataset)
     if done < 1:
         return
@@ -41,4 +41,4 @@ def rebuild_bronze(dataset: Dataset, lake: Lake) -> None:
 
     Silver stays: its rows are never older than the records ingested again, so it keeps also what the topics no longer hold.
     """
-    lake.set_aside(f"bronze/{dataset.id}")
+    lake.set_aside("bronze", dataset)

@@ -67,15 +67,16 @@ def _last_counts(dataset: Dataset, lake: Lake, last: ReleaseRecord) -> CarriedCo
     verdict = _last_verdict(dataset, lake, last)
     if verdict is None or verdict.account_version < 0:
         return None
-    results = {result.rule: result for result in verdict.results}
     percent = {rule.name for rule in gate_rules(dataset) if rule.percent}
     counts = {key_rule(dataset): 0}  # a merge that finds a key twice stops
     for name, _ in composing_rules(dataset):
-        observed = results[name].observed if name in results else None
+        observed = verdict.by_rule[name].observed if name in verdict.by_rule else None
         if observed is None:
             return None
         counts[name] = round(observed * verdict.rows / 100) if name in percent else int(observed)
-    if not all(rule in results and results[rule].success for rule in ("account_closes", key_rule(dataset))):
+    if not all(
+        rule in verdict.by_rule and verdict.by_rule[rule].success for rule in ("account_closes", key_rule(dataset))
+    ):
         return None
     return CarriedCounts(counts, verdict.rows, verdict.counted_at or verdict.judged_at, [], verdict.account_version)
 

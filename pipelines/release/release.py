@@ -50,7 +50,7 @@ def release_version(
         return None  # nothing was ever merged
     silver = lake.silver(dataset)
     version = silver.version
-    if (last is None or last.silver_id == silver.id) and (last is None or last.contract_sha256 == dataset.hash):
+    if last is None or (last.silver_id == silver.id and last.contract_sha256 == dataset.hash):
         judged = last.silver_version if last else 0
         if judged == version:
             return None

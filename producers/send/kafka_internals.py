@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
 
-from kafka import KafkaProducer
+from kafka import KafkaAdminClient, KafkaProducer
 from kafka.errors import KafkaError
 from kafka.net.compat import KafkaNetClient
 from kafka.net.transport import KafkaSSLTransport
@@ -40,6 +40,11 @@ def first_connection_error(settings: Mapping[str, Any], wait_ms: int) -> str:
     finally:
         client.close()
     return ""
+
+
+def ask(admin: KafkaAdminClient, request: Any) -> Any:
+    """Send one request of Kafka's protocol and return the answer; the caller checks it for errors."""
+    return admin._manager.run(admin._manager.send, request)
 
 
 def tls_context(settings: Mapping[str, Any]) -> ssl.SSLContext:

@@ -122,7 +122,7 @@ class _Sender:
                 self.deadline = time.monotonic() + self.timeout
             left = now
             if time.monotonic() >= self.deadline and (holder := lease.holder()):
-                raise no_progress(holder, left, self.outbox)
+                raise no_progress(holder.pid, left, self.outbox)
 
     def _remaining(self) -> float:
         return max(self.deadline - time.monotonic(), 1.0)

@@ -9,12 +9,12 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, get_args
 
 import yaml
 from open_data_contract_standard.model import DataQuality, SchemaProperty
 
-from schemas.dataset import Field, Rule, Severity
+from schemas.dataset import Field, Operator, Rule, Severity
 from schemas.odcs.columns import allowed_values
 from schemas.odcs.patterns import check_pattern
 from schemas.odcs.problems import Pointer, Problems
@@ -22,10 +22,7 @@ from schemas.odcs.problems import Pointer, Problems
 OBJECT = re.compile(r"\$?\{(?:object|table|model|schema)\}")  # stands for the dataset in the text of a query
 PROPERTY = re.compile(r"\$?\{(?:property|column|field)\}")  # stands for the column that the rule belongs to
 
-OPERATORS = (
-    "mustBe", "mustNotBe", "mustBeGreaterThan", "mustBeGreaterOrEqualTo", "mustBeLessThan", "mustBeLessOrEqualTo",
-    "mustBeBetween", "mustNotBeBetween",
-)  # fmt: skip
+OPERATORS: tuple[Operator, ...] = get_args(Operator)
 METRICS: dict[str, tuple[str, ...]] = {  # and the arguments of each
     "nullValues": (),
     "missingValues": ("missingValues",),

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
+from typing import IO, NamedTuple
 
 _POLL = 0.05  # seconds between two attempts
 
@@ -46,8 +46,15 @@ else:
         fcntl.flock(file, fcntl.LOCK_EX)
 
 
+class Holder(NamedTuple):
+    """The process that holds a lease, and the work for which it does, in a word."""
+
+    pid: int
+    work: str
+
+
 class Lease:
-    """The lease of one lock file. The file is never removed; its text is the process id of the last holder."""
+    """The lease of one lock file. The file is never removed; its text is the id of the last holder's process and its work."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -63,29 +70,32 @@ class Lease:
             yield
 
     @contextmanager
-    def hold_if_free(self, seconds: float = 0.0) -> Iterator[bool]:
-        """Hold the lease if it is free or becomes free within `seconds`; yields whether it is held."""
+    def hold_if_free(self, seconds: float = 0.0, work: str = "") -> Iterator[bool]:
+        """Hold the lease if it is free or becomes free within `seconds`; yields whether it is held. `work`: as in `Holder`."""
         until = time.monotonic() + seconds
         with self._open() as file:
             while not (held := _take(file)) and time.monotonic() < until:
                 time.sleep(_POLL)
             if held:
-                _write_holder(file)
+                _write_holder(file, work)
             yield held
 
-    def holder(self) -> int | None:
-        """The id of the process that holds the lease; None if none does. A process that only asks is not taken for a holder."""
+    def holder(self) -> Holder | None:
+        """Who holds the lease; None if nobody does. A process that only asks is not taken for a holder."""
         if not self.path.exists():
             return None
         with self.path.open() as file:
-            return None if _take(file, shared=True) else int(self.path.read_text("ascii") or 0) or None
+            if _take(file, shared=True):
+                return None
+            pid, _, work = self.path.read_text("ascii").partition(" ")
+            return Holder(int(pid), work) if pid else None
 
     def _open(self) -> IO[str]:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         return self.path.open("a+", encoding="ascii")
 
 
-def _write_holder(file: IO[str]) -> None:
+def _write_holder(file: IO[str], work: str = "") -> None:
     file.truncate(0)
-    file.write(str(os.getpid()))
+    file.write(f"{os.getpid()} {work}")
     file.flush()

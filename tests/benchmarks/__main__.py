@@ -1,8 +1,9 @@
 """The benchmarks: `python -m tests.benchmarks [--quick] [NAME]…`; without a name, all of them.
 
-Each is a module with `run(quick)`, which yields rows and curves, and runs in a process of its own; with `--quick`, on smaller data,
-in one process and one Spark for all, for most of a short run is what Java loads and compiles; what says nothing at that size is left out. The table is
-printed, build/bench.json is written (rows of benchmarks that were not run this time stay), and curves are drawn to build/<id>.png.
+Each is a module with `run(quick)`, which yields rows and curves, and runs in a process of its own. `--quick` uses less data, and one
+process with one Spark for all, because Java's loading and compiling takes most of a short run; figures that mean nothing at that
+size are left out. The table is printed, build/bench.json is written (rows of benchmarks that were not run this time stay), and
+curves are drawn to build/<id>.png.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from rich.table import Table
 from infra.jvm.spark import spark_session
 from infra.settings import Settings
 from tests.benchmarks.rows import Curve, Row
+from tests.own_settings import forget_own_settings
 
 NAMES = ("publish", "ingest", "merge", "gate", "query", "freshness", "breadth", "start", "scale")
 BUILD = Path("build")
@@ -32,12 +34,12 @@ PART = BUILD / "bench.part.json"  # rows of the process under way
 
 
 def these(names: Sequence[str], quick: bool) -> bool:
-    """Run benchmarks in this process; their rows go to a file as they come, their curves to pictures. False if one failed."""
+    """Run benchmarks in this process; write rows to a file as they come, and curves to pictures. False if one failed."""
     rows: list[dict[str, Any]] = []
     passed = True
     with TemporaryDirectory(ignore_cleanup_errors=True) as home:
         if quick:
-            spark_session(Settings(home=Path(home)))  # each benchmark finds it there, and leaves it
+            spark_session(Settings(home=Path(home)))  # each benchmark uses this session and does not stop it
         for name in names:
             print(f"{name}: load {os.getloadavg()[0]:.1f} of {os.cpu_count()} cores", flush=True)
             began = time.monotonic()
@@ -50,7 +52,7 @@ def these(names: Sequence[str], quick: bool) -> bool:
                     rows.append({**found.as_json(), "benchmark": name, "quick": quick})
                     PART.write_text(json.dumps(rows))
                     show(rows[-1:])
-            except Exception:  # told, and the next is run; the exit code says that one failed
+            except Exception:  # printed, and the next one is run; the exit status is 1
                 traceback.print_exc()
                 passed = False
             print(f"{name}: {time.monotonic() - began:.0f} s", flush=True)
@@ -103,7 +105,8 @@ def _number(value: float) -> str:
 
 
 def main(arguments: list[str]) -> int:
-    """Run the benchmarks that are named; 0 if each ran, whatever its figures are."""
+    """Run the named benchmarks; 0 if each ran to its end, whatever its figures are."""
+    forget_own_settings()
     quick = "--quick" in arguments
     names = [a for a in arguments if not a.startswith("--")] or list(NAMES)
     if "--here" in arguments:

@@ -1,7 +1,7 @@
-"""Many datasets in one pipeline process: a pass where each has changes, what one without changes adds to a pass, and the memory.
+"""Many datasets in one pipeline process: a pass in which all have changes, the cost of a dataset without changes, and the memory.
 
-Eleven districts a dataset. The changes lie on the topics when the pass begins, so a pass is shorter than how old its records are by up
-to the pass before it: a minute of changes is fresh within a minute where a pass takes half of one.
+Eleven districts per dataset. The changes are on the topics when the pass begins. On a running bus a record may also wait for the
+pass before: a record is at most one minute old at its release if a pass takes half a minute.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ CHANGES, COLUMNS = 100, 8
 
 
 class City:
-    """One process of the pipeline and its datasets; a change of a district is a row of a key it has."""
+    """One process of the pipeline and its datasets; a change is a new version of a row that its district has."""
 
     def __init__(self, bus: Bus) -> None:
         self.bus, self.datasets, self._rounds = bus, list[Dataset](), 0
         self._producer = Producer({"bootstrap.servers": bus.access.servers, "linger.ms": 20})
 
     def add(self, count: int) -> None:
-        """Datasets more, in force and with their topics."""
+        """Add datasets, in force and with their topics."""
         made = [contract(f"register{len(self.datasets) + i}", COLUMNS) for i in range(count)]
         for dataset in made:
             self.bus.store.register(dataset)
@@ -43,7 +43,7 @@ class City:
         self.datasets += made
 
     def change(self, datasets: Iterable[Dataset]) -> None:
-        """A hundred changes each, over all districts."""
+        """Publish a hundred changes of each dataset, over all districts."""
         self._rounds += 1
         codes = list(districts())
         for dataset in datasets:
@@ -56,7 +56,7 @@ class City:
         self._producer.flush()
 
     def run(self, datasets: Iterable[Dataset]) -> float:
-        """Seconds of a pass after these changed; each is then released anew."""
+        """Seconds of a pass after changes of these datasets; each must have a new release."""
         changed = list(datasets)
         self.change(changed)
         began = time.perf_counter()
@@ -68,7 +68,7 @@ class City:
 
 
 class Memory:
-    """The most that this process and those it started, the broker not among them, held together."""
+    """The peak memory of this process and those it started, without the broker."""
 
     def __init__(self) -> None:
         self.most, self._done = 0, threading.Event()
@@ -106,7 +106,7 @@ def held() -> int:
 
 
 def run(quick: bool) -> Iterator[Row]:
-    """Alone, then among others that are idle, then all."""
+    """One dataset alone, one among idle ones, then all."""
     count, runs = (QUICK, 1) if quick else (DATASETS, 3)
     with TemporaryDirectory() as folder:
         bus = Bus(Settings(home=Path(folder)))
@@ -131,7 +131,7 @@ def run(quick: bool) -> Iterator[Row]:
     )  # fmt: skip
     yield Row("breadth.nothing", f"a pass over {what} where nothing is new", nothing, "s", "lower", None)
     if quick:
-        return  # two datasets tell nothing of an idle one; the process is all benchmarks', and so is its memory
+        return  # two datasets do not show the cost of an idle one; all benchmarks share this process and its memory
     yield Row(
         "breadth.idle", f"what a dataset without changes adds to a pass, of {what}", idle, "s", "lower", None,
         note=f"One of {count} has {CHANGES} changes: the pass, less one where it is alone, by the others.",

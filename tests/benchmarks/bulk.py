@@ -1,4 +1,4 @@
-"""Rows by the million: made by Spark in bronze's own schema, appended to bronze as ingest does, and merged by the product."""
+"""Millions of rows: made by Spark in bronze's schema, appended to bronze as ingest does, and merged by the product."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from pipelines.merge.merge import merge_pending
 from schemas.dataset import Dataset
 from tests.benchmarks.data import sql_values
 
-DISTRICTS = ("440103", "440104", "440105", "440106")  # a key's is that of its number's remainder
-PARTITION = 1  # of the topics that the rows claim to be from; what really goes over Kafka is in partition 0
+DISTRICTS = ("440103", "440104", "440105", "440106")  # a key belongs to the district of its number's remainder
+PARTITION = 1  # named in these rows, which do not go over Kafka; real records are in partition 0
 
 
 class Bulk:
-    """One dataset in one lake, filled past Kafka. What is appended is newer than all before."""
+    """One dataset in one lake, filled without Kafka. Appended rows are newer than all rows before."""
 
     def __init__(self, dataset: Dataset, lake: Lake) -> None:
         self.dataset, self.lake = dataset, lake
         self.sequence = self.keys = self._offset = 0  # so far
 
     def append(self, new: int = 0, newest: int = 0, random: int = 0, note: Note | None = None) -> int:
-        """One commit of bronze, its version: so many keys that follow the newest, changes of the newest, of any at random."""
+        """Commit to bronze `new` keys, and changes of the `newest` keys and of `random` keys; returns the version."""
         bronze, spark = self.lake.bronze(self.dataset), cast(Any, self.lake.spark)
         self.sequence += 1
         n = (
@@ -36,7 +36,7 @@ class Bulk:
             f"ELSE pmod(xxhash64(id, {self.sequence}), {max(self.keys, 1)}) END AS n"
         )
         numbers = spark.range(0, new + newest + random, 1, spark.sparkContext.defaultParallelism)
-        # Java compiles no method above 8,000 bytes: wide rows made in one would be interpreted, three times as slow.
+        # Java compiles no method above 8,000 bytes: wide rows made in one method would be interpreted, three times as slow.
         limit = "spark.sql.codegen.hugeMethodLimit"
         before = spark.conf.get(limit)
         spark.conf.set(limit, "8000")
@@ -74,7 +74,7 @@ class Bulk:
         )
 
     def merge(self) -> float:
-        """Seconds of the product's merge and account of what waits."""
+        """Seconds of the product's merge and account of all waiting rows."""
         began = time.perf_counter()
         info = merge_pending(self.dataset, self.lake)
         account_pending(self.dataset, self.lake)
@@ -83,7 +83,7 @@ class Bulk:
         return took
 
     def fill(self, rows: int, at_once: int) -> None:
-        """Up to so many keys: appended and merged, `at_once` at a time."""
+        """Append and merge keys, `at_once` at a time, until there are `rows`."""
         while self.keys < rows:
             count = min(at_once, rows - self.keys)
             began = time.perf_counter()

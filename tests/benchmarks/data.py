@@ -1,7 +1,7 @@
-"""Made-up rows as a city's registers have them, of any width: a contract's text, its dataset, and rows that are always the same.
+"""Made-up rows like those of a city's registers, of any width: a contract's text, its dataset, and rows, the same in every run.
 
-The first columns are the key, the district, the sequence (a number that grows), and the kinds that every register has; what is
-wider repeats them in groups. Every third column beyond the first twelve is nullable and empty in one row of ten.
+The first columns are the key, the district, the sequence (a number that grows), and kinds that every register has; wider
+datasets repeat these in groups. Every third column beyond the first twelve is nullable and empty in one row of ten.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ customProperties:
   - {property: suibus.district, value: district_code}
 """
 _TEXT = "logicalType: string"
-# Name, type as the contract has it, kind of the values: what every row begins with, then the group that is repeated.
+# Name, type in the contract, kind of the values: first the columns of every row, then the group that is repeated.
 _FIRST = (
     ("id", "logicalType: string, primaryKey: true, required: true", "id"),
     ("district_code", "logicalType: string, required: true", "district"),
@@ -72,7 +72,7 @@ _DAY, _MOMENT = date(2000, 1, 1), datetime(2024, 1, 1, tzinfo=UTC)
 
 
 def _columns(count: int) -> list[tuple[str, str, str, bool]]:
-    """Name, type, kind of the values, and whether some are empty, of the first `count` columns."""
+    """The first `count` columns: name, type, kind of the values, whether some are empty."""
     listed = [(name, kind, made, False) for name, kind, made in _FIRST[:count]]
     while len(listed) < count:
         place = len(listed) - len(_FIRST)
@@ -83,7 +83,7 @@ def _columns(count: int) -> list[tuple[str, str, str, bool]]:
 
 
 def contract_text(name: str, columns: int) -> str:
-    """The contract of a dataset with so many columns, six or more, as a district would be handed it."""
+    """The contract of a dataset with `columns` columns, six or more."""
     properties = [f"      - {{name: {column}, {kind}}}\n" for column, kind, *_ in _columns(columns)]
     return _HEAD.format(name=name) + "".join(properties) + _TAIL
 
@@ -94,7 +94,7 @@ def contract(name: str, columns: int) -> Dataset:
 
 
 def rows(dataset: Dataset, n: int, district: str, seed: int, first: int = 0) -> list[dict[str, Any]]:
-    """`n` typed rows, numbered from `first` in their key and sequence; the same for the same arguments."""
+    """`n` typed rows whose key and sequence count from `first`; the same for the same arguments."""
     dice = random.Random(f"{seed} {district} {first}")
     columns = [(name, _MAKERS[made], empty) for name, _, made, empty in _columns(len(dataset.fields))]
     fixed: dict[str, Callable[[int], Any]] = {
@@ -136,9 +136,9 @@ _MAKERS: dict[str, Callable[[Callable[[], float]], Any]] = {
 
 
 def sql_values(dataset: Dataset) -> dict[str, str]:
-    """Of each column the Spark SQL that makes its value, equal in kind to what `rows` makes, for rows by the million.
+    """For each column the Spark SQL that makes its value, of the same kind as in `rows`, to make millions of rows.
 
-    Over the columns `n`, the number in the key, `seq` and `district`; the same for the same numbers, and in the keys' order.
+    It uses the columns `n` (the number in the key), `seq` and `district`. The same numbers give the same values; keys are in the order of `n`.
     """
     fixed = {"id": "concat('k', lpad(string(n), 10, '0'))", "district_code": "district", "seq": "seq"}
     found = {}

@@ -1,8 +1,8 @@
 """How old a record is when a department can first query it, while one district publishes 1,000 records a second.
 
-The bus is a process of its own (`suibus up`). A node's outbox takes 200 rows every 0.2 s, each with its moment, and a thread of the
-node sends them. A record can be queried from the commit of the first release that holds it: that moment is the commit's file's, and
-which records a release holds is read from the version it names, afterwards, so that nothing that looks slows down what is looked at.
+The bus is a process of its own (`suibus up`). A node's outbox takes 200 rows every 0.2 s, each with its time, and a thread of the
+node sends them. A record can be queried from the commit of the first release that holds it: that time is the time of the commit's
+file. Which records a release holds is read from the version it names, after the load, so that measuring slows nothing down.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from pyspark.sql import functions as F
 from infra.bus.bus import Bus
 from infra.bus.status import read_status
 from infra.settings import Settings
-from infra.up.process import start_detached, stop
+from infra.up.process import start_in_background, stop
 from pipelines.release.release import shared_rows
 from pipelines.share.query import query
 from producers.publish.publisher import Publisher
@@ -33,17 +33,17 @@ from tests.benchmarks.rows import Curve, Row
 
 NAME, DISTRICT, COLUMNS = "permit", "440106", 12
 A_SECOND, EVERY = 1_000, 0.2
-KEYS = 30_000  # a record changes a key of these again and again, after the first round
+KEYS = 30_000  # after the first round each record is a change of one of these keys
 LOAD, QUICK_LOAD = 180, 12  # seconds
 WARM, QUICK_WARM = 3, 1  # passes before the load
 
 
 class Node:
-    """A district's publisher on another machine: its outbox, filled at a pace and sent beside."""
+    """A district's publisher as on another machine: its outbox is filled at a steady pace and sent by a thread."""
 
     def __init__(self, bus: Bus, path: Path) -> None:
         self.publisher = Publisher(contract(NAME, COLUMNS), DISTRICT, path, bus.access.servers)
-        self.accepted: list[float] = []  # when each record was, by its sequence
+        self.accepted: list[float] = []  # the time at which each record was accepted, by its sequence
         self._done, self._bus = threading.Event(), bus
         self._sender = threading.Thread(target=self._send, name="node")
         self._sender.start()
@@ -54,7 +54,7 @@ class Node:
         flush(self.publisher.outbox.path, self._bus.access)
 
     def accept(self, count: int) -> None:
-        """So many records more; they are accepted together, each from now on safe from a kill."""
+        """Accept `count` more records in one transaction."""
         first = len(self.accepted)
         for row in rows(self.publisher.dataset, count, DISTRICT, 1, first):
             self.publisher.publish({**row, "id": f"{DISTRICT}-{row['seq'] % KEYS:010d}"})
@@ -62,7 +62,7 @@ class Node:
         self.accepted += [time.time()] * count
 
     def steadily(self, seconds: float) -> float:
-        """Records at the pace; how many a second it was."""
+        """Accept records at the pace; returns how many per second it was."""
         began, count = time.monotonic(), int(A_SECOND * EVERY)
         for beat in range(round(seconds / EVERY)):
             time.sleep(max(0.0, began + beat * EVERY - time.monotonic()))
@@ -70,14 +70,14 @@ class Node:
         return round(seconds / EVERY) * count / (time.monotonic() - began)
 
     def close(self) -> None:
-        """End the sender; all is sent."""
+        """End the sender after all is sent."""
         self._done.set()
         self._sender.join()
         self.publisher.outbox.close()
 
 
 def released(bus: Bus, until: int, timeout: float = 300) -> None:
-    """Wait until so many records are in the last decision: nothing waits, and it has a row for each of their keys."""
+    """Wait until `until` records are released: nothing waits, and the last release has a row for each of their keys."""
     deadline = time.monotonic() + timeout
     while time.monotonic() < deadline:
         found = read_status(bus).to_json()["datasets"]
@@ -90,7 +90,7 @@ def released(bus: Bus, until: int, timeout: float = 300) -> None:
 
 
 def seen(bus: Bus) -> list[tuple[float, int]]:
-    """Of each release its moment and the last sequence that it holds."""
+    """For each release its time and the last sequence that it holds."""
     lake = bus.lake()
     releases, found = lake.releases(), []
     for number in range(1, releases.version + 1):
@@ -105,14 +105,14 @@ def seen(bus: Bus) -> list[tuple[float, int]]:
 
 
 def run(quick: bool) -> Iterator[Row | Curve]:
-    """Warm, then under load; then what became visible when."""
+    """Warm up, publish under load, then read when each record became visible."""
     with TemporaryDirectory() as folder:
         home = Path(folder) / "home"
         (Path(folder) / "contracts").mkdir()
         (Path(folder) / "contracts" / f"{NAME}.yaml").write_text(contract_text(NAME, COLUMNS), "utf-8")
         bus = Bus(Settings(home=home, contracts=f"{folder}/contracts"))
         with patch.dict(os.environ, {"SUIBUS_CONTRACTS": f"{folder}/contracts"}):
-            start_detached(bus, quiet)
+            start_in_background(bus, quiet)
         try:
             node = Node(bus, Path(folder) / "outbox.sqlite")
             for _ in range(QUICK_WARM if quick else WARM):
@@ -131,7 +131,7 @@ def run(quick: bool) -> Iterator[Row | Curve]:
 
 def _told(bus: Bus, accepted: list[float], warm: int, pace: float) -> Iterator[Row | Curve]:
     releases, ages, at = seen(bus), [], warm
-    for moment, last in releases:  # of each record the first release that holds it
+    for moment, last in releases:  # for each record the first release that holds it
         ages += [moment - accepted[i] for i in range(at, last)]
         at = max(at, last)
     assert len(ages) == len(accepted) - warm, (len(ages), len(accepted))

@@ -1,4 +1,4 @@
-"""The gate: a whole judgement of 260 expectations on 172 columns, beside native Spark and Great Expectations by itself."""
+"""The gate: a judgement of 260 expectations on 172 columns, compared with plain Spark and with Great Expectations alone."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ schema:
       - {name: id, logicalType: string, primaryKey: true, required: true}
       - {name: district_code, logicalType: string, required: true}
 """
-LIMITED = {  # of each kind of column: how many, its declaration, the SQL that fills it
+LIMITED = {  # for each kind of column: how many, their declaration, the SQL of their values
     "whole": (60, "logicalType: integer, physicalType: bigint", "pmod(id * {n}, 1000)"),
     "amount": (60, "logicalType: number, physicalType: 'decimal(18,2)'", "cast(pmod(id * {n}, 9973) / 100 AS decimal(18,2))"),
     "word": (50, "logicalType: string", "element_at(array{words}, cast(pmod(id + {n}, 4) + 1 AS int))"),
@@ -45,7 +45,7 @@ LIMITED = {  # of each kind of column: how many, its declaration, the SQL that f
 
 
 def contract() -> Dataset:
-    """172 required columns; of 87 a limit, a list or a pattern: with the key's uniqueness 260 expectations."""
+    """172 required columns, 87 of them with a limit, a list or a pattern; with the key's uniqueness 260 expectations."""
     lines, n = [], 0
     for kind, (count, declared, _) in LIMITED.items():
         for i in range(count):
@@ -74,7 +74,7 @@ def contract() -> Dataset:
 
 
 def make_table(spark: Any, path: str, rows: int) -> Any:
-    """The Delta table, and the candidate over it."""
+    """Make the Delta table; returns the candidate that reads it."""
     words, n = "('" + "', '".join(WORDS) + "')", 0
     columns = ["concat('k', lpad(string(id), 9, '0')) AS id", "string(440103 + id % 11) AS district_code"]
     for kind, (count, _, sql) in LIMITED.items():
@@ -86,26 +86,26 @@ def make_table(spark: Any, path: str, rows: int) -> Any:
 
 
 def null_counts(frame: Any) -> None:
-    """One native pass: how many values of each column are null."""
+    """One Spark query: how many values of each column are null."""
     frame.agg(*[F.count_if(F.col(name).isNull()) for name in frame.columns]).collect()
 
 
 def same_counts(frame: Any, dataset: Dataset) -> None:
-    """One native pass for what the 260 expectations ask: a count of the bad rows each, of the keys the distinct ones."""
+    """One Spark query for what the 260 expectations ask: the count of bad rows for each, and of distinct keys."""
     counts = [F.expr(f"count(*) - count(DISTINCT `{dataset.key[0]}`)")]
     counts += [F.expr(f"count_if({rule.counts})") for rule in gate_rules(dataset)[1:]]
     frame.agg(*counts).collect()
 
 
 def by_itself(frame: Any, dataset: Dataset) -> None:
-    """Great Expectations as its documentation has it: a whole-frame batch, its own expectations, BOOLEAN_ONLY."""
+    """Great Expectations as its documentation shows: a whole-frame batch, its own expectations, BOOLEAN_ONLY."""
     context = gx.get_context(mode="ephemeral")
-    context.variables.progress_bars = {"globally": False}  # type: ignore[assignment] # as its documentation has it
+    context.variables.progress_bars = {"globally": False}  # type: ignore[assignment] # as its documentation shows
     asset = context.data_sources.add_spark(uuid.uuid4().hex, persist=False).add_dataframe_asset("economy")
     batch = asset.add_batch_definition_whole_dataframe("whole").get_batch({"dataframe": frame})
     configs = [rule.config() for rule in gate_rules(dataset)]
     for config, rule in zip(configs, gate_rules(dataset), strict=True):
-        if config["type"] == "expect_aggregate_value":  # the amounts' minimum, in its own words
+        if config["type"] == "expect_aggregate_value":  # the amounts' minimum, as its own expectation
             config |= {
                 "type": "expect_column_values_to_be_between",
                 "kwargs": {"column": rule.column, "min_value": 0},
@@ -119,7 +119,7 @@ def by_itself(frame: Any, dataset: Dataset) -> None:
 
 
 def run(quick: bool) -> Iterator[Row]:
-    """The judgement against each of its peers."""
+    """The judgement compared with each peer."""
     rows, runs = (QUICK_ROWS, 2) if quick else (ROWS, 5)
     dataset = contract()
     with TemporaryDirectory() as folder:
@@ -133,7 +133,7 @@ def run(quick: bool) -> Iterator[Row]:
             assert (verdict.rows, len(verdict.results)) == (rows, EXPECTATIONS)
 
         sides: list[Callable[[], object]] = [ours, lambda: null_counts(frame), lambda: same_counts(frame, dataset)]
-        for side in sides:  # what is loaded and compiled once a process is not the judgement's
+        for side in sides:  # a first run, because loading and compiling are not part of a judgement
             side()
         mine, nulls, same = in_turns(runs, *[partial(timed, side) for side in sides])
         size = f"{rows:,} × {COLUMNS}, {EXPECTATIONS} expectations"

@@ -1,7 +1,7 @@
-"""Ingest to bronze beside the decode-and-append that a Spark user would write, of the same offsets; and a tiny batch's fixed cost.
+"""Ingest to bronze, compared with the decode-and-append that a Spark user would write, of the same offsets; and the fixed cost of a tiny batch.
 
-Both sides read the same topics in the same session, in turns, each into a table of its own that is there already. One record
-in a thousand breaks a row rule. Bare is: strip the frame, `from_avro`, append; it checks nothing.
+Both sides read the same topics in the same session, in turns, each into an existing table of its own. One record in a
+thousand breaks a row rule. `Bare` strips the frame, decodes with `from_avro` and appends; it checks nothing.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from tests.benchmarks.rows import Row, in_turns, jobs, timed
 
 DISTRICTS = ("440103", "440104", "440105", "440106")  # a topic each
 SHAPES = {12: 400_000, 68: 200_000}  # columns: records; 400,000 is the product's own batch
-QUICK = {12: 40_000}  # by 4,000: as many of each district break a rule
+QUICK = {12: 40_000}  # a multiple of 4,000, so that each district has the same number of broken rules
 BAD_EVERY = 1_000
 TINY = 100
 _RULES = {  # added to a column of `tests.benchmarks.data`, by its name
@@ -66,7 +66,7 @@ def ruled(name: str, columns: int) -> Dataset:
 
 
 def publish(bus: Bus, dataset: Dataset, district: str, n: int, first: int = 0) -> None:
-    """Rows straight onto the topic: neither the outbox nor a coercer is what is measured here."""
+    """Send rows to the topic without outbox and coercer, which are not measured here."""
     encoder, topic = Encoder(dataset), dataset.topic(district)
     producer = Producer(
         {"bootstrap.servers": bus.access.servers, "linger.ms": 20, "queue.buffering.max.messages": 1_000_000}
@@ -79,7 +79,7 @@ def publish(bus: Bus, dataset: Dataset, district: str, n: int, first: int = 0) -
 
 
 class Side:
-    """One way of a dataset's records into a table, run again and again, each time into a table of its own."""
+    """One way to put a dataset's records into a table; each run has a new table."""
 
     def __init__(self, bus: Bus, dataset: Dataset, records: int) -> None:
         self.bus, self.dataset, self.records = bus, dataset, records
@@ -91,7 +91,7 @@ class Side:
         return f"{self.bus.settings.lake_path}/{self.dataset.name}-{type(self).__name__}-{next(self.numbers)}"
 
     def run(self) -> float:
-        """Records a second."""
+        """Records per second."""
         job = self.prepare()
         began = time.perf_counter()
         job()
@@ -102,10 +102,10 @@ class Side:
 
 
 class Suibus(Side):
-    """Every row rule checked, what breaks one quarantined with its reasons, the position in the commit."""
+    """Checks every row rule, quarantines rows with their reasons, and commits the position."""
 
     def prepare(self) -> Callable[[], object]:
-        self.lake = Lake(self.spark, self.path())
+        self.lake = Lake(self.spark, self.path(), to_write=True)
         self.lake.bronze(self.dataset)
 
         def job() -> None:
@@ -165,13 +165,13 @@ class Bare(Side):
 
 
 class SchemaChecked(Bare):
-    """Bare, and what no known schema wrote is marked, in a partition of its own, with its bytes; Kafka is read as ours reads it."""
+    """Like `Bare`, but records of unknown schemas are marked and kept with their bytes in a partition of their own; Kafka is read as ours reads it."""
 
     where = ("quarantined",)
     settings: ClassVar[Mapping[str, str]] = {
         "kafka.fetch.max.wait.ms": "0",
         "kafka.max.partition.fetch.bytes": str(FETCH),
-        "kafka.group.id": "bench.checked",  # one name: a consumer is kept from read to read
+        "kafka.group.id": "bench.checked",  # one group name, so that Spark keeps its consumers from read to read
     }
 
     def frame(self) -> DataFrame:
@@ -216,7 +216,7 @@ def _throughput(bus: Bus, columns: int, records: int, quick: bool) -> Iterator[R
         publish(bus, dataset, district, records // len(DISTRICTS))
     suibus, bare, checked = (kind(bus, dataset, records) for kind in (Suibus, Bare, SchemaChecked))
     sides = (suibus, bare) if quick else (suibus, bare, checked)
-    for side in sides if quick else (*sides, *sides):  # the JIT compiles until the second
+    for side in sides if quick else (*sides, *sides):  # the JIT compiler is busy until the second run
         side.run()
     figures = in_turns(2 if quick else 3, *(side.run for side in sides))
     assert isinstance(suibus, Suibus)
@@ -241,9 +241,9 @@ def _note(took: list[float], call: Callable[[], object]) -> None:
 
 
 def _tiny(bus: Bus, runs: int) -> Iterator[Row]:
-    """A batch of a hundred records in a warm process: what it costs before its records count."""
+    """A batch of a hundred records in a warm process: the cost of a batch apart from its records."""
     dataset = _dataset(bus, "tiny", 6)
-    lake = bus.lake()
+    lake = bus.lake(to_write=True)
     seconds, counts, commits = [], [], []
     for turn in range(runs + 3):
         publish(bus, dataset, DISTRICTS[0], TINY, turn * TINY)

@@ -1,7 +1,7 @@
 """What a district's backlog costs the others: `python -m tests.benchmarks.isolation [ROWS]`.
 
-Three times from publish to release, in one warm process: of 100 rows of another dataset, and of 100 rows of another district of
-the same dataset; without a backlog, and beside a district that returns with a million rows.
+Three times from publish to release, in one warm process: 100 rows of another dataset, and 100 rows of another district of the
+same dataset, without a backlog and while a district returns with a million rows.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ LATE, PROMPT = "440106", "440103"
 
 
 def publish(bus: Bus, dataset: Dataset, district: str, rows: range, sequence: int) -> None:
-    """Rows straight into the outbox, so that the benchmark's time is not that of a CSV reader; then onto the bus."""
+    """Put rows into the outbox directly, so that no CSV reader is measured, and send them."""
     encoder = Encoder(dataset)
     path = bus.outbox(district)
     with Outbox(path) as outbox:

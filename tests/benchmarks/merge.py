@@ -1,7 +1,7 @@
-"""Changes into a large table: the product's merge and account, beside the textbook's foreachBatch MERGE and delta-rs.
+"""Changes of a large table: the product's merge and account, compared with a textbook foreachBatch MERGE and with delta-rs.
 
-The tables hold the same rows, and take in the same changes, batch after batch, in turns. Rows are made by Spark and appended to
-bronze past Kafka; silver is filled by the product's own merge, so it is laid out as the product lays it out.
+The tables hold the same rows and get the same changes, batch by batch, in turns. Rows are made by Spark and appended to bronze
+without Kafka; silver is filled by the product's own merge, so it has the product's layout of files.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ MANY = 100_000  # changes a second that a backlog must reach
 
 
 class Sides:
-    """The product's lake, the textbook's table and delta-rs's, and the changes that all three take in, batch by batch."""
+    """The product's lake, the textbook's table and delta-rs's table, and the batches of changes that all three get."""
 
     def __init__(self, bulk: Bulk, folder: str) -> None:
         self.bulk, self.lake = bulk, bulk.lake
@@ -64,7 +64,7 @@ class Sides:
             say(f"{Path(path).name}: filled in {took:.1f} s, {files} files")
 
     def _batch(self, side: str) -> int:
-        """The bronze version that is this side's next; made if this side is the first to come to it."""
+        """The bronze version of this side's next batch; the first side to need it makes it."""
         turn = self._turns[side]
         self._turns[side] += 1
         if turn == len(self._versions):
@@ -83,7 +83,7 @@ class Sides:
         return self._told("ours", self.bulk.merge())
 
     def by_textbook(self) -> float:
-        """What the docs have in foreachBatch, of the same commit of bronze."""
+        """The MERGE that Delta's documentation shows for foreachBatch, on the same commit of bronze."""
         version = self._batch("textbook")
         began = time.perf_counter()
         (
@@ -97,7 +97,7 @@ class Sides:
         return self._told("textbook", time.perf_counter() - began)
 
     def by_rust(self) -> float:
-        """delta-rs, which is handed the latest changes as an Arrow table in memory."""
+        """delta-rs, which gets the latest changes as an Arrow table in memory."""
         source = self._latest(self._batch("rust")).toArrow()
         gc.collect()
         began = time.perf_counter()
@@ -125,11 +125,11 @@ class Sides:
 
 
 def run(quick: bool) -> Iterator[Row]:
-    """Random changes beside the peers, a backlog, and recent changes at two sizes."""
+    """Random changes compared with the peers, a backlog, and recent changes at two table sizes."""
     rows, backlog = (QUICK_ROWS, QUICK_BACKLOG) if quick else (ROWS, BACKLOG)
     with TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         spark = spark_session(Settings(home=Path(folder)))
-        lake = Lake(spark, f"{folder}/random")
+        lake = Lake(spark, f"{folder}/random", to_write=True)
         bulk = Bulk(contract("random", COLUMNS), lake)
         bulk.fill(rows, AT_ONCE)
         yield from _random(Sides(bulk, folder), rows, 2 if quick else RUNS)
@@ -178,7 +178,7 @@ def _recent(spark: Any, folder: str) -> Iterator[Row]:
     """Both tables are filled first, then measured in turns."""
     sides = []
     for size in RECENT:
-        bulk = Bulk(contract(f"recent{size}", RECENT_COLUMNS), Lake(spark, f"{folder}/recent{size}"))
+        bulk = Bulk(contract(f"recent{size}", RECENT_COLUMNS), Lake(spark, f"{folder}/recent{size}", to_write=True))
         bulk.fill(size, AT_ONCE)
         sides.append(bulk)
 

@@ -1,7 +1,7 @@
-"""How many rows a node publishes in a second, beside what its rows cost others: fastavro, kafka-python, librdkafka.
+"""How many rows a node publishes per second, compared with fastavro, kafka-python and librdkafka alone.
 
 Ours is `publish_source`: each row is validated, encoded, kept in the outbox (SQLite, synced), sent in transactions, acknowledged
-by a real broker, and let go. The peers do less: a loop over rows already known to be right, which a kill loses.
+by a real broker, and removed from the outbox. The peers do less: a loop over rows that are known to be right, which a kill loses.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ DEFAULT: TransportName = "kafka-python"
 
 
 class Side:
-    """The same rows of one width, and what each side does with them; every call gives rows a second."""
+    """The same rows of one width for each side; every call returns rows per second."""
 
     def __init__(self, columns: int, count: int, folder: Path, servers: str) -> None:
         self.dataset = contract(f"wide{columns}", columns)
@@ -60,7 +60,7 @@ class Side:
         return self._folder / f"{next(self._numbers)}.sqlite"
 
     def ours(self, transport: TransportName, count: int | None = None) -> float:
-        """The whole of a publish."""
+        """A whole publish."""
         mine = self.rows[:count]
         publisher = Publisher(self.dataset, DISTRICT, self._outbox(), self.servers, transport=transport)
         source = Source("rows", lambda: (Record(n, None, row) for n, row in enumerate(mine, 1)), total=len(mine))
@@ -159,7 +159,7 @@ def run(quick: bool) -> Iterator[Row]:
             for columns, count in ((68, 5_000), (12, 10_000)) if quick else ((68, 50_000), (12, 100_000)):
                 side = Side(columns, count, Path(folder), servers)
                 for transport in (FAST, DEFAULT):
-                    side.ours(transport, 4 * CHUNK)  # the broker's code is compiled, the topic is there
+                    side.ours(transport, 4 * CHUNK)  # so that the broker's code is compiled and the topic exists
                 yield from _whole(side, columns, 2 if quick else 3)
                 if not quick:
                     yield from _stages(side, columns)

@@ -1,6 +1,6 @@
-"""A department's queries through Suibus's own path, beside plain Spark on the same Delta version.
+"""A department's queries through Suibus, compared with plain Spark on the same Delta version.
 
-The rows come the product's way: published, ingested, merged, judged, released. Both sides run in one warm process, in turns, each from
+The rows are published, ingested, merged, judged and released by the product. Both sides run in one warm process, in turns, each from
 the SQL text to the last row; the peer reads the version that the release names, without its tombstones, as a view in a session it keeps.
 """
 
@@ -53,13 +53,13 @@ class Sides:
         return query(sql, self.lake, self.bus.store, "traffic").collect()
 
     def plain(self, sql: str) -> list[Any]:
-        """Through a view that is there already."""
+        """Through an existing view."""
         found: list[Any] = self.session.sql(sql).collect()
         return found
 
 
 def fill(bus: Bus, records: int) -> None:
-    """So many rows of four districts, released."""
+    """Publish and release `records` rows of four districts."""
     dataset = contract(NAME, COLUMNS)
     bus.store.register(dataset)
     bus.kafka.ensure([*dataset.topics, *map(receipts_topic, districts())])
@@ -70,7 +70,7 @@ def fill(bus: Bus, records: int) -> None:
 
 
 def _mean(ask: Callable[[str], list[Any]], queries: Sequence[str]) -> float:
-    """Seconds a query."""
+    """Seconds per query."""
     return timed(lambda: [ask(sql) for sql in queries]) / len(queries)
 
 

@@ -1,4 +1,4 @@
-"""What a benchmark yields: rows of the table, and curves; and how two sides are run fairly."""
+"""What a benchmark yields (rows of the table, and curves), and how two sides are run in turns."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Any, Literal
 class Row:
     """One line of the table: the figures of each run of both sides, and what must be reached.
 
-    `peer` empty: there is nothing to be run beside it, and `limit` is the figure that ours is held against.
+    `peer` empty: there is nothing to compare with, and ours is compared with the figure `limit`.
     """
 
     id: str
@@ -26,7 +26,7 @@ class Row:
     peer: Sequence[float] = ()
     peer_name: str = ""
     limit: float | None = None
-    note: str = ""  # what each side does and does not do for its time
+    note: str = ""  # what each side does and does not do in its time
 
     @property
     def ratio(self) -> float | None:

@@ -1,8 +1,8 @@
-"""What 540 million rows of 68 columns (单一窗口) would cost: every hop is measured as one table grows, and the line is drawn on.
+"""What 540 million rows of 68 columns (单一窗口) would cost: every hop is measured while one table grows, and extrapolated.
 
-Between the marks rows come in by the million: made by Spark, appended to bronze as ingest appends, merged by the product. At each
-mark a slice of changes goes the whole way through a real broker: published, ingested, merged, judged, queried. What is drawn on is
-seconds = a + b × rows, fitted by least squares; build/scale.md has the model, its assumptions and what n cores would need.
+Between the marks millions of rows are made by Spark, appended to bronze as ingest does, and merged by the product. At each mark a
+slice of changes is published over a real broker, ingested, merged, judged and queried. Extrapolated is seconds = a + b × rows,
+fitted by least squares; build/scale.md has the model, its assumptions and what n cores would need.
 """
 
 from __future__ import annotations
@@ -46,10 +46,10 @@ from tests.benchmarks.rows import Curve, Row, timed
 COLUMNS, TARGET = 68, 540_000_000
 MARKS, QUICK_MARKS = (1_000_000, 5_000_000, 10_000_000, 20_000_000), (10_000, 30_000)
 AT_ONCE, QUICK_AT_ONCE = 1_000_000, 20_000  # rows of one commit and one merge between the marks
-SLICE, QUICK_SLICE = 50_000, 2_000  # changes that go the whole way at a mark: half of keys there are, half of new ones
-WARM, WARM_SLICE = 10_000, 1_000  # rows and changes that go the whole way first: no mark pays for what Java compiles
+SLICE, QUICK_SLICE = 50_000, 2_000  # changes published at a mark: half of existing keys, half of new ones
+WARM, WARM_SLICE = 10_000, 1_000  # rows and changes of a first round, so that no mark includes Java's compiling
 CORES = (16, 64, 128)
-EFFICIENCY = 0.7  # of each core beyond those measured on
+EFFICIENCY = 0.7  # of each core beyond those of this machine
 DAILY = 0.01  # of the rows change in a day
 REPLICAS = 3
 MINUTES = 60  # a mark that would end later is left out
@@ -92,7 +92,7 @@ class Growing:
     """The dataset, its lake and its bus."""
 
     def __init__(self, bus: Bus, dataset: Dataset) -> None:
-        self.bus, self.dataset, self.lake = bus, dataset, bus.lake()
+        self.bus, self.dataset, self.lake = bus, dataset, bus.lake(to_write=True)
         self.bulk = Bulk(dataset, self.lake)
         bus.store.register(dataset)
         bus.kafka.ensure(dataset.topics)
@@ -100,22 +100,22 @@ class Growing:
         self._rows = 0  # by bulk
 
     def load(self, mark: int, at_once: int) -> None:
-        """Up to a mark."""
+        """Append and merge rows up to a mark."""
         while self._rows < mark:
             count, before = min(at_once, mark - self._rows), self.bulk.keys
-            position = ingested_position(self.lake.bronze(self.dataset))  # bulk rows leave it as it is
+            position = ingested_position(self.lake.bronze(self.dataset))  # bulk rows do not change it
             append = timed(partial(self.bulk.append, new=count, note=IngestNote(position)))
             self.loads.append(Load(before, count, append, self.bulk.merge()))
             self._rows += count
             say(f"{self._rows:,} rows; {count:,} appended in {append:.1f} s, merged in {self.loads[-1].merge:.1f} s")
 
     def expected(self, mark: int, last: Point) -> float:
-        """Seconds to a mark and over it, by those so far."""
+        """The expected seconds to reach a mark and measure it, from those so far."""
         a_row = sum(load.append + load.merge for load in self.loads) / sum(load.rows for load in self.loads)
         return a_row * (mark - self._rows) + sum(last.seconds.values()) * mark / last.rows
 
     def measure(self, changes: int) -> Point:
-        """One slice the whole way, the queries, the bytes."""
+        """Publish and release one slice, run the queries, count the bytes."""
         seconds = {"publish": self._publish(changes)}
         say(f"published in {seconds['publish']:.2f} s")
         seconds["ingest"] = timed(lambda: self._ingest(changes))
@@ -145,14 +145,14 @@ class Growing:
         return Point(count, seconds, silver / count, live(bronze)[1] / events, files)
 
     def release(self) -> None:
-        """Judge and release what is merged."""
+        """Judge and release the merged rows."""
         last = last_records(self.lake).get(self.dataset.id)
         found = release_version(self.dataset, self.lake, last, changed=True)
         assert found, "nothing to release"
         assert found.status == "released", found.verdict.failures
 
     def _publish(self, changes: int) -> float:
-        """Seconds of publish_source; the slice is changes of the district's own keys, and new keys of its own."""
+        """Seconds of publish_source; the slice has changes of existing keys and new keys, all of the district."""
         self.bulk.sequence += 1
         step, new = len(DISTRICTS), changes // 2
         mine = DISTRICTS.index(DISTRICT)
@@ -186,7 +186,7 @@ class Growing:
         return min(timed(lambda: query(sql, self.lake, self.bus.store).collect()) for _ in range(runs))
 
     def parquet_bytes(self, folder: Path) -> tuple[float, str]:
-        """Bytes a row of the same rows, in the same order, as Spark writes them to Parquet; and the codec, silver's own."""
+        """Bytes per row when Spark writes the same rows in the same order to Parquet; and silver's codec, which it uses."""
         silver = self.lake.silver(self.dataset)
         frame = shared_rows(self.lake, self.dataset, silver.version)
         file = unquote(silver.read().inputFiles()[0].removeprefix("file://"))
@@ -204,7 +204,7 @@ def _key(number: int) -> str:
 
 
 def fit(columns: list[list[float]], y: list[float]) -> list[float]:
-    """Least squares with no coefficient below 0: one that would be is held at 0, and the others are fitted again."""
+    """Least squares with no coefficient below 0: a negative one is set to 0, and the others are fitted again."""
     found = np.zeros(len(columns))
     held = [i for i in range(len(columns)) if any(columns[i])]
     while held:
@@ -217,7 +217,7 @@ def fit(columns: list[list[float]], y: list[float]) -> list[float]:
 
 
 class Model:
-    """What was measured, drawn on to any number of rows and cores."""
+    """The measured figures, extrapolated to any number of rows and cores."""
 
     def __init__(self, points: list[Point], loads: list[Load], changes: int, at_once: int) -> None:
         self.measured_on = os.cpu_count() or 1
@@ -231,7 +231,7 @@ class Model:
         merges = [
             [1.0] * (len(at) + len(loads)),
             [float(changes)] * len(at) + [float(load.rows) for load in loads],
-            at + zeros,  # changes at random look for their keys in all rows; new keys need not
+            at + zeros,  # random changes look for their keys in all rows; new keys need not
             [0.0] * len(at) + before,
         ]
         seconds = [p.seconds["merge"] for p in points] + [load.merge for load in loads]
@@ -239,11 +239,11 @@ class Model:
         self.silver, self.bronze = points[-1].silver_bytes, points[-1].bronze_bytes
 
     def share(self, cores: float) -> float:
-        """Of the measured time, what so many cores need for work that can be divided."""
+        """The part of the measured time that `cores` cores need for work that can be divided."""
         return self.measured_on / (self.measured_on + max(0.0, cores - self.measured_on) * EFFICIENCY)
 
     def hop(self, hop: str, rows: float, cores: float) -> float:
-        """Seconds of a hop: its fixed part, and its part by row divided among the cores."""
+        """Seconds of a hop: its fixed part, and its part per row divided among the cores."""
         a, b = self.lines[hop]
         return a + b * rows * self.share(cores)
 
@@ -260,7 +260,7 @@ class Model:
         return merges * self.fixed + by_row * self.share(cores) + self.hop("gate", rows, cores)
 
     def cores_for(self, seconds: float, call: Callable[[float, float], float]) -> str:
-        """The fewest cores, from those measured on, that do it in so many seconds at the target."""
+        """The fewest cores, not fewer than were measured, that do it within `seconds` at the target."""
         return next((str(n) for n in range(self.measured_on, 4097) if call(TARGET, n) <= seconds), "more than 4096")
 
 
@@ -273,7 +273,7 @@ part by {measured} + (n − {measured}) × {efficiency}, over {measured}"""
 def report(
     points: list[Point], loads: list[Load], changes: int, at_once: int, plain: float, codec: str
 ) -> Iterator[Row | Curve]:
-    """Rows, curves and build/scale.md of what was measured."""
+    """The rows, the curves and build/scale.md."""
     first, last = points[0], points[-1]
     model = Model(points, loads, changes, at_once)
     formulas = FORMULAS.format(
@@ -413,7 +413,7 @@ def _duration(seconds: float) -> str:
 
 
 def run(quick: bool) -> Iterator[Row | Curve]:
-    """Load, measure at each mark, draw on. A mark that fails, or would end too late, ends the measuring; the others are reported."""
+    """Load, measure at each mark, extrapolate. A mark that fails or would end too late ends the measuring; earlier ones are reported."""
     marks, at_once, changes = (QUICK_MARKS, QUICK_AT_ONCE, QUICK_SLICE) if quick else (MARKS, AT_ONCE, SLICE)
     points: list[Point] = []
     plain, codec, began = 0.0, "", time.monotonic()
@@ -424,7 +424,7 @@ def run(quick: bool) -> Iterator[Row | Curve]:
             growing = Growing(bus, ruled("wide", COLUMNS))
             if quick:
                 growing.load(marks[0], at_once)
-                growing.release()  # else the first mark would have no counts to carry on
+                growing.release()  # so that the first mark has counts to carry
             else:
                 growing.load(WARM, WARM)
                 growing.measure(WARM_SLICE)

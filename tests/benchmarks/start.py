@@ -1,7 +1,7 @@
 """What a person waits for at a prompt, as whole processes: --help, `up --detach`, `sync` with nothing to do, `publish` of ten rows.
 
-Each beside the least that does the same with the same engines: Kafka and a bare Spark session started at once, a bare session that
-counts one Delta table, a plain script that sends ten records.
+Each is compared with the least that does the same with the same engines: Kafka and a bare Spark session started at the same time, a
+bare session that counts one Delta table, a plain script that sends ten records.
 """
 
 from __future__ import annotations
@@ -86,13 +86,13 @@ class Prompt:
         return Bus(Settings(home=self.home, contracts=str(self.folder / "contracts")))
 
     def up(self) -> float:
-        """To ready, of a state folder that has run before."""
+        """Seconds until the bus of a state folder that has run before is ready."""
         seconds = timed(lambda: self.suibus("up", "--detach"))
         self.suibus("down")
         return seconds
 
     def both(self) -> float:
-        """Kafka and a bare session, started at the same time, until both are there."""
+        """Seconds until Kafka and a bare session, started at the same time, are both ready."""
         broker, session = ("-c", BROKER, str(self.folder / "peer"), "start"), ("-c", SESSION, self.classes)
 
         def start() -> None:
@@ -112,7 +112,7 @@ class Prompt:
         self.python("-c", BROKER, str(self.folder / "peer"), what)
 
     def made(self) -> str:
-        """Ten rows that were never published, as JSON; and as the file that `publish` is given."""
+        """Make ten rows that were never published; returns them as JSON, and writes the file for `publish`."""
         made = rows(self.dataset, ROWS, DISTRICT, 1, self.published)
         self.published += ROWS
         with (self.folder / "rows.csv").open("w", encoding="utf-8", newline="") as file:
@@ -148,7 +148,7 @@ class Prompt:
 
 
 def run(quick: bool) -> Iterator[Row]:
-    """Whole processes on a machine that has run them before: files are in the disk's cache."""
+    """Measure whole processes that have run before, so that their files are in the disk's cache."""
     runs = 1 if quick else 5
     with TemporaryDirectory() as folder:
         here = Prompt(Path(folder))
@@ -176,7 +176,7 @@ def run(quick: bool) -> Iterator[Row]:
             here.suibus("down")
         if quick:
             return
-        here.peer("start")  # its folder is made
+        here.peer("start")  # so that its folder exists
         here.peer("stop")
         up, both = in_turns(runs, here.up, here.both)
         yield Row(

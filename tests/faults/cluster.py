@@ -1,4 +1,4 @@
-"""Three real brokers on this machine, as a city runs them: replication 3, at least two in sync, and any one may go."""
+"""Three real brokers on this machine, set up as in a city: replication 3, at least two in sync, one may fail."""
 
 from __future__ import annotations
 
@@ -16,8 +16,9 @@ from kafka import KafkaAdminClient
 from kafka.errors import KafkaError
 
 from infra.jvm.class_archive import archived_classes
+from infra.jvm.environment import jvm_environment
 from infra.jvm.jars import resolve_jars
-from infra.jvm.java import find_java, jvm_environment
+from infra.jvm.java import find_java
 from infra.settings import read_settings
 
 _PROPERTIES = """\
@@ -45,7 +46,7 @@ START_SECONDS = 120
 
 
 class Cluster:
-    """Brokers 0, 1 and 2; each keeps its ports and its folder over a kill."""
+    """Brokers 0, 1 and 2; each keeps its ports and its folder after a kill."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -68,7 +69,7 @@ class Cluster:
         return ",".join(f"127.0.0.1:{port}" for port in self.ports)
 
     def start(self, *numbers: int) -> None:
-        """Start these brokers, or all, and wait until each answers and knows of all that run."""
+        """Start these brokers, or all, and wait until each answers and knows all that run."""
         for number in numbers or range(3):
             self._launch(number)
         until = time.monotonic() + START_SECONDS
@@ -115,8 +116,8 @@ class Cluster:
             )
 
     def _members(self, number: int) -> int:
-        """How many brokers this one knows; 0 while it does not answer. The word of another is not enough: a broker
-        that was killed stays in the list of those that are left for seconds."""
+        """How many brokers this one knows; 0 while it does not answer. Each broker is asked, because the others list
+        a killed broker for some seconds more."""
         server = f"127.0.0.1:{self.ports[number]}"
         try:
             with closing(KafkaAdminClient(bootstrap_servers=server, bootstrap_timeout_ms=3000)) as admin:

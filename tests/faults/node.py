@@ -1,4 +1,4 @@
-"""A district's node for the tests of faults: its command line in a process of its own, and what the topic then holds."""
+"""A district's node for the fault tests: runs its commands in processes of their own, and checks what the topic then holds."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ DISTRICT = "440106"
 
 
 class Node:
-    """One state folder with one dataset, and the `suibus` commands over it."""
+    """One state folder with one dataset, and the `suibus` commands on it."""
 
     def __init__(self, home: Path, files: Path, name: str, **settings: str) -> None:
         self.home, self.files = home, files
@@ -57,14 +57,14 @@ class Node:
         self.environment = clean | own | settings
 
     def start(self, *words: str) -> subprocess.Popen[str]:
-        """A command in a process of its own."""
+        """Start a command in a process of its own."""
         return subprocess.Popen(
             [sys.executable, "-m", "infra.cli", *words], cwd=self.files, env=self.environment, text=True,
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         )  # fmt: skip
 
     def run(self, *words: str, status: int | tuple[int, ...] = 0) -> str:
-        """Everything that a command said, which must end with `status`."""
+        """Run a command that must end with `status`; returns everything that it printed."""
         with self.start(*words) as process:
             out, err = process.communicate(timeout=1500)
         allowed = status if isinstance(status, tuple) else (status,)
@@ -76,7 +76,7 @@ class Node:
         return self.run("publish", self.dataset.name, str(path), "--district", DISTRICT, *words, status=status)
 
     def rows(self, count: int, keys: int, start: int = 0) -> Path:
-        """A file of rows numbered on, whose keys come again and again."""
+        """Write a file of rows numbered from `start`, which share `keys` keys in turn."""
         path = self.files / f"rows-{start}-{count}.csv"
         with path.open("w", newline="") as file:
             writer = csv.writer(file)
@@ -107,7 +107,7 @@ def committed(servers: str, topic: str) -> Iterable[Any]:
 
 
 def check_delivered(servers: str, node: Node, count: int, keys: int) -> None:
-    """Rows 0 to `count` of `Node.rows` are on the topic, each once, and those of a key in their order."""
+    """Check that rows 0 to `count` of `Node.rows` are on the topic, each once, and those of each key in order."""
     schema = avro_schema(node.dataset)
     fingerprint, parsed = schema_fingerprint(schema), parse_schema(schema)
     found: dict[str, list[int]] = defaultdict(list)

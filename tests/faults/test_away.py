@@ -1,6 +1,6 @@
-"""A bus that is away: what a node does meanwhile, and what has arrived when it is back.
+"""A bus that does not answer: what a node does meanwhile, and what arrives when the bus is back.
 
-`make away` gives the test the full size of its promise: a million rows.
+`make away` runs the test with the number of rows that is promised, a million.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from infra.kafka.topics import Kafka
 from infra.settings import Settings
 from tests.faults.node import DISTRICT, Node, check_delivered
 
-_ROWS = os.environ.get("FAULTS_ROWS", "100000")  # not SUIBUS_…: tests begin without a developer's settings
+_ROWS = os.environ.get("FAULTS_ROWS", "100000")  # not named SUIBUS_…: tests/conftest.py deletes those variables
 
-# The peak of this process alone: what getrusage tells counts its parent's, from before exec, too.
+# The peak of this process alone: getrusage includes the parent's, from before exec.
 MEASURED = """
 import re, sys
 from infra.cli import main

@@ -1,4 +1,4 @@
-"""A disk that is really full: the outbox's, the lake's, the broker's. Nothing accepted is lost, and space is all it takes."""
+"""A disk that is really full, under the outbox, the lake or the broker: nothing accepted is lost, and work continues once there is space."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Disk:
             )
 
     def fill(self, leave: int = 0) -> None:
-        """Take all space but so many bytes."""
+        """Use up all space except `leave` bytes."""
         self.free()
         free = shutil.disk_usage(self.folder).free
         with suppress(OSError), (self.folder / "ballast").open("wb", buffering=0) as ballast:
@@ -46,11 +46,11 @@ class Disk:
                     ballast.write(b"\0" * size)
 
     def free(self) -> None:
-        """Give it back."""
+        """Free the space that `fill` used."""
         (self.folder / "ballast").unlink(missing_ok=True)
 
     def close(self) -> None:
-        """Take the file system away."""
+        """Unmount the file system."""
         subprocess.run(["umount", "-l", str(self.folder)], check=False)
 
 
@@ -67,7 +67,7 @@ def _name() -> str:
     return f"disk_{uuid.uuid4().hex[:8]}"
 
 
-def test_an_outbox_on_a_full_disk_says_so_keeps_what_it_accepted_and_goes_on_once_there_is_space(
+def test_an_outbox_on_a_full_disk_says_so_keeps_accepted_rows_and_continues_once_there_is_space(
     broker: Broker, tmp_path: Path, disks: list[Disk]
 ) -> None:
     rows, keys = 60_000, 700
@@ -77,7 +77,7 @@ def test_an_outbox_on_a_full_disk_says_so_keeps_what_it_accepted_and_goes_on_onc
     path = node.rows(rows, keys)
 
     disk.fill()
-    said = node.publish(path, status=(2, 3))  # not even an outbox can be made
+    said = node.publish(path, status=(2, 3))  # no space even to create an outbox
     assert "not an outbox" not in said, said
     assert "disk" in said.lower()
 
@@ -93,7 +93,7 @@ def test_an_outbox_on_a_full_disk_says_so_keeps_what_it_accepted_and_goes_on_onc
     check_delivered(broker.access.servers, node, rows, keys)
 
 
-def test_a_lake_on_a_full_disk_stops_the_dataset_by_name_and_the_next_pass_takes_everything(
+def test_a_lake_on_a_full_disk_stops_the_dataset_by_name_and_a_pass_with_space_takes_everything(
     broker: Broker, spark: Any, tmp_path: Path, disks: list[Disk]
 ) -> None:
     disks.append(disk := Disk(tmp_path / "lake", "64m"))
@@ -102,7 +102,7 @@ def test_a_lake_on_a_full_disk_stops_the_dataset_by_name_and_the_next_pass_takes
     road.publish({"id": "a", "seq": 1})
     road.sync()
     failed = []
-    for number, leave in enumerate((0, 12 << 10, 24 << 10, 48 << 10, 96 << 10), 2):  # it fails at one hop after another
+    for number, leave in enumerate((0, 12 << 10, 24 << 10, 48 << 10, 96 << 10), 2):  # each fails at a later hop
         road.publish({"id": "a", "seq": number, "amount": number}, {"id": f"b{number}", "seq": 1})
         disk.fill(leave)
         info = road.bus.sync()
@@ -120,7 +120,7 @@ def test_a_lake_on_a_full_disk_stops_the_dataset_by_name_and_the_next_pass_takes
     assert (account["received"], account["inserted"], account["quarantined"]) == (11, 6, 0)
 
 
-def test_a_broker_on_a_full_disk_is_told_by_the_bus_and_loses_nothing_acknowledged(
+def test_a_broker_on_a_full_disk_is_reported_and_loses_no_acknowledged_record(
     tmp_path: Path, disks: list[Disk]
 ) -> None:
     disks.append(disk := Disk(tmp_path / "home" / "kafka", "192m"))

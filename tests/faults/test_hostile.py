@@ -1,8 +1,8 @@
-"""Hostile and broken bytes: each record ends as an accepted one, its values unchanged, or in quarantine with its reason.
+"""Hostile and broken bytes: each record is accepted with its values unchanged, or quarantined with its reason.
 
-A seeded mutator breaks good records of several contracts in every way that it knows; what Spark makes of them is
-held against a reader of Avro, of keys and of headers in plain Python, and against fastavro.
-CASES and SEED set how many, and which: `make hostile` takes 10,000.
+A seeded mutator breaks good records of several contracts in many ways. What Spark decodes is compared with a reader of
+Avro, keys and headers in plain Python (tests/faults/hostile/reader.py), and with fastavro.
+CASES sets how many records, SEED which ones: `make hostile` takes 10,000.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from tests.integration.conftest import Road
 
 CASES = int(os.environ.get("CASES", "2000"))
 SEED = int(os.environ.get("SEED", "4"))
-# What was done to records of which some are still taken, and some are not.
+# Mutations after which some records must be accepted (TAKEN), and some quarantined (REFUSED).
 TAKEN = "nothing replay delete headers flip key delete_spelled column sequence"
 REFUSED = "truncate trail flip frame column key sequence district timestamp rule"
 HEADERS = "array<struct<key:string,value:binary>>"
@@ -45,7 +45,7 @@ def worlds(tmp_path_factory: pytest.TempPathFactory) -> list[World]:
 
 
 def decoded(cases: list[Case], world: World, spark: Any) -> list[dict[str, Any]]:
-    """What `bronze_rows` makes of the cases, in their order."""
+    """The rows that `bronze_rows` makes of the cases, in their order."""
     rows = [
         {
             "key": c.key, "value": c.value, "topic": world.dataset.topic(c.district), "partition": 0, "offset": i,
@@ -63,7 +63,7 @@ def decoded(cases: list[Case], world: World, spark: Any) -> list[dict[str, Any]]
 
 
 def wrong(case: Case, found: dict[str, Any], world: World) -> str | None:
-    """What is wrong with the end a case came to, if anything."""
+    """What is wrong with the row found for a case; None if it is right."""
     wanted = judge(case, world)
     if found["_quarantined"] != (wanted is None):
         return f"accepted: {wanted is None}, reasons: {found['_reasons']}"
@@ -81,7 +81,8 @@ def wrong(case: Case, found: dict[str, Any], world: World) -> str | None:
     try:
         by_fastavro = decode(case.value, world.schemas, [*world.schemas.values()][-1])
     except InputError as error:
-        known = (b"\x80\x80\x80\x80", b"\xff" * 9)  # a branch of 2³¹ is 0, a block of -2⁶³ empty
+        # Java reads a union branch of 2³¹ as 0 and a block of -2⁶³ items as empty.
+        known = (b"\x80\x80\x80\x80", b"\xff" * 9)
         return None if any(k in case.value for k in known) else f"fastavro refuses it: {error}"
     off = [name for name, value in by_fastavro.items() if not same(found[name], value)]
     return f"fastavro reads other values in {off}" if off else None
@@ -111,12 +112,12 @@ def test_every_record_is_accepted_unchanged_or_quarantined_with_its_reason(
             f"wrong {len(failures)} (SEED={SEED})"
         )
     assert not failures, "\n".join(failures[:20])
-    if CASES >= 2_000:  # a mutator that breaks nothing, or everything, tries nothing
+    if CASES >= 2_000:  # a mutator that breaks no record, or every record, tests nothing
         assert [name for name in TAKEN.split() if not accepted[name]] == []
         assert [name for name in REFUSED.split() if not quarantined[name]] == []
 
 
-def test_records_on_a_real_broker_end_in_bronze_and_in_the_account_as_the_reader_here_says(
+def test_records_on_a_real_broker_get_in_bronze_and_account_the_fate_that_the_plain_python_reader_gives(
     worlds: list[World], tmp_path: Path, broker: Broker, spark: Any
 ) -> None:
     road = Road(Bus(Settings(home=tmp_path / "home", bootstrap_servers=broker.access.servers)), "hostile")
@@ -125,10 +126,10 @@ def test_records_on_a_real_broker_end_in_bronze_and_in_the_account_as_the_reader
     road.bus.kafka.ensure(world.dataset.topics)
     mutator = Mutator(world, f"{SEED}:broker")
     made = iter(mutator.case, None)
-    # This client sends no header without a value, and nothing without both key and value; other clients do.
+    # kafka-python cannot send a header without a value, nor a record without key and value; other clients can.
     sendable = (c for c in made if (c.key or c.value) and all(v is not None for _, v in c.headers or ()))
     cases = list(islice(sendable, min(300, CASES)))
-    now = time.time_ns() // 1_000_000  # a broker refuses a time that is far ahead
+    now = time.time_ns() // 1_000_000  # a broker refuses a timestamp far in the future
     cases = [replace(case, timestamp=now * 1_000) for case in cases]
     producer = KafkaProducer(bootstrap_servers=broker.access.servers, acks="all", max_request_size=8_000_000)
     sent = [

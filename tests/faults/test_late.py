@@ -1,6 +1,6 @@
-"""What comes late, twice, or in another version of the schema than its neighbours.
+"""Records that arrive late, twice, or in another version of the schema than the records around them.
 
-Beside these: an older update after a newer delete and any order and duplication of the same events (test_merge), a
+More such tests elsewhere: an older update after a newer delete and any order and duplication of the same events (test_merge), a
 record of an older version (test_ingest), contracts changed during a pass (test_contracts_in_force), snapshots of an outbox (test_outbox).
 """
 
@@ -36,7 +36,7 @@ KIND = "      - {name: kind, logicalType: string, required: true}\n"
 
 @pytest.fixture
 def road(tmp_path: Path, broker: Broker, spark: Any) -> Road:
-    """A road with one dataset of four columns in force."""
+    """A bus with one dataset of four columns in force."""
     settings = Settings(home=tmp_path / "home", bootstrap_servers=broker.access.servers)
     return Road(Bus(settings), f"late{next(_NUMBERS)}")
 
@@ -46,7 +46,7 @@ def node(road: Road, dataset: Dataset, district: str) -> Publisher:
     return Publisher(dataset, district, road.bus.outbox(district), road.bus.access.servers)
 
 
-def test_rows_accepted_days_ago_under_older_versions_arrive_in_their_place(
+def test_rows_accepted_days_ago_under_older_versions_take_their_place_by_sequence(
     road: Road, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     old = road.dataset
@@ -55,7 +55,7 @@ def test_rows_accepted_days_ago_under_older_versions_arrive_in_their_place(
         offline = node(road, old, HERE)
         for row in ({"id": "a", "seq": 10}, {"id": "b", "seq": 10}, {"id": "c", "seq": 90}):
             offline.publish({"district_code": HERE, "amount": 1, **row})
-        offline.accept()  # the bus is away for this node
+        offline.accept()  # this node cannot reach the bus
     road.contract(version="1.1.0", columns=NOTE)
     newest = road.contract(version="1.2.0", columns=NOTE + GRADE)
     with node(road, newest, THERE) as online:
@@ -64,7 +64,7 @@ def test_rows_accepted_days_ago_under_older_versions_arrive_in_their_place(
         online.publish({"id": "b", "seq": 20, "district_code": THERE, "amount": 2})
         online.delete({"id": "b", "seq": 30})
     road.sync()
-    offline.close()  # now it sends
+    offline.close()  # this sends its rows
     road.sync()
     assert road.query("SELECT id, seq, amount, note, grade FROM t ORDER BY id") == [
         {"id": "a", "seq": 20, "amount": 2, "note": "new", "grade": 3},
@@ -76,7 +76,7 @@ def test_rows_accepted_days_ago_under_older_versions_arrive_in_their_place(
     assert all(datetime.now(UTC) - row[0].astimezone(UTC) > timedelta(days=4) for row in arrived)
 
 
-def test_without_a_sequence_an_older_update_that_comes_after_a_newer_delete_stays_deleted(
+def test_without_a_sequence_an_older_update_does_not_undo_a_newer_delete(
     road: Road, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     text = CONTRACT.format(name=road.name, version="2.0.0", least=0, sharing="unconditional", columns="")
@@ -99,7 +99,7 @@ def test_without_a_sequence_an_older_update_that_comes_after_a_newer_delete_stay
     assert road.query("SELECT id, amount FROM t") == [{"id": "b", "amount": 1}]
 
 
-def test_a_snapshot_published_twice_sends_nothing_the_second_time_and_a_file_published_twice_changes_nothing(
+def test_a_snapshot_published_again_sends_nothing_and_a_file_published_again_changes_nothing(
     road: Road, tmp_path: Path
 ) -> None:
     rows = [{"id": f"k{i}", "district_code": HERE, "seq": i, "amount": i} for i in range(30)]
@@ -146,14 +146,14 @@ def test_nodes_on_two_minor_versions_publish_into_one_table_at_the_same_time(roa
     assert [a["quarantined"] for a in road.account().values()] == [0, 0]
 
 
-def test_a_breaking_version_is_a_new_major_beside_the_old_and_both_are_served(road: Road) -> None:
+def test_a_breaking_version_is_a_new_major_and_both_majors_are_served(road: Road) -> None:
     old = road.dataset
     with node(road, old, HERE) as here:
         here.publish({"id": "a", "district_code": HERE, "seq": 1, "amount": 1})
     road.sync()
     new = road.contract(version="2.0.0", columns=KIND)
     assert old.topic(HERE) != new.topic(HERE)
-    road.sync()  # of the new one nothing was published: the old still answers
+    road.sync()  # nothing is published under the new major yet: the plain name is still the old one's
     assert road.query("SELECT id, amount FROM t") == [{"id": "a", "amount": 1}]
     with node(road, old, HERE) as here, node(road, new, THERE) as there:
         here.publish({"id": "b", "district_code": HERE, "seq": 1, "amount": 2})

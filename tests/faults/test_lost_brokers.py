@@ -1,4 +1,4 @@
-"""A city's three brokers, of which one or two are lost: what a node does meanwhile, and what is there when they are back."""
+"""A city loses one or two of its three brokers: what a node does meanwhile, and what the topics hold when they are back."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.faults.node import DISTRICT, Node, check_delivered
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    """Three brokers; a test starts again what it kills."""
+    """Three brokers; a test that kills one starts it again."""
     made = Cluster(tmp_path_factory.mktemp("cluster"))
     try:
         made.start()
@@ -49,19 +49,19 @@ def test_one_of_three_brokers_killed_under_load_loses_and_doubles_nothing(cluste
     try:
         assert publishing.returncode == 0, said
         assert "all on the bus" in said[0]
-        check_delivered(cluster.servers, node, rows, keys)  # two are left, and hold everything
+        check_delivered(cluster.servers, node, rows, keys)  # the two that are left hold everything
     finally:
         cluster.start(leader)
     check_delivered(cluster.servers, node, rows, keys)
 
 
-def test_with_two_of_three_brokers_gone_publishing_waits_says_so_and_completes_when_they_return(
+def test_publishing_waits_and_says_so_when_two_of_three_brokers_are_gone_and_completes_when_they_return(
     cluster: Cluster, tmp_path: Path
 ) -> None:
     node = _node(cluster, tmp_path, "two_gone")
     first, second = node.rows(500, 50), node.rows(500, 50, start=500)
     node.publish(first)
-    gone = [n for n in range(3) if n != cluster.leader(node.topic)]  # the one that is left could write, alone
+    gone = [n for n in range(3) if n != cluster.leader(node.topic)]  # the leader is left: alone it could still write
     for number in gone:
         cluster.kill(number)
     try:

@@ -1,4 +1,4 @@
-"""What the tests of the road share: a bus over a lake of its own, on the session's broker and Spark."""
+"""Shared by integration tests: `Road`, a bus with one dataset and its own lake, on the session's broker and Spark."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from infra.bus.bus import Bus
 from infra.kafka.broker import Broker
 from infra.settings import Settings
 from pipelines.ingest.ingest import ingest_batch
+from pipelines.lake.delta import forget_tables
 from pipelines.lake.lake import Lake
 from pipelines.merge.account import account_pending
 from pipelines.merge.merge import merge_pending
@@ -83,7 +84,7 @@ class Road:
                 publisher.delete(key)
 
     def accept(self, row: Mapping[str, Any], district: str = "440106") -> Path:
-        """A row into the outbox of a district, while no broker can be reached; where the outbox is."""
+        """Accept a row while no broker answers; returns the path of the outbox."""
         outbox = self.bus.outbox(district)
         with (
             pytest.raises(UnavailableError),
@@ -93,26 +94,26 @@ class Road:
         return outbox
 
     def sync(self) -> SyncInfo:
-        """One pass over the road."""
+        """One pass of the pipeline; it must report no failure."""
         info = self.bus.sync()
         assert not info.failures, info.failures
         return info
 
     def ingest(self) -> int:
-        """All that waits to bronze, and no further; how many records."""
+        """Ingest all waiting records and do not merge them; returns their number."""
         records = 0
         while batch := self.batch():
             records += batch
         return records
 
     def batch(self) -> int:
-        """One batch to bronze; how many records."""
+        """Ingest one batch; returns the number of its records."""
         kafka = self.bus.kafka
         states = kafka.states(self.dataset.topics)
         return ingest_batch(self.dataset, self.lake, self.bus.store, kafka, states, self.bus.registry).records
 
     def merge(self) -> int:
-        """Ingest, merge and account, without the gate; how many records were ingested."""
+        """Ingest, merge and account, without the gate; returns the number of ingested records."""
         records = self.ingest()
         merge_pending(self.dataset, self.lake)
         account_pending(self.dataset, self.lake)
@@ -121,7 +122,7 @@ class Road:
     @property
     def lake(self) -> Lake:
         """The lake of this test."""
-        return self.bus.lake()
+        return self.bus.lake(to_write=True)
 
     def query(self, sql: str, department: str | None = None) -> list[dict[str, Any]]:
         """A query over the released versions; `t` stands for the dataset."""
@@ -131,17 +132,18 @@ class Road:
         return [row.asDict() for row in rows]
 
     def forget(self) -> None:
-        """Know no more of the lake than a process that has just started: else Delta keeps what it read of a table."""
-        self.lake.forget()
+        """Drop what this process has cached of the lake, as if it had just started."""
+        self.bus = Bus(self.bus.settings)
+        forget_tables(self.lake.spark)
 
     def silver(self) -> list[tuple[Any, ...]]:
-        """Silver as it is: key, deletion, sequence, district, amount."""
+        """All rows of silver: key, deletion, sequence, district, amount."""
         frame = self.lake.silver(self.dataset).read()
         rows = frame.select("id", "_deleted", "_sequence", "_district", "amount").orderBy("id").collect()
         return [tuple(row) for row in rows]
 
     def account(self) -> dict[str, dict[str, Any]]:
-        """The conservation sum by district; each must close."""
+        """The account by district; each must balance."""
         from infra.operate.listings import account_records
 
         found = account_records(self.bus, self.name)
@@ -158,7 +160,7 @@ def names() -> Callable[[], str]:
 
 @pytest.fixture
 def road(tmp_path: Path, broker: Broker, spark: Any, names: Callable[[], str]) -> Road:
-    """A road with one dataset of four columns in force."""
+    """A bus with one dataset of four columns in force."""
     settings = Settings(home=tmp_path / "home", bootstrap_servers=broker.access.servers)
     return Road(Bus(settings), names())
 

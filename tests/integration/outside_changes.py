@@ -1,4 +1,4 @@
-"""What others do to the topics and tables of a bus."""
+"""Changes that other programs make to the topics and tables of a bus."""
 
 from __future__ import annotations
 
@@ -45,5 +45,5 @@ def delete_topic(road: Road, topic: str) -> None:
 
 
 def write_as_another_program(table: Table) -> None:
-    """Append a row to a table by Spark alone."""
+    """Append a row to a table with Spark and without Suibus."""
     table.read().limit(1).write.format("delta").mode("append").save(table.address)

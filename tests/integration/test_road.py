@@ -1,4 +1,4 @@
-"""The whole road on real input, in one process: eleven registers, a year of flights, enterprises with check digits."""
+"""From publish to query on real data, in one process: eleven registers, a year of flights, enterprises with check digits."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import pytest
 
 from infra.bus.bus import Bus
 from infra.demo.rounds import REGISTER
-from infra.demo.sources import check_digit, write_enterprises, write_flights
 from infra.kafka.broker import Broker
 from infra.operate.listings import account_records, quarantined_records
 from infra.settings import Settings
@@ -18,6 +17,7 @@ from producers.publish.delivery import PublishInfo, publish_source
 from producers.publish.publisher import Publisher
 from producers.sources.files import open_source
 from schemas.districts import districts
+from tests.integration.sources import check_digit, write_enterprises, write_flights
 
 FIRST_ROUND = {
     "440103": 201, "440104": 222, "440105": 267, "440106": 230, "440111": 404, "440112": 167, "440113": 276,

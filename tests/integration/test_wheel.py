@@ -1,4 +1,4 @@
-"""A built wheel is the whole program: in an empty environment every command finds what is shipped beside the code."""
+"""A wheel contains the whole program: installed in an empty environment, every command finds the files shipped with the code."""
 
 from __future__ import annotations
 
@@ -20,14 +20,15 @@ from schemas.districts import districts
 
 ROOT = Path(__file__).parents[2]
 SHIPPED_PARTS = ("infra", "pipelines", "producers", "quality", "schemas", "suibus.py", "pyproject.toml", "LICENSE")
-OWN = ("suibus", "__editable__", *SHIPPED_PARTS[:5])  # what of an installed Suibus must stay out of the new environment
+# Parts of an installed Suibus that must not be in the new environment.
+OWN = ("suibus", "__editable__", *SHIPPED_PARTS[:5])
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
 def execute(
     *words: str | Path, cwd: Path, status: int = 0, **variables: str | Path
 ) -> subprocess.CompletedProcess[str]:
-    """Run a command without this process's Python and Suibus variables, and with others."""
+    """Run a command with other Python and Suibus variables than this process has."""
     own = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "SUIBUS_", "VIRTUAL"))}
     own |= {name: str(value) for name, value in variables.items()}
     done = subprocess.run([*map(str, words)], cwd=cwd, env=own, capture_output=True, text=True, check=False)
@@ -37,7 +38,7 @@ def execute(
 
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The interpreter of a new environment that holds the wheel of this checkout, and links to all else that is installed."""
+    """The interpreter of a new environment with the wheel of this checkout and links to all other installed packages."""
     folder = tmp_path_factory.mktemp("wheel")
     source = folder / "source"
     source.mkdir()
@@ -65,7 +66,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def run(installed: Path, tmp_path: Path) -> Run:
-    """Run Suibus or Python as installed, from an empty folder, with an empty home and a bus that is away."""
+    """Run the installed Suibus or Python, in an empty folder, with an empty home and a bus that does not answer."""
 
     def run(*words: str | Path, status: int = 0) -> subprocess.CompletedProcess[str]:
         program = installed.with_name(str(words[0]))

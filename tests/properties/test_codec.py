@@ -1,4 +1,4 @@
-"""For any row of any dataset: what was coerced is what is decoded, and one key is one key."""
+"""For any row of any dataset: the decoded row is the coerced row, and only equal keys have equal bytes."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ DATASETS = (
 
 @cache
 def values(field: Field) -> st.SearchStrategy[Any]:
-    """Any value of a column, null where it may be."""
+    """Any value of a column, with null if it is nullable."""
     return _given(field) if field.required else st.none() | _given(field)
 
 
@@ -127,7 +127,7 @@ def test_decoded_row_is_the_row_that_was_encoded(data: st.DataObject) -> None:
 
 
 @given(st.data())
-def test_bytes_are_those_that_fastavro_writes(data: st.DataObject) -> None:
+def test_the_encoders_bytes_are_those_of_fastavro(data: st.DataObject) -> None:
     made = data.draw(DATASETS)
     row = RowCoercer(made, text=False).coerce(data.draw(rows(made)))
     out = BytesIO()
@@ -188,7 +188,7 @@ KEY_VALUES = {
 
 
 @given(st.data())
-def test_two_rows_have_one_key_only_if_their_key_columns_are_equal(data: st.DataObject) -> None:
+def test_two_rows_have_the_same_key_only_if_their_key_columns_are_equal(data: st.DataObject) -> None:
     kinds = data.draw(st.lists(st.sampled_from(sorted(KEY_VALUES)), min_size=1, max_size=3))
     columns = tuple(Field(name, kind, True) for name, kind in zip(names(len(kinds)), kinds, strict=True))  # type: ignore[arg-type]
     made = Dataset("t", "1.0.0", columns, tuple(names(len(kinds))), None, None, "none", None, (), "", "", "t.yaml", "")

@@ -1,4 +1,4 @@
-"""Rules that compose: their counts, taken row by row, decide what the full judgement decides, to the last letter."""
+"""Rules that compose: a verdict from their counts is the same text as the verdict from all rows."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from pipelines.lake import table_schemas as tables
 from quality.gate import judge
 from quality.gate_rules import composing_rules, gate_rules, key_rule
 from quality.verdict import Verdict
-from schemas.dataset import Dataset, Field, Limits, Rule, Severity
+from schemas.dataset import Dataset, Field, Limits, Operator, Rule, Severity
 from tests.benchmarks.rows import jobs
 
-LARGE = 2**53 + 1  # what a double cannot tell from its neighbour
+LARGE = 2**53 + 1  # a double cannot distinguish it from 2**53
 WORDS = ("a", "ab", "abc", "无", "", "it's", "{1}")
 FIELDS = (
     Field("id", "string", True),
@@ -42,14 +42,14 @@ CONDITIONS = (
     "whole > small", "word = 'a' OR whole IS NULL", "NOT (ratio < 0.5)", "amount * 2 > whole", "day < date(at)",
     "word RLIKE 'a{1}'", "size(lines) = 0 -- none", "cast(word AS int) > 0",
 )  # fmt: skip
-OPERATORS = (
+OPERATORS: tuple[tuple[Operator, Any], ...] = (
     ("mustBe", 0), ("mustBe", 2), ("mustNotBe", 0), ("mustBeGreaterThan", 1), ("mustBeGreaterOrEqualTo", 3),
     ("mustBeLessThan", 1), ("mustBeLessOrEqualTo", 2), ("mustBeBetween", [1, 4]), ("mustNotBeBetween", [1, 4]),
 )  # fmt: skip
 
 
-def dataset(random: random.Random, operators: Sequence[tuple[str, Any]] = OPERATORS) -> Dataset:
-    """One of each limit, and of each kind of rule one with each operator, in rows and in percent, of any severity."""
+def dataset(random: random.Random, operators: Sequence[tuple[Operator, Any]] = OPERATORS) -> Dataset:
+    """A dataset with each limit, and with each kind of rule and operator, in rows and in percent, of any severity."""
     units: tuple[Literal["rows", "percent"], ...] = ("rows", "percent")
     severities: tuple[Severity, ...] = ("critical", "warning", "info")
     rules: list[Rule] = []
@@ -77,12 +77,12 @@ def dataset(random: random.Random, operators: Sequence[tuple[str, Any]] = OPERAT
 
 
 def spark_schema(made: Dataset) -> T.StructType:
-    """The columns as silver has them, nothing kept from being null."""
+    """The columns as in silver, all nullable."""
     return T.StructType([T.StructField(field.name, field.dataType) for field in tables.spark_schema(made)])
 
 
 def table(random: random.Random, rows: int) -> list[tuple[Any, ...]]:
-    """Rows with what is allowed, what is not, and nothing."""
+    """Rows with allowed values, forbidden values and nulls."""
     start = datetime(2020, 1, 1, tzinfo=UTC)
     return [
         (
@@ -114,7 +114,7 @@ def counted(frame: DataFrame, made: Dataset) -> dict[str, int]:
 
 
 def told(verdict: Verdict) -> list[str]:
-    """The results to the last letter, failures shown in one order."""
+    """The results as text, with failures in a fixed order."""
     ordered = [replace(r, samples=tuple(sorted(r.samples, key=str))) for r in verdict.results]
     return [json.dumps(asdict(result), sort_keys=True, default=str) for result in ordered]
 
@@ -139,7 +139,7 @@ def test_counts_carried_decide_what_the_full_judgement_decides(spark: SparkSessi
     assert set(part.carried) == set(some) | {r.name for r in made.rules if r.metric == "rowCount"}
 
 
-def test_counts_of_a_change_are_what_the_count_differs_by(spark: SparkSession) -> None:
+def test_the_counts_of_a_change_are_the_difference_of_the_counts(spark: SparkSession) -> None:
     spark.conf.set("spark.sql.ansi.enabled", "false")
     chance = random.Random(7)
     made = dataset(chance)
@@ -169,7 +169,7 @@ def test_a_judgement_of_carried_counts_alone_runs_no_job(spark: SparkSession) ->
     assert jobs(spark, carried) == 0
 
 
-def test_a_count_of_a_rule_that_does_not_compose_is_not_believed(spark: SparkSession) -> None:
+def test_a_given_count_of_a_rule_that_does_not_compose_is_ignored(spark: SparkSession) -> None:
     mean = Rule("mean", "sql", query="SELECT avg(whole) FROM ${object}", operator="mustBeLessThan", threshold=1)
     made = Dataset("t", "1.0.0", FIELDS[:3], ("id",), None, None, "none", None, (mean,), "", "", "t.yaml", "")
     frame = spark.createDataFrame([("k", "a", 8)], spark_schema(made))

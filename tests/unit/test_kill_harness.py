@@ -1,9 +1,10 @@
-"""The kill harness (tests/faults/kill) without its broker and Spark: that it names what exists, and that it ends."""
+"""The kill harness (tests/faults/kill) without broker and Spark: its points name existing functions, and every run ends."""
 
 from __future__ import annotations
 
 import random
 import re
+import sys
 from collections import Counter
 from collections.abc import Collection
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 from producers.sources.files import open_source
 from schemas.contract import parse_contract
 from schemas.errors import InputError
+from tests.faults.kill.__main__ import main
 from tests.faults.kill.deaths import Death, Deaths
 from tests.faults.kill.harness import WENT_ON, Harness
 from tests.faults.kill.model import ORDERED, Delivery, Model
@@ -29,7 +31,17 @@ def test_every_point_of_the_kill_harness_names_a_public_function_that_exists() -
     assert [t for t in targets if any(part.startswith("_") for part in t.replace(":", ".").split("."))] == []
 
 
-def test_a_run_of_200_hits_every_point_also_where_three_in_ten_deaths_miss() -> None:
+def test_a_run_does_not_start_when_a_module_that_it_preloads_is_gone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("tests.faults.kill.points.PRELOADED", ("infra.gone",))
+    monkeypatch.setattr(sys, "argv", ["kill", "--home", str(tmp_path / "bus")])
+    assert main() == 2
+    assert "infra.gone is gone" in capsys.readouterr().out
+    assert not (tmp_path / "bus").exists()
+
+
+def test_a_run_of_200_kills_hits_every_point_when_three_in_ten_kills_miss() -> None:
     deaths, dice = Deaths(200, seed=1), random.Random(1)
     for _ in range(300):
         for side, prepared in PREPARED.items():
@@ -76,7 +88,7 @@ def test_the_contract_takes_exactly_the_files_that_the_model_says_it_takes(tmp_p
 
 
 class Answering(Harness):
-    """A harness whose commands come to what they are told, without a process."""
+    """A harness whose commands give one answer, without a process."""
 
     def __init__(self, home: Path, answer: Answer | None) -> None:
         super().__init__(home, 0, 1)
@@ -115,7 +127,7 @@ def test_a_delivery_that_is_never_accepted_ends_the_run(tmp_path: Path, answer: 
     assert harness.attempts == 9
 
 
-def test_a_city_that_is_never_through_ends_the_run(tmp_path: Path) -> None:
+def test_a_city_that_never_completes_a_pass_ends_the_run(tmp_path: Path) -> None:
     harness = Answering(tmp_path, Answer(3, "", "Kafka is away"))
     with pytest.raises(RunError, match="no pass was through in 4 attempts; the last: Kafka is away"):
         harness.sync(None)

@@ -1,4 +1,4 @@
-"""Good records, and everything that is done to them."""
+"""Good records, and the mutations that break them."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ BAD_SEQUENCES: list[bytes | None] = [
 
 
 class Mutator:
-    """Makes cases of one world; the same seed makes the same."""
+    """Makes cases of one world; the same seed makes the same cases."""
 
     def __init__(self, world: World, seed: str) -> None:
         self.world, self.dice = world, random.Random(seed)
@@ -183,7 +183,7 @@ class Mutator:
         return replace(case, value=MAGIC + other + self.bytes(case)[FRAME:])
 
     def do_column(self, _: Case) -> Case:
-        """A row with one column of bytes that its type has no value for, or that no rule lets pass."""
+        """A row with one column whose bytes are no value of its type, or a value that breaks a rule."""
         dataset = self.world.dataset
         row = good_row(dataset, self.dice)
         encoder, column = self.world.encoder, self.dice.choice(dataset.fields)
@@ -216,7 +216,7 @@ class Mutator:
         return branch + (given or dice.choice([sized, *CLAIMS]))
 
     def do_key(self, case: Case) -> Case:
-        """Another spelling of the right key, another key, or none."""
+        """The right key written differently, another key, or none."""
         assert case.key is not None
         parts = json.loads(case.key)
         name = self.dice.choice(list(parts))
@@ -266,7 +266,7 @@ class Mutator:
         return replace(case, timestamp=self.dice.choice([-1_000, -(2**63), 2**63 - 1, -62_135_596_800_000_001, 0]))
 
     def do_rule(self, case: Case) -> Case:
-        """A row that is well encoded and breaks a rule, or makes one overflow."""
+        """A correctly encoded row that breaks a rule, or makes one overflow."""
         if self.world.dataset.name != "register":
             return case
         row = good_row(self.world.dataset, self.dice)
@@ -278,7 +278,7 @@ class Mutator:
         return Case("", encoder.key(row), encoder.value(row))
 
     def do_large(self, case: Case) -> Case:
-        """At most, or more than, the bus takes; seldom, since each is a megabyte."""
+        """As large as the bus takes, or larger; seldom, because each is a megabyte."""
         if self.dice.random() > 0.02:
             return case
         most = LARGEST - len(self.bytes(case)) - len(case.key or b"")

@@ -1,4 +1,4 @@
-"""What a record is, read in plain Python: its Avro, its key and its headers; nothing of the product reads here."""
+"""Reads a record in plain Python, without the product's code: its Avro, its key and its headers."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def _long(body: BytesIO, most: int = 10) -> int:
             break
         if shift == 7 * most:
             raise RefusedError
-    number &= (1 << (64 if most == 10 else 32)) - 1  # readers pass over the bits of a last byte that are too many
+    number &= (1 << (64 if most == 10 else 32)) - 1  # readers ignore surplus bits of the last byte
     return (number >> 1) ^ -(number & 1)
 
 
@@ -162,7 +162,7 @@ def _items(column: Field, body: BytesIO) -> Iterator[Any]:
         if count < 0:
             _long(body)
         if count == -(2**63) and not so_far:
-            return  # Java cannot negate it, and takes it for an empty block
+            return  # Java cannot negate it, and reads it as an empty block
         so_far += abs(count)
         if so_far > LARGEST:
             raise RefusedError

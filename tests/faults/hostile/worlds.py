@@ -81,7 +81,7 @@ TEXTUAL = DATED.replace("dated", "textual").replace("name: day, logicalType: dat
 def rule_of_register(row: Mapping[str, Any]) -> bool:
     """Whether a row of the register breaks one of its rules; one that cannot be evaluated counts as broken."""
     amount, share, name = row["amount"], row["share"], row["name"]
-    doubled = amount is not None and not 10 <= 2 * amount < 2**31  # an int and an int are an int in SQL
+    doubled = amount is not None and not 10 <= 2 * amount < 2**31  # in SQL int + int is an int
     return (
         (amount is not None and amount < 0)
         or doubled
@@ -92,7 +92,7 @@ def rule_of_register(row: Mapping[str, Any]) -> bool:
 
 @dataclass
 class World:
-    """One contract: its versions, its store, and what its rules refuse, in Python."""
+    """One contract: its versions, its store, and its rules in plain Python."""
 
     versions: list[Dataset]
     store: ContractStore
@@ -123,7 +123,7 @@ Headers = list[tuple[str, bytes | None]] | None
 
 @dataclass
 class Case:
-    """One record as it stands in Kafka, and what was done to it."""
+    """One record as it is in Kafka, and the mutation that made it."""
 
     did: str
     key: bytes | None
@@ -134,7 +134,7 @@ class Case:
 
 
 def make_worlds(folder: Path) -> list[World]:
-    """Every type in two versions, a register with rules and a district, keys of several columns, sequences of two kinds."""
+    """Four contracts: every type in two versions, a register with rules and a district, keys of several columns, two kinds of sequence."""
 
     def world(*texts: str, breaks: Callable[[Mapping[str, Any]], bool] = lambda _: False) -> World:
         made = [parse_contract(text, "hostile.yaml") for text in texts]

@@ -1,15 +1,15 @@
-"""Kill anywhere: a bus at work whose processes are killed over and over, held against a model in plain Python.
+"""Kills the processes of a working bus many times, and compares the bus with a model in plain Python.
 
     make faults [KILLS=200] [SEED=…]
 
-Three districts publish random files into two datasets, and the city takes them through to release: real outboxes,
-a real broker, real Spark and Delta. Meanwhile the node's process, the city's (alone, or with its JVM) and the broker
-are killed with SIGKILL, at named points and at random moments, and started again. At the end all is brought to rest
-and compared with what was accepted. The last line says `kills N lost N doubled N wrong N`. Exit status 0: the last three
-are 0 and every point that was tried was hit; 1: not so; 2: the run could not go on, and says why. Ctrl-C ends the killing
-early and compares; a second one ends it all.
+Three districts publish random files into two datasets, and the city releases them: real outboxes, a real broker, real
+Spark and Delta. Meanwhile the node's process, the city's (alone, or with its JVM) and the broker are killed with SIGKILL,
+at named points and at random moments, and started again. At the end everything is sent and released, without kills, and
+compared with what was accepted. The last line is `kills N lost N doubled N wrong N`. Exit status 0: lost, doubled and wrong
+are 0 and every point that was tried was hit; 1: not so; 2: the run could not continue, and says why. A first Ctrl-C ends
+the killing early and compares; a second one ends the run.
 
-The seed decides the files, their order, and how each process is to die; how far it has come by then is the machine's.
+The seed decides the files, their order, and how each process is killed; how far the process gets first depends on the machine.
 """
 
 from __future__ import annotations
@@ -25,15 +25,17 @@ from pathlib import Path
 from tests.faults.kill.harness import Harness
 from tests.faults.kill.points import missing
 from tests.faults.kill.process import RunError
+from tests.own_settings import forget_own_settings
 
 
 def main() -> int:
-    """Run, print what was found; the exit status."""
+    """Run and print the result; returns the exit status."""
+    forget_own_settings()
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(10**6))
     parser.add_argument(
-        "--home", type=Path, help="folder for the bus, kept; else a temporary one, kept if anything is off"
+        "--home", type=Path, help="folder for the bus, kept; else a temporary one, kept if anything is wrong"
     )
     given = parser.parse_args()
     if gone := missing():

@@ -1,4 +1,4 @@
-"""The bus at rest held against the model: what it lost, doubled or has wrong."""
+"""Compares the bus with the model: what it lost, doubled or has wrong."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ class Tally:
     notes: list[str] = field(default_factory=list)
 
     def add(self, kind: str, count: int, note: str) -> None:
-        """Count something, if it is something."""
+        """Count `count` cases of a kind, and note where; nothing for 0."""
         if count:
             setattr(self, kind, getattr(self, kind) + count)
             self.notes.append(f"{kind} {count}: {note}")
 
 
 def compare(model: Model, lake: Mapping[str, Any]) -> Tally:
-    """What the lake lost, doubled or has wrong; `lake` is what `read_lake` found, tables as lists of dicts."""
+    """What the lake lost, doubled or has wrong; `lake` is the result of `read_lake`, with tables as lists of dicts."""
     tally = Tally()
     for dataset in (ORDERED, UNORDERED):
         columns = model.columns[dataset]

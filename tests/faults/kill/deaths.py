@@ -1,4 +1,4 @@
-"""How each process dies: chosen by the seed, so that every named point gets its turn, those that were missed first."""
+"""How each process is killed: chosen by the seed, so that every named point is tried, those not yet hit first."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ from threading import Lock
 
 from tests.faults.kill.points import POINTS, Side
 
-SHORT = 20  # kills: a shorter run takes each point the first time it comes by
+SHORT = 20  # kills: a shorter run kills at the first call of each point
 SIDES: tuple[Side, ...] = ("publish", "city")
 
 
 @dataclass(frozen=True)
 class AtPoint:
-    """The process kills itself, the nth time it comes by a point; `delay`: seconds into the call, at most to its end."""
+    """The process kills itself at the nth call of a point; `delay`: seconds after the call begins, at the latest when it ends."""
 
     point: str
     nth: int
     delay: float
-    group: bool  # its JVM with it
+    group: bool  # together with its JVM
 
 
 @dataclass(frozen=True)
 class AtMoment:
-    """The harness kills the process after this part of the time that a whole run of its side takes."""
+    """The harness kills the process after this part (0 to 1) of the time that a whole run of its side takes."""
 
     part: float
     group: bool
@@ -34,7 +34,7 @@ class AtMoment:
 
 @dataclass(frozen=True)
 class OfBroker:
-    """The process lives; the broker is killed so many seconds after it has begun, and is at once started again or not."""
+    """The broker is killed this many seconds after the process began its command; `back`: and started again at once."""
 
     seconds: float
     back: bool
@@ -44,9 +44,9 @@ Death = AtPoint | AtMoment | OfBroker
 
 
 class Deaths:
-    """Gives out deaths until `target` processes were killed, and counts where.
+    """Plans deaths until `target` processes were killed, and counts where.
 
-    What a turn of a side is like depends on the seed, and on which points were hit before, nothing else.
+    The plan depends only on the seed and on the points that were hit before.
     """
 
     def __init__(self, target: int, seed: int) -> None:
@@ -60,9 +60,9 @@ class Deaths:
         self._lock = Lock()
 
     def next(self, side: Side, prepared: Collection[str]) -> Death | None:
-        """The next death of a side, none where it has had its share. `prepared`: points that need something else are left out.
+        """The next death of a side; None once it has had its share. Points that need anything not in `prepared` are left out.
 
-        A node gets two of three: it dies within a second, the city within twenty.
+        Nodes get two of three kills: one takes a second, a kill of the city up to twenty.
         """
         with self._lock:
             share = self.target * 2 // 3 if side == "publish" else self.target
@@ -78,7 +78,7 @@ class Deaths:
             point = min(fits, key=lambda name: (self.hits[name], self.tries[name]))
             self.tries[point] += 1
             first = self.target < SHORT or not self.hits[point] or dice.random() < 0.6
-            # Into a commit of an outbox, or a hop of the city: some take milliseconds, some seconds.
+            # After the begin of an outbox commit, which takes milliseconds, or of a hop of the city, which may take seconds.
             delay = dice.uniform(0, 0.03) if side == "publish" else 1.5 * dice.random() ** 3
             return AtPoint(point, 1 if first else dice.randint(2, 4), delay, group)
         if side == "publish" and turn % 12 == 4:
@@ -86,7 +86,7 @@ class Deaths:
         return AtMoment(dice.random(), group)
 
     def done(self, side: Side, death: Death, hit: bool) -> None:
-        """A death was tried: whether it came."""
+        """Report a death that was tried; `hit`: whether it happened."""
         with self._lock:
             self._given -= 1
             if not hit:
@@ -98,7 +98,7 @@ class Deaths:
             self.where[f"{side}: {death.point if isinstance(death, AtPoint) else where}"] += 1
 
     def statement(self) -> list[str]:
-        """How often a process was killed where, and which points never came."""
+        """How often a process was killed at each place, and which points were never hit."""
         lines = [f"{count:4} × {place}" for place, count in sorted(self.where.items())]
         never = [name for name in POINTS if not self.hits[name]]
         lines += [f"   0 × {POINTS[n].side}: {n}, tried {self.tries[n]} times" for n in never if self.tries[n]]
@@ -109,5 +109,5 @@ class Deaths:
         return lines
 
     def unreachable(self) -> list[str]:
-        """The points that were tried three times or more and never hit: what they name does not happen any more."""
+        """The points that were tried three times or more and never hit: their function is probably not called any more."""
         return [name for name in POINTS if not self.hits[name] and self.tries[name] >= 3]

@@ -1,4 +1,4 @@
-"""One run of the harness: what is published, what is killed and when, and how all is brought to rest."""
+"""One run of the harness: publish, kill, start again; then send and release everything, and compare."""
 
 from __future__ import annotations
 
@@ -27,18 +27,18 @@ from tests.faults.kill.points import POINTS, Side
 from tests.faults.kill.process import Process, RunError, alive
 from tests.faults.kill.worker import DUMP, Answer
 
-HARMED = 5  # attempts at one delivery that may be killed
-CALM = 4  # attempts at anything that nobody kills: then it stands still
-IDLE = 8  # rounds in which no process was killed
-START, A_KILL = 300.0, 60.0  # seconds that a run may take: at first, and for each kill
+HARMED = 5  # attempts at one delivery in which the process may be killed
+CALM = 4  # attempts without a kill before the run gives up
+IDLE = 8  # rounds without a kill before the run gives up
+START, A_KILL = 300.0, 60.0  # seconds that a run may take: to start, and more for each kill
 JVM_SECONDS = 120.0
-REFUSED = 2  # exit status: nothing was done
-# Exit status: all of it; with rows rejected, or a dataset failed; something is away, and what was accepted is kept.
+REFUSED = 2  # exit status: refused, nothing was done
+# Exit status: all done; done, but rows were rejected or a dataset failed; a service does not answer, accepted rows are kept.
 WENT_ON = (0, 1, 3)
 
 
 class OutboxState(NamedTuple):
-    """What an outbox says of a dataset: whole publishes, and of all, rows that wait, and whether a transaction's end is not known."""
+    """`accepted`: complete publishes of one dataset. Of all datasets: `waiting` rows; `open`: the end of a transaction is not known."""
 
     accepted: int = 0
     waiting: int = 0
@@ -46,19 +46,19 @@ class OutboxState(NamedTuple):
 
 
 class Harness:
-    """One run: `kills` processes killed, then rest and comparison. RunError where it cannot go on; no loop is without an end."""
+    """One run: kills `kills` processes, then compares. RunError if it cannot continue; every loop has an end."""
 
     def __init__(self, home: Path, kills: int, seed: int) -> None:
         self.home, self.seed = home, seed
         self.model, self.tally, self.deaths = Model(), Tally(), Deaths(kills, seed)
         self.files: list[Delivery] = []
         self.published = self.rounds = 0
-        self.topics = False  # whether a pass of the city has made them
+        self.topics = False  # whether a pass of the city has created them
         self.patches: Counter[str] = Counter()
         self.length = {"publish": 1.0, "city": 8.0}  # seconds that a whole run of each takes
         self.started = time.monotonic()
         self.until = self.started + START + A_KILL * kills
-        (home / "files").mkdir(parents=True)  # fails where a bus is there already
+        (home / "files").mkdir(parents=True)  # fails if the folder already has a bus
         (home / "offered").mkdir()
         self.broker, self.broker_lock = Broker(Settings(home=home)), Lock()
         self.groups: list[int] = []
@@ -88,7 +88,7 @@ class Harness:
             self.broker.stop()
 
     def round(self, other: ThreadPoolExecutor) -> None:
-        """A file for the city's pass to take, and the pass, while a district publishes another."""
+        """Publish a file, then run a pass of the city while a district publishes another file."""
         self.rounds += 1
         death = self.deaths.next("city", ("contract", "column"))
         if isinstance(death, AtPoint) and (needs := POINTS[death.point].needs):
@@ -102,7 +102,7 @@ class Harness:
             city.result()
 
     def sync(self, death: Death | None) -> None:
-        """One pass of the city; in the beginning, more of them until one is through: without topics no publish ever is."""
+        """One pass of the city. The first time, repeat until one pass ends: publishing needs the topics that it creates."""
         answer = self.attempt("city", death, "sync")
         for _ in range(CALM):
             if self.topics or (answer and answer.status != 3):
@@ -112,9 +112,10 @@ class Harness:
         raise RunError(f"no pass was through in {CALM} attempts; the last: {answer and answer.reason}")
 
     def change_contract(self, needs: str) -> None:
-        """Offer new contracts: other texts, or one with a column more.
+        """Offer new contracts: with another text only, or one of them with one more column.
 
-        Only between two deliveries, so none is refused half way; files that lack the column are from then on (`Model.takes`).
+        Done only between two deliveries, so that none is refused half way. From then on files without the column are refused
+        (`Model.takes`).
         """
         self.patches.update((ORDERED, UNORDERED))
         if needs == "column":
@@ -123,7 +124,7 @@ class Harness:
         self.offer()
 
     def offer(self) -> None:
-        """Put the contracts where the city and the nodes look."""
+        """Write the contracts into the folder that the city and the nodes read."""
         for name in (ORDERED, UNORDERED):
             draft = self.home / "offered" / f".{name}"
             draft.write_text(self.model.contract(name, self.patches[name]), "utf-8")
@@ -134,11 +135,11 @@ class Harness:
     def attempt(
         self, side: Side, death: Death | None, *words: str, allowed: Collection[int] = WENT_ON
     ) -> Answer | None:
-        """Run a command that dies as planned; its answer, or None if it was killed. RunError if it ends otherwise."""
+        """Run a command that is killed as planned; its answer, or None if it was killed. RunError if it ends in another way."""
         self.start_broker()
         process = self.ready[side].pop() if self.ready[side] else self.prepare(side)
         if isinstance(death, AtPoint | AtMoment) and not self.ready[side]:
-            self.ready[side].append(self.prepare(side))  # gets ready while this one works and is killed
+            self.ready[side].append(self.prepare(side))  # starts while this one works and is killed
         begun = time.monotonic()
         try:
             if isinstance(death, OfBroker):
@@ -159,7 +160,7 @@ class Harness:
         came = f"broker killed, {came}" if isinstance(death, OfBroker) and hit else came
         self.say(f"{self.deaths.kills.total():4} {side:8} {words[0]:8} {came}, {seconds:.1f} s, planned: {death}")
         if answer:
-            self.ready[side].append(process)  # it has run before, and is the next to run
+            self.ready[side].append(process)  # it is warm, and runs the next command
             return self.check(words, answer, allowed)
         if death and not isinstance(death, OfBroker) and death.group:
             process.kill()
@@ -170,14 +171,14 @@ class Harness:
 
     @staticmethod
     def check(words: Collection[str], answer: Answer | None, allowed: Collection[int]) -> Answer | None:
-        """The answer, if its status is one of those; RunError with its reason if not."""
+        """The answer, if its status is one of `allowed`; RunError with its reason if not."""
         if answer is None or answer.status in allowed:
             return answer
         came = "raised an error" if answer.status is None else f"ended with status {answer.status}"
         raise RunError(f"`suibus {' '.join(words)}` {came}:\n{answer.reason}")
 
     def prepare(self, side: Side) -> Process:
-        """A process that gets ready to be ordered about."""
+        """Start a process that will run commands."""
         environment = (
             {k: v for k, v in os.environ.items() if not k.startswith("SUIBUS_") or k == "SUIBUS_JARS"}
             | {
@@ -185,13 +186,13 @@ class Harness:
                 "SUIBUS_CONTRACTS": str(self.home / "offered"),
                 "SUIBUS_SPARK_MASTER": "local[2]",
                 "SUIBUS_SPARK_MEMORY": "1g",
-                "JAVA_TOOL_OPTIONS": "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC",  # a JVM that lives for seconds: half the work
+                "JAVA_TOOL_OPTIONS": "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC",  # half the CPU time for a JVM that lives for seconds
             }
         )
         return Process(side, self.home, environment)
 
     def start_broker(self) -> None:
-        """Start the broker unless it runs; the other side may kill it while it starts."""
+        """Start the broker unless it runs; the other thread may kill it while it starts."""
         with self.broker_lock:
             for _ in range(CALM):
                 try:
@@ -204,7 +205,7 @@ class Harness:
     def beside_a_dying_broker(
         self, process: Process, words: tuple[str, ...], death: OfBroker
     ) -> tuple[Answer | None, bool]:
-        """Run a command while the broker is killed, as a power cut does; its answer, and whether the broker ran before."""
+        """Run a command while the broker is killed with SIGKILL; returns the answer, and whether the broker ran before."""
         hit = False
 
         def kill() -> None:
@@ -231,9 +232,9 @@ class Harness:
     # --- a district -------------------------------------------------------------------------------
 
     def publish(self) -> None:
-        """One file of a district, over and over until all of it was accepted, then sent, killed on the way.
+        """Publish one file of a district, repeated after each kill until all of it is accepted, then flush.
 
-        A file that the contract does not take must be refused whole. Any other that is refused ends the run.
+        A file that the contract does not take must be refused whole. If any other file is refused, the run ends.
         """
         self.published += 1
         dice = random.Random(f"{self.seed} file {self.published}")
@@ -268,7 +269,7 @@ class Harness:
             self.publish_outdated(dice)
 
     def publish_outdated(self, dice: random.Random) -> None:
-        """A file that lacks a column of the contract, if there is one: refused whole, with the column named."""
+        """Publish a file that lacks a column of the contract, if there is one: it must be refused whole, and the column named."""
         outdated = [file for file in self.files if not self.model.takes(file)]
         if not outdated:
             return
@@ -282,11 +283,11 @@ class Harness:
         self.tally.add("wrong", int(not well or after.accepted != before.accepted), note)
 
     def file(self, dice: random.Random, snapshot: bool) -> Delivery:
-        """A new file, or one that was published before and that the contract still takes."""
+        """A new file, or a file that was published before and that the contract still takes."""
         before = [file for file in self.files if self.model.takes(file)]
         if before and not snapshot and dice.random() < 0.15:
             return dice.choice(before)
-        dataset = (ORDERED, UNORDERED)[len(self.files) % 2]  # a short run, too, has both
+        dataset = (ORDERED, UNORDERED)[len(self.files) % 2]  # so that a short run also has both
         district = dice.choice(DISTRICTS)
         mode = "snapshot" if snapshot else dice.choices(("append", "delete", "snapshot"), (6, 2, 2))[0]
         made = self.model.make(self.home / "files", len(self.files), dataset, district, mode, dice)
@@ -294,7 +295,7 @@ class Harness:
         return made
 
     def outbox(self, delivery: Delivery) -> OutboxState:
-        """How the outbox of a delivery's district stands; the delivery is accepted once `accepted` has grown."""
+        """The state of the outbox of a delivery's district; the delivery is accepted once `accepted` has grown."""
         path = self.home / "nodes" / delivery.district / "outbox.sqlite"
         if not path.exists():
             return OutboxState()
@@ -305,12 +306,12 @@ class Harness:
             )
             accepted, waiting, attempt = outbox.execute(asked, (f"{delivery.dataset}.%",)).fetchone()
             return OutboxState(accepted, waiting, attempt is not None)
-        return OutboxState()  # killed before its tables were made
+        return OutboxState()  # killed before its tables were created
 
     # --- the end ----------------------------------------------------------------------------------
 
     def settle(self) -> Tally:
-        """Bring all to rest, read the lake, compare."""
+        """Send and release everything without kills, read the lake, compare."""
         for district in DISTRICTS:
             if (self.home / "nodes" / district / "outbox.sqlite").exists():
                 answer = self.attempt("publish", None, "flush", "--district", district)

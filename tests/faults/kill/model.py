@@ -1,4 +1,4 @@
-"""What districts publish, and what the bus should then hold, kept in plain Python beside it."""
+"""What districts publish and what the bus must then hold, in plain Python."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ customProperties:
 
 
 class Row(NamedTuple):
-    """One version of one key; `tag` is in no other row. `extra`: its values in the columns that the contract was given later."""
+    """One version of one key; `tag` is unique. `extra`: the values of the columns that were added to the contract."""
 
     key: str
     seq: int
@@ -47,7 +47,7 @@ class Row(NamedTuple):
     extra: tuple[int | None, ...] = ()
 
     def widened(self, columns: int) -> Row:
-        """The same where the contract has so many more columns: it is null in those that came after it."""
+        """The row with `columns` added columns: null in those that were added after it."""
         return self._replace(extra=self.extra + (None,) * (columns - len(self.extra)))
 
 
@@ -65,7 +65,7 @@ class Event(NamedTuple):
 
     @property
     def name(self) -> tuple[Any, ...]:
-        """What tells it from other events."""
+        """What distinguishes it from other events."""
         return (self.key, self.row.tag if self.row else None, None if self.row else self.seq)
 
 
@@ -79,12 +79,12 @@ class Delivery:
     path: Path
     rows: list[Row]  # with the rejected ones left out
     rejected: int
-    columns: int  # that the contract had been given when the file was made
+    columns: int  # columns added to the contract before the file was made
 
 
 @dataclass
 class Model:
-    """What each outbox accepted, in order, and what it then believes the city to hold."""
+    """What each outbox accepted, in order (`events`), and its snapshot state (`known`)."""
 
     events: dict[tuple[str, str], list[Event]] = field(default_factory=lambda: defaultdict(list))
     known: dict[tuple[str, str], dict[str, tuple[Any, int]]] = field(default_factory=lambda: defaultdict(dict))
@@ -99,7 +99,7 @@ class Model:
         return CONTRACT.format(name=name, version=version, columns=added, sequence=sequence)
 
     def make(self, folder: Path, number: int, dataset: str, district: str, mode: str, dice: random.Random) -> Delivery:
-        """A new file of random rows, not accepted yet, with every column that the contract has now."""
+        """Write a new file of random rows with every column that the contract has now. It is not accepted yet."""
         columns = self.columns[dataset]
         known = {k: content[1] for k, (content, _) in self.known[dataset, district].items()}
         rows: list[Row] = []
@@ -136,15 +136,15 @@ class Model:
         return Delivery(dataset, district, mode, path, rows, rejected, columns)
 
     def takes(self, delivery: Delivery) -> bool:
-        """Whether the contract takes the file: one that lacks a column is refused whole. To delete, keys are enough."""
+        """Whether the contract takes the file. A file that lacks a column is refused whole; a file of deletions needs only the keys."""
         return delivery.mode == "delete" or delivery.columns == self.columns[delivery.dataset]
 
     def _keys(self, dataset: str, district: str) -> list[str]:
-        """Keys that all districts write, or, where nothing but time orders, each its own."""
+        """The ordered dataset has keys that all districts write; in the unordered one each district has its own."""
         return [f"k{i}" if dataset == ORDERED else f"{district}-{i}" for i in range(60)]
 
     def _row(self, key: str, dataset: str, district: str, dice: random.Random, tag: str, old: float) -> Row:
-        """A row whose sequence is new, or sometimes one of long ago; two districts never have the same."""
+        """A row with a new sequence, or sometimes an old one; two districts never have the same sequence."""
         self.clock += dice.randint(0, 2)
         base = dice.randint(1, self.clock) if dice.random() < old else self.clock
         amount = -1 if dice.random() < 0.05 else dice.randint(0, 10**6)
@@ -152,7 +152,7 @@ class Model:
         return Row(key, base * len(DISTRICTS) + DISTRICTS.index(district), tag, amount, extra)
 
     def accept(self, delivery: Delivery) -> None:
-        """All of a delivery was accepted once."""
+        """Note that all of a delivery was accepted once."""
         where = (delivery.dataset, delivery.district)
         events, known = self.events[where], self.known[where]
         schema = self.columns[delivery.dataset]
@@ -183,7 +183,7 @@ class Model:
         return None if delivery.dataset == UNORDERED and delivery.mode == "delete" else seq
 
     def silver(self, dataset: str) -> dict[str, tuple[str, Event]]:
-        """The last version of each key and the district it is from: by sequence, then as its district accepted them."""
+        """The last version of each key and its district: by sequence, then in the order in which the district accepted them."""
         found: dict[str, tuple[Any, str, Event]] = {}
         for district in DISTRICTS:
             for number, event in enumerate(self.events[dataset, district]):

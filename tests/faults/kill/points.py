@@ -1,7 +1,7 @@
 """Where the harness kills a process: named moments, each a call of a function that is wrapped before a command runs.
 
-No hook is in the product. A function is named by the module that defines it, and is wrapped for whoever imported it too. So that
-one that was renamed is noticed before anything starts, `missing` looks for all of them.
+The product has no hooks for this. A function is named by the module that defines it, and is wrapped in every module that imported
+it. `missing` looks for all of them before a run starts, so that a function or module that was renamed is noticed.
 """
 
 from __future__ import annotations
@@ -13,24 +13,36 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+from infra.cli import COMMANDS
+
 Side = Literal["publish", "city"]
 
 
 class Point(NamedTuple):
-    """A moment of a process: before or after a call of `target`, or a little into it."""
+    """A moment of a process: before, during or after a call of `target`."""
 
     side: Side
     when: Literal["before", "after", "during"]
     target: str  # module:attribute
-    needs: str = ""  # what the harness must have prepared for the call to come: see `Harness`
-    begins: str = ""  # only calls whose first text begins so
+    needs: str = ""  # what the harness must prepare so that the call happens: see `Harness`
+    begins: str = ""  # only calls with a text argument that begins like this
 
 
 COMMIT = "sqlite3:Connection.execute"
 SEND = "kafka:KafkaProducer"
 
+# Modules that commands import when they are called. They are imported once, before the processes under test are forked.
+PRELOADED = (
+    *(f"infra.commands.{name}" for name in COMMANDS),
+    "infra.jvm.spark",
+    "pipelines.share.query",
+    "great_expectations",
+    "quality.expectations",
+    "quality.one_scan",
+)
+
 POINTS = {
-    # a node: the first two are what a short run gets
+    # a node: a short run reaches the first two only
     "after the Kafka commit, before the outbox learns of it": Point(
         "publish", "before", "producers.outbox:Outbox.sent"
     ),
@@ -65,14 +77,14 @@ POINTS = {
 
 
 def changes(contracts: Path) -> dict[str, Any]:
-    """What is changed in the product: small chunks, so that a small file takes several transactions, and few datasets."""
+    """What the harness sets in the product: small chunks, so that a small file takes several transactions, and its own contracts."""
     return {
         "producers.outbox:CHUNK": 20,
         "producers.send.sender:ROWS": 35,
         "producers.publish.publisher:Publisher.send_in_background": lambda _: (
             None
         ),  # the process that is killed is the one that sends
-        "schemas.contract_folders:SHIPPED": contracts,  # the harness' datasets alone
+        "schemas.contract_folders:SHIPPED": contracts,  # only the datasets of the harness
     }
 
 
@@ -87,7 +99,7 @@ def find(target: str) -> tuple[Any, str, Any]:
 
 
 def put(target: str, value: Any) -> Callable[[], None]:
-    """Put another value in the target's place, also for every module that has imported it by its name; what undoes it."""
+    """Replace the target, also in every module that imported it by its name; returns a function that undoes this."""
     owner, name, before = find(target)
     modules = [vars(module) for module in [*sys.modules.values()] if hasattr(module, "__dict__")]
     names = [module for module in modules if module.get(name) is before]
@@ -105,7 +117,7 @@ def put(target: str, value: Any) -> Callable[[], None]:
 
 @contextmanager
 def replaced(target: str, value: Any) -> Iterator[None]:
-    """Within the block the target is another: see `put`."""
+    """Replace the target within the block: see `put`."""
     undo = put(target, value)
     try:
         yield
@@ -114,11 +126,16 @@ def replaced(target: str, value: Any) -> Iterator[None]:
 
 
 def missing() -> list[str]:
-    """Every point and change whose target is not there, with its target; none where all is well. Imports the city's libraries."""
+    """Every point, change and preloaded module that does not exist, with the reason; empty if all exist. Imports all of them."""
     found = []
     for name, target in [(n, p.target) for n, p in POINTS.items()] + [("a change", t) for t in changes(Path())]:
         try:
             find(target)
         except (ImportError, AttributeError) as error:
             found.append(f"{name}: {target} is gone ({error})")
+    for module in PRELOADED:
+        try:
+            importlib.import_module(module)
+        except ImportError as error:
+            found.append(f"preloaded: {module} is gone ({error})")
     return found

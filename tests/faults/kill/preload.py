@@ -1,6 +1,8 @@
-"""Imported once by the process that all processes under test are forked from: what the commands will need, which takes seconds."""
+"""Imported once, by the process that all processes under test are forked from: importing what the commands need takes seconds.
 
-import importlib
+That process ignores an ImportError of this module, so `tests.faults.kill` calls `missing` before it starts one.
+"""
+
 import sys
 
 from tests.faults.kill.points import missing
@@ -8,6 +10,4 @@ from tests.faults.kill.points import missing
 vars(sys.modules["__main__"]).setdefault(
     "__file__", __file__
 )  # PySpark takes a program without a file for its doctests
-for name in ("great_expectations", "infra.cli", "infra.terminal.publish", "quality.one_scan"):
-    importlib.import_module(name)
-missing()  # imports whatever has a point
+missing()  # imports all that is named in `points`

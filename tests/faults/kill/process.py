@@ -1,4 +1,4 @@
-"""A process under test, seen from outside: started, ordered about, killed; and whatever it does, waited for with an end."""
+"""A process under test: started, given commands, killed. Every wait for it has a time limit."""
 
 from __future__ import annotations
 
@@ -15,21 +15,19 @@ from tests.faults.kill.deaths import AtMoment, AtPoint
 from tests.faults.kill.points import Side
 from tests.faults.kill.worker import Answer, Order, work
 
-ANSWER_SECONDS = 300.0  # a process that says nothing for so long hangs
+ANSWER_SECONDS = 300.0  # a process that does not answer for so long hangs
 END_SECONDS = 30.0
 
-# Each is forked from a process that has imported everything: that takes five seconds, more than most of them live.
+# Each is forked from a process that has imported everything. Importing takes five seconds, longer than most of them live.
 _FORKED = multiprocessing.get_context("forkserver")
 _FORKED.set_forkserver_preload(["tests.faults.kill.preload"])
-# One of the libraries makes locks when it is imported, and Python would tell at the end that they were left.
+# One of the libraries creates locks when it is imported, and Python would warn at the end that they are not released.
 os.environ.setdefault("PYTHONWARNINGS", "ignore:resource_tracker:UserWarning")
-_ONE_AT_A_TIME = (
-    Lock()
-)  # starting a process also looks at the others: two that look at the end of one would not agree on it
+_ONE_AT_A_TIME = Lock()  # starting a process also collects ended ones, and two threads must not collect the same one
 
 
 class RunError(Exception):
-    """The run ends here: its message says what went wrong or stood still."""
+    """The run cannot continue; the message says why."""
 
 
 class Process:
@@ -56,14 +54,14 @@ class Process:
     ) -> Answer | None:
         """Run a command; None if the process was killed as planned, `AtMoment` after so many seconds from here.
 
-        RunError if it ends otherwise, or does not answer in time: then its log has where each of its threads was.
+        RunError if it ends in another way or does not answer in time; its log then shows where each of its threads was.
         """
         if not self._ready:
             self._receive(ANSWER_SECONDS, "it was started", None)
             self._ready = True
         shown = f"`suibus {' '.join(words)}`"
         point = death if isinstance(death, AtPoint) else None
-        with suppress(BrokenPipeError):  # it has ended: told below
+        with suppress(BrokenPipeError):  # it has ended: reported below
             self._orders.send(Order(words, point))
         if isinstance(death, AtMoment) and not self._orders.poll(seconds):
             self.kill(death.group)
@@ -89,7 +87,7 @@ class Process:
         return "\n".join(self._log.read_text("utf-8", "replace").splitlines()[-40:])
 
     def kill(self, group: bool = True) -> None:
-        """Kill it, with its JVM or alone; whether or not it lives."""
+        """Kill it, with its JVM or alone. It may have ended already."""
         with suppress(ProcessLookupError):
             (os.killpg if group else os.kill)(self.group, signal.SIGKILL)
         self._status()
@@ -100,7 +98,7 @@ class Process:
             return self._process.exitcode
 
     def close(self) -> None:
-        """Let go of it when it has ended. Its JVM may live a little longer, and go on with what it was doing."""
+        """Close the connection to it after it has ended. Its JVM may live and work a little longer."""
         self._orders.close()
 
 

@@ -1,4 +1,4 @@
-"""What the comparison needs of a bus at rest, read with Spark and nothing of the pipelines, and through a department's query."""
+"""Reads what the comparison needs: tables with Spark alone, without the pipelines' code, and the result of a department's query."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The process that the harness kills: it runs the command line as ordered, and dies where it is told."""
+"""The process that the harness kills: it runs the commands it is given, and kills itself at the point it is given."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from tests.faults.kill.deaths import AtPoint
-from tests.faults.kill.points import COMMIT, POINTS, Side, changes, find, put, replaced
+from tests.faults.kill.points import COMMIT, POINTS, PRELOADED, Side, changes, find, put, replaced
 
 SHOWN = 4_000  # characters of what a command printed
 DUMP = "dump"
@@ -27,7 +27,7 @@ DUMP = "dump"
 
 @dataclass(frozen=True)
 class Order:
-    """A `suibus` command, and where the process dies that runs it; or `DUMP` and a file, to write there what the lake holds."""
+    """A `suibus` command, and where its process is to kill itself; or `DUMP` and a file to write the lake's contents to."""
 
     words: tuple[str, ...]
     death: AtPoint | None = None
@@ -35,7 +35,7 @@ class Order:
 
 @dataclass(frozen=True)
 class Answer:
-    """What a command came to. No status: it raised an error that it does not tell people, whose traceback is in `errors`."""
+    """The result of a command. Without status: it raised an unexpected error, whose traceback is in `errors`."""
 
     status: int | None
     said: str = ""
@@ -43,7 +43,7 @@ class Answer:
 
     @property
     def reason(self) -> str:
-        """The last that it printed, errors first."""
+        """The last lines that it printed; its errors if there are any."""
         lines = (self.errors.strip() or self.said.strip() or "it printed nothing").splitlines()
         return "\n".join(lines[-12:])
 
@@ -52,12 +52,14 @@ READY = Answer(0, "ready")
 
 
 def work(side: Side, home: Path, environment: Mapping[str, str], orders: Connection[Answer, Order]) -> None:
-    """Say that all is ready, then do what each order says and answer it, until nobody orders any more."""
+    """Answer READY, then run each order and answer it, until the connection is closed."""
     os.setsid()
     with (home / f"{side}.log").open("ab") as log:
         for output in (1, 2):
             os.dup2(log.fileno(), output)
-    faulthandler.enable()  # the harness asks with SIGABRT where a process hangs
+    if absent := [name for name in PRELOADED if name not in sys.modules]:
+        raise ImportError(f"not imported before the fork: {', '.join(absent)}; see tests/faults/kill/preload.py")
+    faulthandler.enable()  # SIGABRT makes a process that hangs write where each of its threads is
     os.environ.clear()
     os.environ.update(environment)
     for target, value in changes(home / "offered").items():
@@ -93,7 +95,7 @@ def _start_spark() -> None:
 
 
 class _Both(io.StringIO):
-    """Keeps what is printed, and prints it to the log too."""
+    """Keeps what is printed, and writes it to the log too."""
 
     def __init__(self, log: IO[str]) -> None:
         super().__init__()
@@ -123,7 +125,7 @@ def run(words: tuple[str, ...], shown: int = SHOWN) -> Answer:
 
 
 def _die(group: bool) -> None:
-    """End as a power cut ends a process: this one alone, or its JVM with it."""
+    """Kill this process with SIGKILL, alone or with its JVM."""
     if group:
         os.killpg(0, signal.SIGKILL)
     os.kill(os.getpid(), signal.SIGKILL)
@@ -131,7 +133,7 @@ def _die(group: bool) -> None:
 
 @contextmanager
 def _armed(death: AtPoint | None) -> Iterator[None]:
-    """Within the block this process dies as it was told, if it comes by that point."""
+    """Within the block this process kills itself when it reaches the point of `death`."""
     if death is None:
         yield
         return
@@ -158,7 +160,7 @@ def _armed(death: AtPoint | None) -> Iterator[None]:
         _die(death.group)
         return result
 
-    if point.target == COMMIT:  # which cannot be replaced: a connection of another class can
+    if point.target == COMMIT:  # a method of a C class cannot be replaced, so connections get another class
         target, connect = "sqlite3:connect", sqlite3.connect
 
         class Watched(sqlite3.Connection):

@@ -10,7 +10,7 @@ import sqlite3
 import stat
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -19,9 +19,12 @@ import pytest
 
 import infra.operate.backup
 from infra.bus.bus import Bus
+from infra.bus.status import read_status
 from infra.kafka.broker import Broker
+from infra.kafka.detached_process import Process, start_detached
 from infra.operate.backup import back_up, restore
 from infra.settings import Settings
+from infra.up.process import stop
 from producers.entry import Entry
 from producers.outbox import Outbox
 from producers.send.sender import flush
@@ -34,7 +37,7 @@ TOPIC = "gz.up.440106.t.v1"
 
 @pytest.fixture
 def bus(tmp_path: Path) -> Bus:
-    """A state folder with something of every kind, of a bus that never ran."""
+    """A state folder with a file of every kind, of a bus that never ran."""
     found = Bus(Settings(home=tmp_path / "home"))
     home = found.home
     with Outbox(found.outbox("440106")) as outbox:
@@ -54,23 +57,31 @@ def bus(tmp_path: Path) -> Bus:
     return found
 
 
+@pytest.fixture
+def sleeper(tmp_path: Path) -> Iterator[Process]:
+    """A process that goes on until it is ended."""
+    process = start_detached(["sleep", "600"], tmp_path, "sleeper.out", os.environ)
+    yield process
+    process.end()
+
+
 def contents(folder: Path) -> dict[str, bytes]:
     """Every file below a folder."""
     return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
 
 
 def modes(folder: Path) -> dict[str, int]:
-    """The rights on everything below a folder."""
+    """The file mode of everything below a folder."""
     return {str(p.relative_to(folder)): stat.S_IMODE(p.stat().st_mode) for p in folder.rglob("*")}
 
 
 def kept(bus: Bus) -> dict[str, bytes]:
-    """What of a state folder a backup must bring back byte by byte."""
+    """The files of a state folder that a restore must bring back byte by byte."""
     no = ("spark/", "run/", "nodes/")
     return {name: data for name, data in contents(bus.home).items() if not name.startswith(no)}
 
 
-def test_restored_state_is_the_one_backed_up_with_its_rights(bus: Bus, tmp_path: Path) -> None:
+def test_a_restore_brings_back_the_state_with_its_file_modes(bus: Bus, tmp_path: Path) -> None:
     before, rights = kept(bus), modes(bus.home)
     info = back_up(bus, tmp_path / "backup")
     assert stat.S_IMODE((tmp_path / "backup").stat().st_mode) == 0o700
@@ -88,13 +99,13 @@ def test_restored_state_is_the_one_backed_up_with_its_rights(bus: Bus, tmp_path:
     assert [p.name for p in tmp_path.iterdir() if p.name.endswith(".part")] == []
 
 
-def test_holes_of_the_brokers_files_stay_holes(bus: Bus, tmp_path: Path) -> None:
+def test_sparse_files_of_the_broker_stay_sparse_in_a_backup(bus: Bus, tmp_path: Path) -> None:
     back_up(bus, tmp_path / "backup")
     copied = (tmp_path / "backup" / "state" / "kafka" / "data" / "t-0" / "0.index").stat()
     assert (copied.st_size, copied.st_blocks) == (5_000_000, 0)
 
 
-def test_outbox_is_copied_as_of_one_moment_while_it_is_written(bus: Bus, tmp_path: Path) -> None:
+def test_a_backup_holds_no_half_of_a_transaction_of_an_outbox(bus: Bus, tmp_path: Path) -> None:
     with closing(sqlite3.connect(bus.outbox("440106"), isolation_level=None)) as writer:
         writer.execute("BEGIN IMMEDIATE")
         writer.execute("INSERT INTO outbox (topic, key, value, timestamp_ms) VALUES (1, 'half', 'accepted', 0)")
@@ -155,8 +166,8 @@ def test_backup_and_restore_never_overwrite_a_file(bus: Bus, tmp_path: Path) -> 
     assert contents(bus.home) == before
 
 
-def test_running_bus_is_backed_up_only_without_its_broker(bus: Bus, tmp_path: Path) -> None:
-    with bus.only_one():
+def test_a_running_bus_can_be_backed_up_only_without_its_broker(bus: Bus, tmp_path: Path) -> None:
+    with bus.only_one("up"):
         with pytest.raises(StateError, match="--without-broker"):
             back_up(bus, tmp_path / "whole")
         info = back_up(bus, tmp_path / "backup", without_broker=True)
@@ -164,6 +175,57 @@ def test_running_bus_is_backed_up_only_without_its_broker(bus: Bus, tmp_path: Pa
     assert not (tmp_path / "whole").exists()
     assert not (tmp_path / "backup" / "state" / "kafka").exists()
     assert (tmp_path / "backup" / "lake" / "silver" / "t.v1" / "part-0.parquet").exists()
+
+
+@pytest.mark.parametrize("words", [["backup"], ["restore", "--lake-only"]], ids=" ".join)
+def test_backup_and_restore_at_work_are_no_running_bus_and_down_does_not_end_them(
+    bus: Bus, tmp_path: Path, words: list[str]
+) -> None:
+    target = tmp_path / "backup"
+    if words[0] == "restore":
+        back_up(bus, target)
+        shutil.rmtree(bus.home / "lake")
+    at_work = "A backup of this bus is at work" if words[0] == "backup" else "A restore of this bus's lake is at work"
+    with bus.state.pass_lease.hold():  # for which it waits
+        working = start_program(bus, *words, str(target))
+        try:
+            assert working.stdout
+            assert any("a pass is under way" in line for line in working.stdout)
+            assert not read_status(bus).running
+            for other in ["down"], ["up"], ["up", "--detach"], ["backup", str(tmp_path / "second")]:
+                refused = program(bus, *other)
+                assert refused.returncode == 2
+                assert f"{at_work} (process {working.pid}," in refused.stderr
+            assert working.poll() is None
+        except BaseException:
+            working.kill()
+            raise
+    assert working.wait(60) == 0
+    assert (target / "manifest.json").is_file()
+    assert (bus.home / "lake" / "silver").is_dir()
+
+
+def test_restored_bus_does_not_take_the_process_of_the_broker_it_was_copied_from(
+    bus: Bus, tmp_path: Path, sleeper: Process
+) -> None:
+    """The process stands for the broker of the bus: what tells it apart is in run/broker.json."""
+    bus.broker.access_when_up  # noqa: B018 the ports are chosen
+    state = json.loads(bus.broker.state_file.read_text("utf-8"))
+    process = {"pid": sleeper.pid, "born": sleeper.born, "home": str(bus.home.resolve())}
+    bus.broker.state_file.write_text(json.dumps(state | process), "utf-8")
+    assert bus.broker.running()
+    back_up(bus, tmp_path / "backup", without_broker=True)
+    kept = json.loads((tmp_path / "backup" / "state" / "run" / "broker.json").read_text("utf-8"))
+    assert kept == state, "the ports, which nodes' files name, and no process"
+    restored = Bus(Settings(home=tmp_path / "other"))
+    restore(restored, tmp_path / "backup")
+    shutil.copytree(bus.home, tmp_path / "copied")
+    for other in restored, Bus(Settings(home=tmp_path / "copied")):
+        assert not other.broker.running()
+        assert not stop(other)
+    assert sleeper.alive
+    assert stop(bus)
+    assert not sleeper.alive
 
 
 KILLED = """
@@ -181,7 +243,7 @@ main()
 
 
 @pytest.mark.parametrize("after", [0, 2])
-def test_killed_backup_leaves_none_and_the_next_run_makes_it(bus: Bus, tmp_path: Path, after: int) -> None:
+def test_a_killed_backup_leaves_no_backup_and_the_next_run_makes_one(bus: Bus, tmp_path: Path, after: int) -> None:
     target = tmp_path / "backup"
     killed = program(bus, str(after), "backup", str(target), code=KILLED)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
@@ -211,7 +273,7 @@ def test_killed_restore_leaves_no_state_folder_and_can_be_run_again(bus: Bus, tm
         assert contents(lake) == contents(bus.home / "lake")
 
 
-def test_refusal_is_a_sentence_with_exit_status_2_and_one_json_line_where_the_log_is_json(bus: Bus) -> None:
+def test_a_refusal_is_a_sentence_with_exit_status_2_and_one_json_line_when_the_log_is_json(bus: Bus) -> None:
     refused = program(bus, "restore", str(bus.home))
     assert refused.returncode == 2
     assert "is no backup" in refused.stderr
@@ -222,15 +284,24 @@ def test_refusal_is_a_sentence_with_exit_status_2_and_one_json_line_where_the_lo
     assert "is no backup" in line["event"]
 
 
-def program(bus: Bus, *words: str, code: str | None = None, **settings: str) -> subprocess.CompletedProcess[str]:
-    """The command line over a bus's state folder."""
-    clean = {k: v for k, v in os.environ.items() if not k.startswith("SUIBUS_")}
+def start_program(bus: Bus, *words: str, code: str | None = None, **settings: str) -> subprocess.Popen[str]:
+    """Start the command line on a bus's state folder."""
     lake = {"SUIBUS_LAKE": bus.settings.lake} if bus.settings.lake else {}
     run = ["-c", code] if code else ["-m", "infra.cli"]
-    return subprocess.run(
-        [sys.executable, *run, *words], env=clean | lake | {"SUIBUS_HOME": str(bus.home)} | settings,
-        capture_output=True, text=True, timeout=120, check=False,
+    return subprocess.Popen(
+        [sys.executable, *run, *words], env=os.environ | lake | {"SUIBUS_HOME": str(bus.home)} | settings,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
+
+
+def program(bus: Bus, *words: str, code: str | None = None, **settings: str) -> subprocess.CompletedProcess[str]:
+    """The command line over a bus's state folder, run to its end."""
+    with start_program(bus, *words, code=code, **settings) as process:
+        try:
+            out, err = process.communicate(timeout=120)
+        finally:
+            process.kill()
+    return subprocess.CompletedProcess(words, process.returncode, out, err)
 
 
 def arrived(road: Road) -> list[tuple[str, int, int]]:
@@ -261,7 +332,7 @@ def test_bus_restored_after_its_state_was_destroyed_goes_on_with_nothing_lost_or
 
         road.bus = Bus(settings)
         road.bus.broker.start()
-        assert road.query("SELECT count(*) AS n FROM t") == [{"n": 3}]  # the release of before
+        assert road.query("SELECT count(*) AS n FROM t") == [{"n": 3}]  # the release from before the backup
         assert road.bus.flush_outboxes() == 1
         road.publish({"id": "e", "seq": 1})
         road.sync()
@@ -278,7 +349,7 @@ def test_bus_restored_after_its_state_was_destroyed_goes_on_with_nothing_lost_or
         Broker(settings).stop()
 
 
-def test_lake_of_an_older_moment_takes_again_what_came_later_and_old_outboxes_lose_nothing(
+def test_a_lake_from_an_old_backup_ingests_later_records_again_and_an_old_outbox_loses_nothing(
     road: Road, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def put_back(backup: str) -> None:
@@ -289,12 +360,12 @@ def test_lake_of_an_older_moment_takes_again_what_came_later_and_old_outboxes_lo
         road.sync()
 
     road.publish({"id": "a", "seq": 1}, {"id": "b", "seq": 1})
-    with monkeypatch.context() as cut:  # on the topic, and the outbox does not know
+    with monkeypatch.context() as cut:  # sent, but the outbox does not know it
         cut.setattr(Outbox, "sent", lambda *_: (_ for _ in ()).throw(RuntimeError))
         with pytest.raises(RuntimeError):
             road.publish({"id": "c", "seq": 1})
     back_up(road.bus, tmp_path / "unsettled")
-    put_back("unsettled")  # Kafka knows the transaction by the name that the backup has: its row is not sent again
+    put_back("unsettled")  # Kafka has the transaction name that is in this backup: its row is not sent again
     assert len(arrived(road)) == 3
 
     road.accept({"id": "d", "seq": 1})
@@ -313,7 +384,7 @@ def test_lake_of_an_older_moment_takes_again_what_came_later_and_old_outboxes_lo
     assert arrived(road) == places
     assert road.account()["440106"]["received"] == len(places) == 7
 
-    put_back("backup")  # its row was sent since, which it cannot know: it is sent again, and changes nothing
+    put_back("backup")  # it does not know that its row was sent since: the row is sent again, and changes nothing
     assert len(arrived(road)) == len(places) + 1
     assert road.account()["440106"]["unchanged"] == 1
     assert [row[:3] for row in road.silver()] == [row[:3] for row in silver]

@@ -1,4 +1,4 @@
-"""One embedded broker: started, stopped, killed and started again, it keeps its address and every acknowledged record."""
+"""The embedded broker keeps its address and every acknowledged record when it is stopped or killed and started again."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from schemas.errors import InputError, UnavailableError
 
 @pytest.fixture(scope="module")
 def embedded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
-    """A broker of these tests alone, running or not, its home named with a space, a comma and Chinese."""
+    """A broker for these tests only, running or not; the name of its home has a space, a comma and Chinese characters."""
     made = Broker(Settings(home=tmp_path_factory.mktemp("broker") / "穗 数, 通"))
     yield made
     made.stop()
@@ -89,7 +89,7 @@ def test_restarted_broker_has_its_topics_and_records_on_the_same_port(embedded: 
     assert _records(address, "gz.up.440106.kept.v1", 2) == [b"one", b"two"]
 
 
-def test_killed_broker_is_recognised_and_starts_again_with_every_acknowledged_record(embedded: Broker) -> None:
+def test_a_killed_broker_is_detected_and_starts_again_with_every_acknowledged_record(embedded: Broker) -> None:
     address = embedded.start()
     Kafka(address).ensure(["t"])
     _publish(address, "t", *(str(n).encode() for n in range(200)))
@@ -100,12 +100,13 @@ def test_killed_broker_is_recognised_and_starts_again_with_every_acknowledged_re
     assert Kafka(address).states(["t"])["t"].partitions == {0: (0, 200)}
 
 
-def test_state_left_by_an_earlier_boot_is_no_running_broker(embedded: Broker) -> None:
+def test_a_state_file_of_an_earlier_boot_does_not_count_as_a_running_broker(embedded: Broker) -> None:
     embedded.start()
     embedded.stop()
     state = json.loads(_state_file(embedded).read_text("utf-8"))
-    # The pid now belongs to somebody else: to this test.
-    _state_file(embedded).write_text(json.dumps({**state, "pid": os.getpid(), "born": "another boot 1"}))
+    # The pid now belongs to another process: to this test.
+    process = {"pid": os.getpid(), "born": "another boot 1", "home": str(embedded.home.resolve())}
+    _state_file(embedded).write_text(json.dumps({**state, **process}))
     assert not embedded.running()
     embedded.stop()  # must not end this test
 
@@ -123,7 +124,7 @@ def test_two_brokers_run_beside_each_other_and_share_nothing(embedded: Broker, b
     assert Kafka(broker.access).states(["only.here"]) == {}
 
 
-def test_foreign_program_on_the_port_makes_the_broker_move_and_say_so(embedded: Broker) -> None:
+def test_the_broker_uses_another_port_and_says_so_when_its_port_is_taken(embedded: Broker) -> None:
     address = embedded.start()
     Kafka(address).ensure(["kept"])
     embedded.stop()
@@ -173,7 +174,7 @@ def test_topic_that_kafka_refuses_is_an_input_error(broker: Broker) -> None:
         Kafka(broker.access).ensure(["too.many.replicas"], replication=3)
 
 
-def test_absent_broker_is_unavailable_with_its_address() -> None:
+def test_a_broker_that_does_not_answer_is_reported_with_its_address() -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{probe.getsockname()[1]}"

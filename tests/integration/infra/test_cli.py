@@ -1,4 +1,4 @@
-"""The program as its users have it: `suibus` in its own processes, from a dropped contract to a SELECT."""
+"""`suibus` as users run it, in processes of its own: from a contract in the folder to a SELECT."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ class Suibus:
         return json.loads(self(*words))
 
     def here(self, *words: str, status: int = 0) -> str:
-        """The same of a command that runs in this process, on its Spark: one of its own takes 1 s to start, with Spark 15."""
+        """The same, but run in this process and its Spark: a new process takes 1 s to start, with Spark 15 s."""
         with chdir(self.folder):
             found = CliRunner().invoke(main, words, env=self.environment, catch_exceptions=False)
         self.said = found.stderr
@@ -79,18 +79,18 @@ class Suibus:
         return found.stdout
 
     def json_here(self, *words: str) -> Any:
-        """The one JSON value that such a command prints."""
+        """The one JSON value that a command prints, run by `here`."""
         return json.loads(self.here(*words))
 
     def write(self, name: str, text: str) -> str:
-        """A file in the folder; its name."""
+        """Write a file into the folder; returns its name."""
         (self.folder / name).write_text(text, "utf-8")
         return name
 
 
 @pytest.fixture(scope="module")
 def suibus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Suibus]:
-    """A state folder whose name is Chinese and has a space in it, and nothing running."""
+    """The commands on a state folder with a Chinese name and a space in it; nothing runs yet."""
     program = Suibus(tmp_path_factory.mktemp("总线 一"))
     yield program
     program("down")
@@ -116,7 +116,7 @@ def test_rows_published_while_the_bus_is_away_wait_and_are_delivered_once(suibus
     suibus("down")
 
 
-def test_a_running_bus_takes_a_dropped_contract_and_its_rows_through_to_a_select(suibus: Suibus, spark: Any) -> None:
+def test_a_running_bus_takes_up_a_new_contract_and_its_rows_can_be_queried(suibus: Suibus, spark: Any) -> None:
     suibus("up", "--detach")
     status = suibus.json("status", "--json")
     assert status["running"]
@@ -152,7 +152,7 @@ def test_a_running_bus_takes_a_dropped_contract_and_its_rows_through_to_a_select
     assert suibus.json("status", "--json")["running"] is False
 
 
-def test_the_bus_starts_again_where_it_stopped_and_on_the_same_port(suibus: Suibus, spark: Any) -> None:
+def test_the_bus_starts_again_with_its_state_and_on_the_same_port(suibus: Suibus, spark: Any) -> None:
     before = suibus("down")
     assert "nothing was running" in before
     suibus("up", "--detach", "--services-only")
@@ -184,10 +184,10 @@ def test_doctor_finds_this_machine_fit(suibus: Suibus) -> None:
         (["sync", "nothing"], "not running", "未在运行"),
     ],
 )
-def test_a_mistake_is_told_in_both_languages_and_nothing_is_done(
+def test_a_mistake_is_reported_in_both_languages_and_nothing_is_done(
     suibus: Suibus, words: list[str], en: str, zh: str
 ) -> None:
-    run = suibus if words[0] == "flush" else suibus.here  # one of them as a process
+    run = suibus if words[0] == "flush" else suibus.here  # the only one that runs as a process
     run(*words, status=3 if words[0] == "sync" else 2)
     assert en in suibus.said
     assert zh in suibus.said
@@ -195,7 +195,7 @@ def test_a_mistake_is_told_in_both_languages_and_nothing_is_done(
 
 
 def test_contract_commands_check_show_and_grade(suibus: Suibus) -> None:
-    assert "parks 1.0.0" in suibus("contract", "check", "contracts/parks.yaml")  # as a process, and the others here
+    assert "parks 1.0.0" in suibus("contract", "check", "contracts/parks.yaml")  # only this one as a process
     wrong = suibus.write("wrong.yaml", CONTRACT.replace("physicalType: int,", "physicalType: intt,"))
     suibus.here("contract", "check", wrong, status=2)
     assert "wrong.yaml:11:" in suibus.said

@@ -25,7 +25,7 @@ def test_healthy_node_is_ok_in_every_check(settings: Settings, broker: Broker) -
     assert broker.access.servers in _named(checks)["broker"].found
 
 
-def test_stopped_broker_is_a_state_and_an_outside_one_that_is_away_is_a_fault(tmp_path: Path) -> None:
+def test_a_stopped_embedded_broker_is_ok_and_an_outside_broker_that_does_not_answer_is_not(tmp_path: Path) -> None:
     stopped = _named(examine(Settings(home=tmp_path)))["broker"]
     assert stopped.ok
     assert "suibus up" in stopped.found
@@ -35,12 +35,14 @@ def test_stopped_broker_is_a_state_and_an_outside_one_that_is_away_is_a_fault(tm
     assert "suibus up" in away.remedy_zh
 
 
-def test_examination_changes_nothing(tmp_path: Path) -> None:
+def test_the_doctor_changes_nothing(tmp_path: Path) -> None:
     examine(Settings(home=tmp_path / "home"))
     assert list(tmp_path.iterdir()) == []
 
 
-def test_missing_java_and_jars_are_told_and_raise_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_java_and_jars_are_reported_without_an_exception(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("SUIBUS_JARS", str(tmp_path / "none"))
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.delenv("JAVA_HOME", raising=False)
@@ -81,7 +83,7 @@ os.kill(os.getpid(), signal.SIGKILL)
 
 
 def _wait_until_gone(pid: int) -> None:
-    while True:  # the time limit of the test is the time limit
+    while True:  # ended by the time limit of the test
         try:
             os.kill(pid, 0)
         except ProcessLookupError:

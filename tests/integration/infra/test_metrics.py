@@ -1,4 +1,4 @@
-"""Metrics and logs tell what each step of a pass did, also after a restart and a kill."""
+"""Metrics and logs show what each step of a pass did, also after a restart and a kill."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def samples(text: str) -> dict[tuple[str, ...], float]:
     }
 
 
-def test_metrics_and_log_tell_each_hop_and_the_counters_outlive_a_restart_and_a_kill(
+def test_metrics_and_log_cover_each_hop_and_counters_survive_a_restart_and_a_kill(
     road: Road, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("infra.kafka.topics.FETCH_SECONDS", 60.0)
@@ -66,14 +66,14 @@ def test_metrics_and_log_tell_each_hop_and_the_counters_outlive_a_restart_and_a_
     counted = [file.read_bytes() for file in files]
     road.publish({"id": "a", "seq": 2})
     road.sync()
-    for file, content in zip(files, counted, strict=True):  # as a kill before they are written would leave them
+    for file, content in zip(files, counted, strict=True):  # as if the process had been killed before it wrote them
         file.write_bytes(content)
     road.sync()
     assert samples(metrics_text(road.bus))["suibus_received_records_total", dataset, code] == 4
 
 
 def logged_json(work: Callable[[], object]) -> list[dict[str, Any]]:
-    """What a piece of work logs, each line read as JSON."""
+    """What a call logs, each line read as JSON."""
     out = io.StringIO()
     handler = logging.StreamHandler(out)
     handler.setFormatter(JsonLines())

@@ -1,4 +1,4 @@
-"""A pass with nothing to do is known to be one by a look at files; whatever changed since the last pass, it is run."""
+"""A pass with nothing to do is recognized from file stats and topic ends alone; any change since the last pass makes it run."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from tests.integration.outside_changes import recreate
 
 @pytest.fixture(scope="module")
 def synced(tmp_path_factory: pytest.TempPathFactory, broker: Broker, spark: Any, names: Callable[[], str]) -> Road:
-    """A road that one pass has gone over; nothing on it is changed."""
+    """A bus after one pass. Tests do not change it."""
     home = tmp_path_factory.mktemp("synced") / "home"
     road = Road(Bus(Settings(home=home, bootstrap_servers=broker.access.servers)), names())
     road.publish({"id": "a", "seq": 1, "amount": 1})
@@ -38,7 +38,7 @@ def synced(tmp_path_factory: pytest.TempPathFactory, broker: Broker, spark: Any,
 
 @pytest.fixture
 def copy(synced: Road, tmp_path: Path) -> Road:
-    """A copy of that road's state folder, on the same topics. Files of the lake are linked: a file's copy is another file."""
+    """A copy of the state folder of `synced`, on the same topics. Files of the lake are linked: a copied file would count as changed."""
     lake, home = Path(synced.bus.settings.lake_path), tmp_path / "copy"
 
     def link_or_copy(source: str, target: str) -> None:
@@ -49,13 +49,13 @@ def copy(synced: Road, tmp_path: Path) -> Road:
 
 
 def without_spark(road: Road) -> Bus:
-    """A bus of the same state in which no Spark runs: it would say so if a pass asked for it."""
+    """A bus on the same state folder; the test fails if a pass asks it for Spark."""
     bus = Bus(road.bus.settings)
-    bus.lake = lambda: pytest.fail("Spark was asked for")  # type: ignore[method-assign]
+    bus.lake = lambda **_: pytest.fail("Spark was asked for")  # type: ignore[method-assign]
     return bus
 
 
-def test_nothing_new_needs_no_spark_and_keeps_what_is_known(copy: Road) -> None:
+def test_a_pass_with_nothing_new_uses_no_spark_and_changes_no_status(copy: Road) -> None:
     bus = without_spark(copy)
     before = read_status(bus).to_json()["datasets"]
     info = bus.sync()
@@ -64,7 +64,7 @@ def test_nothing_new_needs_no_spark_and_keeps_what_is_known(copy: Road) -> None:
     assert read_status(bus).to_json()["datasets"] == before
 
 
-def test_command_with_nothing_to_do_loads_no_spark(copy: Road) -> None:
+def test_a_pass_with_nothing_to_do_imports_no_spark(copy: Road) -> None:
     code = (
         "import sys; from infra.bus.bus import Bus; from infra.settings import Settings; from pathlib import Path\n"
         f"Bus(Settings(home=Path({str(copy.bus.home)!r}), bootstrap_servers={copy.bus.access.servers!r})).sync()\n"
@@ -92,7 +92,7 @@ def _another_program_writes(layer: str) -> Callable[[Road], None]:
 
 
 def _table_is_set_aside(road: Road) -> None:
-    road.lake.set_aside(f"silver/{road.dataset.id}")
+    road.lake.set_aside("silver", road.dataset)
 
 
 def _contract_changes(road: Road) -> None:
@@ -114,14 +114,14 @@ def _dataset_comes(road: Road) -> None:
         _dataset_comes,
     ],
 )  # fmt: skip
-def test_whatever_changed_in_the_state_a_pass_is_run(copy: Road, change: Callable[[Road], None]) -> None:
+def test_a_pass_runs_when_anything_in_the_state_changed(copy: Road, change: Callable[[Road], None]) -> None:
     without_spark(copy).sync()
     change(copy)
     with pytest.raises(pytest.fail.Exception, match="Spark was asked for"):
         without_spark(copy).sync()
 
 
-def test_whatever_changed_on_the_topics_a_pass_is_run(road: Road) -> None:
+def test_a_pass_runs_when_anything_on_the_topics_changed(road: Road) -> None:
     road.publish({"id": "a", "seq": 1, "amount": 1})
     for change in (_publishes, _ingested_by_a_pass_that_was_killed, _topic_is_made_again):
         road.sync()
@@ -131,16 +131,16 @@ def test_whatever_changed_on_the_topics_a_pass_is_run(road: Road) -> None:
             without_spark(road).sync()
 
 
-def test_what_a_pass_left_undone_is_done_by_the_next_pass_of_any_dataset(road: Road) -> None:
+def test_the_next_pass_of_any_dataset_finishes_what_a_killed_pass_left(road: Road) -> None:
     road.publish({"id": "a", "seq": 1})
     road.sync()
     road.publish({"id": "b", "seq": 1})
-    road.ingest()  # by a pass that was killed before it merged
+    road.ingest()  # as a pass does that is killed before it merges
     assert [r.status for r in road.bus.sync(set()).releases] == ["released"]
     assert len(road.query("SELECT id FROM t")) == 2
 
 
-def test_failed_dataset_is_tried_again(road: Road) -> None:
+def test_a_failed_dataset_is_tried_again_when_nothing_is_new(road: Road) -> None:
     road.publish({"id": "a", "seq": 1})
     road.sync()
     _another_program_writes("bronze")(road)
@@ -171,7 +171,7 @@ def test_dataset_with_a_damaged_log_stops_alone_until_it_is_rebuilt(road: Road, 
 
 
 @pytest.mark.parametrize("table", ["account", "releases"])
-def test_damaged_log_that_all_share_is_named(road: Road, table: str) -> None:
+def test_a_damaged_log_of_a_table_that_all_datasets_share_is_named(road: Road, table: str) -> None:
     road.publish({"id": "a", "seq": 1})
     road.sync()
     _damage(road, table)
@@ -179,7 +179,7 @@ def test_damaged_log_that_all_share_is_named(road: Road, table: str) -> None:
         road.bus.sync({road.dataset.id})
 
 
-def test_datasets_without_news_cost_no_spark_job(road: Road, spark: Any) -> None:
+def test_datasets_with_nothing_new_cost_no_spark_job(road: Road, spark: Any) -> None:
     others = [Road(road.bus, f"{road.name}{n}") for n in range(2)]
     for each in (road, *others):
         each.publish({"id": "a", "seq": 1})

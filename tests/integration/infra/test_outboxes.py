@@ -1,4 +1,4 @@
-"""A district's damaged outbox holds up no other."""
+"""The damaged outbox of one district does not stop the other districts."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from infra.operate.metrics import metrics_text
 from tests.integration.conftest import Road
 
 
-def test_a_damaged_outbox_holds_up_no_other(road: Road) -> None:
+def test_a_damaged_outbox_does_not_stop_the_other_districts(road: Road) -> None:
     road.accept({"id": "a", "seq": 1})
     damaged = road.accept({"id": "b", "seq": 1}, "440103")
     with sqlite3.connect(damaged) as db:

@@ -1,4 +1,4 @@
-"""The status warns of records that Kafka may delete before they are taken."""
+"""The status warns of records that Kafka may delete before they are ingested."""
 
 from __future__ import annotations
 
@@ -39,4 +39,4 @@ def test_the_status_warns_of_records_near_the_end_of_their_retention(
     producer.close()
     assert near_retention() == {topic: 10}
     road.sync()
-    assert near_retention() == {}, "it was taken"
+    assert near_retention() == {}, "it was ingested"

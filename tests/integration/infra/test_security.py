@@ -1,4 +1,4 @@
-"""Who may do what on a secure bus, tried on a real broker by those who may not."""
+"""Who may do what on a secure bus: tried on a real broker, also by clients that may not."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ from infra.kafka.acls import every_right, rights_of
 from infra.kafka.broker import Broker
 from infra.kafka.certificates import Authority
 from infra.kafka.passwords import users_with_password
-from infra.kafka.quotas import ask, lift_limit, limits
+from infra.kafka.quotas import lift_limit, limits
 from infra.kafka.topics import Kafka
 from infra.node_file import node_text, read_node_file
 from infra.operate.nodes import Node, Nodes
@@ -60,6 +60,7 @@ from infra.settings import Settings
 from producers.entry import Entry
 from producers.outbox import CHUNK, Outbox
 from producers.publish.publisher import Publisher
+from producers.send.kafka_internals import ask
 from producers.send.sender import flush
 from producers.send.transport import TransportName
 from schemas.dataset import Dataset, Field, receipts_topic
@@ -79,10 +80,10 @@ DATASET = Dataset(
 NO_ID = uuid.UUID(int=0)
 FOREIGN = [
     DATASET.topic(OTHER),
-    "gz.up.44010.secured.v1",  # its code begins as ours does
-    "gz.up.4401060.secured.v1",  # ours begins it
+    "gz.up.44010.secured.v1",  # a prefix of our code
+    "gz.up.4401060.secured.v1",  # our code is a prefix of it
     receipts_topic(OTHER),
-    receipts_topic(OWN),  # its own is for reading alone
+    receipts_topic(OWN),  # may be read, not written
 ]
 
 
@@ -130,7 +131,7 @@ def client_of_city(city: Bus) -> dict[str, Any]:
 
 
 def send(outbox: Path, access: KafkaAccess, timeout: float = 60.0, transport: TransportName = "kafka-python") -> int:
-    """Send what an outbox holds; how many records went."""
+    """Send what an outbox holds; returns the number of records sent."""
     return flush(outbox, access, timeout, transport=transport).sent
 
 
@@ -178,7 +179,7 @@ def test_node_publishes_its_own_rows_and_reads_its_own_receipts(
 
 
 @pytest.mark.parametrize("district", [OWN, OTHER])
-def test_sender_beside_has_the_credentials_and_shows_them_to_nobody(
+def test_the_background_sender_has_the_credentials_and_shows_them_in_no_argument_or_environment(
     city: Bus, files: dict[str, Path], tmp_path: Path, district: str
 ) -> None:
     access = read_node_file(files[district]).access
@@ -190,15 +191,15 @@ def test_sender_beside_has_the_credentials_and_shows_them_to_nobody(
     assert not [secret for secret in hidden(city, files) if any(secret in text for text in shown)]
 
 
-def test_bus_made_secure_keeps_its_records(city: Bus) -> None:
+def test_a_bus_keeps_its_records_when_it_is_made_secure(city: Bus) -> None:
     assert read(client_of_city(city), DATASET.topic(THIRD)) == [b"before"]
 
 
-def test_node_is_held_to_its_rate(nodes: Nodes, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_node_is_limited_to_its_rate(nodes: Nodes, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     nodes.add("440111", tmp_path / "n", rate=1)
-    caplog.set_level("WARNING", logger="kafka")  # which a command of another test has silenced
+    caplog.set_level("WARNING", logger="kafka")  # a command of another test has silenced it
     with closing(KafkaProducer(**client_of(tmp_path / "n"), linger_ms=0)) as producer:
-        for _ in range(24):  # 12 MiB, in one go
+        for _ in range(24):  # 12 MiB at once
             producer.send(DATASET.topic("440111"), os.urandom(1 << 19))
         producer.flush(60)
     assert "ProduceResponse throttled by broker" in caplog.text
@@ -206,7 +207,7 @@ def test_node_is_held_to_its_rate(nodes: Nodes, tmp_path: Path, caplog: pytest.L
     nodes.remove("440111")
 
 
-# ── what it may not ──────────────────────────────────────────────────────────────────────────────────────────
+# ── what a node may not do ──────────────────────────────────────────────────────────────────────────────────────────
 
 
 @pytest.mark.parametrize("topic", FOREIGN)
@@ -224,7 +225,7 @@ def test_node_cannot_write_a_topic_that_is_not_its_own(city: Bus, own: dict[str,
 
 @pytest.mark.parametrize("topic", FOREIGN[:4])
 def test_node_cannot_read_another_topic(city: Bus, own: dict[str, Any], topic: str) -> None:
-    """Be it asked for by name or, as newer clients do, by an id that leaked."""
+    """Neither by name nor, as newer clients ask, by its id."""
     mine = DATASET.topic(OWN)
     ids = {name: uuid.UUID(state.id) for name, state in city.kafka.states([topic, mine]).items()}
     with admin(own) as node:
@@ -247,7 +248,7 @@ def fetch(version: int, topic: str = "", topic_id: uuid.UUID = NO_ID) -> FetchRe
     )  # fmt: skip
 
 
-def test_node_does_not_even_see_another_topic(own: dict[str, Any]) -> None:
+def test_a_node_cannot_list_another_topic(own: dict[str, Any]) -> None:
     with admin(own) as node:
         seen = node.list_topics()
     assert DATASET.topic(OWN) in seen
@@ -310,18 +311,18 @@ def test_node_cannot_see_or_change_rights_passwords_or_limits(city: Bus, own: di
         assert not [a for a in look.describe_acls(every_right(user))[0] if OTHER in a.resource_pattern.resource_name]
 
 
-def test_topic_that_nobody_declared_is_never_made(city: Bus, own: dict[str, Any]) -> None:
+def test_an_undeclared_topic_is_never_created(city: Bus, own: dict[str, Any]) -> None:
     for client, topic in ((own, f"gz.up.{OWN}.undeclared.v1"), (client_of_city(city), "gz.up.undeclared")):
         with closing(KafkaProducer(**client, max_block_ms=1500)) as producer, pytest.raises(KafkaError):
             producer.send(topic, b"x").get(10)
         assert city.kafka.states([topic]) == {}
 
 
-# ── who does not get in ──────────────────────────────────────────────────────────────────────────────────────
+# ── who is refused ──────────────────────────────────────────────────────────────────────────────────────
 
 
 def refused(city: Bus, tmp_path: Path) -> dict[str, tuple[KafkaAccess, str]]:
-    """Who is refused, and what the message says."""
+    """Clients that are refused, each with a part of the message."""
     here, foreign = Authority(city.broker.security), Authority(tmp_path / "foreign")
     by_password, by_certificate = city.broker.servers(False), city.broker.servers(True)
 
@@ -352,10 +353,10 @@ def refused(city: Bus, tmp_path: Path) -> dict[str, tuple[KafkaAccess, str]]:
 
 
 @pytest.mark.parametrize("transport", TRANSPORTS)
-def test_node_sends_its_own_and_nothing_of_others_by_either_transport(
+def test_a_node_sends_to_its_own_topics_only_with_either_transport(
     city: Bus, files: dict[str, Path], tmp_path: Path, transport: TransportName
 ) -> None:
-    """One with a password, one with a certificate."""
+    """With a password and with a certificate."""
     for district, foreign in ((OWN, OTHER), (OTHER, OWN)):
         access, path = read_node_file(files[district]).access, tmp_path / f"{district}.sqlite"
         before = ends(city, DATASET.topic(district))
@@ -407,9 +408,9 @@ def asked_of_controller(city: Bus, client: dict[str, Any]) -> Any:
         net.close()
 
 
-def test_controller_obeys_nobody_without_the_citys_certificate(city: Bus, files: dict[str, Path]) -> None:
+def test_the_controller_refuses_clients_without_the_citys_certificate(city: Bus, files: dict[str, Path]) -> None:
     trust = {"security_protocol": "SSL", "ssl_cafile": str(city.broker.access.authority)}
-    # To one who speaks plain text the controller's TLS alert looks like a frame too long, where it comes before the end.
+    # A client without TLS may read the controller's TLS alert as a frame that is too long, before the connection ends.
     for client in ({}, trust):
         with pytest.raises((KafkaConnectionError, InvalidReceiveError)):
             asked_of_controller(city, client)
@@ -420,8 +421,8 @@ def test_controller_obeys_nobody_without_the_citys_certificate(city: Bus, files:
         look.delete_acls([every_right("x")])
 
 
-def test_node_cannot_pass_for_the_broker(city: Bus, files: dict[str, Path]) -> None:
-    """A node's certificate is of the authority that other nodes trust; it is for a client only."""
+def test_a_nodes_certificate_is_not_accepted_as_the_brokers(city: Bus, files: dict[str, Path]) -> None:
+    """The authority that other nodes trust has signed it, but for use by a client only."""
     import ssl
     import threading
 
@@ -447,7 +448,7 @@ def test_node_cannot_pass_for_the_broker(city: Bus, files: dict[str, Path]) -> N
 
 
 @pytest.mark.parametrize("mutual_tls", [False, True])
-def test_rotate_and_remove_end_the_old_file_at_once_also_on_an_open_connection(
+def test_rotate_and_remove_revoke_the_old_file_at_once_also_on_an_open_connection(
     city: Bus, nodes: Nodes, tmp_path: Path, mutual_tls: bool
 ) -> None:
     topic = DATASET.topic(THIRD)
@@ -484,7 +485,7 @@ class KilledError(BaseException):
 
 @contextmanager
 def killed_at(step: str) -> Iterator[None]:
-    """What runs within ends right before a step."""
+    """The block ends with KilledError right before a step."""
 
     def die(*_: Any) -> None:
         raise KilledError
@@ -507,7 +508,7 @@ ENDING = ["infra.kafka.acls.revoke", "infra.kafka.passwords.drop_password", "inf
 @pytest.mark.parametrize(
     ("command", "step"), [*(("add", step) for step in ADDING), *(("rotate", step) for step in (*ADDING[1::2], *ENDING))]
 )
-def test_command_killed_anywhere_and_repeated_leaves_one_set_in_force(
+def test_a_command_killed_at_any_step_and_repeated_leaves_one_set_of_credentials_in_force(
     city: Bus, nodes: Nodes, tmp_path: Path, command: str, step: str
 ) -> None:
     district, path = "440112", tmp_path / "node.toml"
@@ -553,7 +554,7 @@ def test_second_set_of_credentials_and_an_existing_file_are_refused(
     assert not list(tmp_path.iterdir())
 
 
-def test_bus_that_lets_everybody_in_makes_no_credentials(tmp_path: Path) -> None:
+def test_a_bus_without_security_makes_no_credentials(tmp_path: Path) -> None:
     with pytest.raises(StateError, match="suibus up --secure"):
         Nodes(Bus(Settings(home=tmp_path)))
 
@@ -563,7 +564,7 @@ KEPT = "kept-by-the-administrator"
 
 @contextmanager
 def keeper(city: Bus, path: Path) -> Iterator[None]:
-    """The node file of an administrator as an outside Kafka has one: a password, and rights that it was given."""
+    """Writes the node file of an administrator of an outside Kafka, who has a password and the rights to manage nodes."""
     trusted = Authority(city.broker.security).certificate
     text = node_text(city.broker.servers(False), "keeper", trusted, password=SecretStr(KEPT))
     write_whole(path, text, secret=True)
@@ -582,7 +583,7 @@ def keeper(city: Bus, path: Path) -> Iterator[None]:
         a.alter_user_scram_credentials([UserScramCredentialDeletion("keeper", "SCRAM-SHA-512")])
 
 
-def test_bus_that_lost_its_authority_is_not_started_open(tmp_path: Path) -> None:
+def test_a_secure_bus_that_lost_its_authority_does_not_start_without_security(tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "broker.json").write_text('{"port": 1, "controller_port": 2, "secure": true}', "utf-8")
     with pytest.raises(StateError, match="from a backup"):
@@ -591,7 +592,7 @@ def test_bus_that_lost_its_authority_is_not_started_open(tmp_path: Path) -> None
 
 
 def test_administrator_of_an_outside_kafka_manages_nodes_by_a_node_file(city: Bus, tmp_path: Path) -> None:
-    """Who has the rights in an outside Kafka needs neither our state folder nor our authority's key."""
+    """An administrator with the rights in an outside Kafka needs neither our state folder nor our authority's key."""
     path, node = tmp_path / "admin.toml", tmp_path / "node.toml"
     with keeper(city, path):
         outside = Nodes(Bus(Settings(home=tmp_path / "elsewhere", node=path)))
@@ -605,7 +606,7 @@ def test_administrator_of_an_outside_kafka_manages_nodes_by_a_node_file(city: Bu
         Nodes(Bus(Settings(home=tmp_path, bootstrap_servers="127.0.0.1:1")))
 
 
-def test_node_that_tries_to_manage_nodes_is_told_who_may(files: dict[str, Path], tmp_path: Path) -> None:
+def test_a_node_may_not_manage_nodes(files: dict[str, Path], tmp_path: Path) -> None:
     with pytest.raises(InputError, match="does not let this user do that"):
         Nodes(Bus(Settings(home=tmp_path, node=files[OWN]))).all()
 
@@ -614,7 +615,7 @@ def test_node_that_tries_to_manage_nodes_is_told_who_may(files: dict[str, Path],
 
 
 def hidden(city: Bus, files: dict[str, Path]) -> list[bytes]:
-    """Every secret there is, as it would stand in a text."""
+    """Every secret of the bus, as a text would contain it."""
     keys = [*city.broker.security.glob("*.*"), *files.values()]
     found = re.findall(rb"BEGIN PRIVATE KEY-----\n(.+)\n", b"".join(k.read_bytes() for k in keys))
     assert len(found) == 4  # the authority's, the broker's, the city's, one node's
@@ -627,7 +628,7 @@ def password_in(path: Path) -> str:
     return password.get_secret_value()
 
 
-def test_files_with_secrets_are_their_owners_alone(city: Bus, files: dict[str, Path], tmp_path: Path) -> None:
+def test_files_with_secrets_can_be_read_by_their_owner_only(city: Bus, files: dict[str, Path], tmp_path: Path) -> None:
     secret = {"authority.pem", "broker.pem", "city.toml"}
     assert city.broker.security.stat().st_mode & 0o777 == 0o700
     for path in [*(city.broker.security / name for name in secret), *files.values()]:
@@ -642,7 +643,7 @@ def test_files_with_secrets_are_their_owners_alone(city: Bus, files: dict[str, P
     assert hidden(city, files)[-1].decode() not in str(caught.value)
 
 
-def test_secrets_stand_in_no_log_no_argument_no_environment_and_no_repr(
+def test_secrets_are_in_no_log_argument_environment_or_repr(
     city: Bus, files: dict[str, Path], caplog: pytest.LogCaptureFixture, tmp_path: Path
 ) -> None:
     caplog.set_level("DEBUG", "kafka")
@@ -654,7 +655,7 @@ def test_secrets_stand_in_no_log_no_argument_no_environment_and_no_repr(
     assert "sasl_plain_password" in caplog.text  # kafka-python does log its settings
     pid = json.loads((city.home / "run" / "broker.json").read_text("utf-8"))["pid"]
     told += [Path(f"/proc/{pid}/{name}").read_text("utf-8", "replace") for name in ("cmdline", "environ")]
-    # Kafka renames its .tmp files while we look.
+    # Kafka renames its .tmp files meanwhile.
     files_there = (p for p in city.home.rglob("*") if p.is_file() and p.suffix != ".tmp")
     logs = [p for p in files_there if city.broker.security not in p.parents]
     assert city.broker.folder / "broker.log" in logs
@@ -667,7 +668,7 @@ def test_secrets_stand_in_no_log_no_argument_no_environment_and_no_repr(
 
 
 @pytest.mark.parametrize("door", ["certificate", "password"])
-def test_sync_ingests_on_a_secure_bus_and_spark_tells_no_secret(
+def test_sync_ingests_on_a_secure_bus_and_spark_logs_no_secret(
     city: Bus,
     files: dict[str, Path],
     settings: Settings,
@@ -692,7 +693,7 @@ def test_sync_ingests_on_a_secure_bus_and_spark_tells_no_secret(
 
 
 class Suibus:
-    """The program in processes of its own."""
+    """Runs the command line in processes of its own."""
 
     def __init__(self, folder: Path, **environment: str) -> None:
         self.folder = folder
@@ -708,13 +709,13 @@ class Suibus:
         return done.stdout + done.stderr
 
     def here(self, *words: str, status: int = 0) -> str:
-        """The same in this process, which need not start."""
+        """The same in this process, without the time to start one."""
         done = CliRunner().invoke(main, words, env=self.environment, catch_exceptions=False)
         assert done.exit_code == status, f"{words}\n{done.output}"
         return done.stdout + done.stderr
 
 
-def test_node_needs_its_file_and_nothing_else_and_a_secure_bus_stays_so(tmp_path: Path) -> None:
+def test_a_node_needs_only_its_file_and_a_secure_bus_stays_secure(tmp_path: Path) -> None:
     center = Suibus(tmp_path, SUIBUS_HOME=str(tmp_path / "center"))
     node = Suibus(tmp_path, SUIBUS_HOME=str(tmp_path / "node"), SUIBUS_NODE=str(tmp_path / f"suibus-{OWN}.toml"))
     register = ROOT / "infra" / "demo" / "register"

@@ -1,4 +1,4 @@
-"""A judgement by carried counts says what a judgement of all rows would say."""
+"""A verdict from carried counts is the same as a verdict from all rows."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ GRADE = (
 
 
 def same(verdict: Verdict) -> dict[str, Any]:
-    """A verdict without what differs between two judgements of the same rows."""
+    """A verdict without the parts that differ between two judgements of the same rows."""
     results = tuple(r for r in verdict.results if r.rule != "account_closes")
     return asdict(
         replace(verdict, results=results, carried=(), counted_at="", account_version=-1, judged_at="", seconds=0.0)
@@ -30,7 +30,7 @@ def same(verdict: Verdict) -> dict[str, Any]:
 
 
 def step(road: Road) -> Verdict:
-    """One pass; its verdict, which is that of all rows."""
+    """One pass; returns its verdict, which must be the same as the verdict from all rows."""
     (released,) = road.sync().releases
     version = released.record.silver_version
     by_rows = judge(shared_rows(road.lake, road.dataset, version), road.dataset, version)
@@ -38,7 +38,7 @@ def step(road: Road) -> Verdict:
     return released.verdict
 
 
-def test_the_changes_of_counts_in_merges_are_carried_from_verdict_to_verdict(road: Road) -> None:
+def test_counts_are_carried_from_verdict_to_verdict_by_what_merges_changed(road: Road) -> None:
     road.contract(columns=GRADE)
     road.publish(*({"id": f"k{i}", "seq": 1, "amount": i, "grade": "a"} for i in range(8)))
     assert step(road).carried == ()
@@ -58,7 +58,7 @@ def test_the_changes_of_counts_in_merges_are_carried_from_verdict_to_verdict(roa
     assert last.counted_at < last.judged_at
 
 
-def test_another_contract_an_old_count_or_an_unknown_commit_makes_the_gate_count_all_rows(
+def test_the_gate_counts_all_rows_after_another_contract_an_old_count_or_an_unknown_commit(
     road: Road, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     road.publish({"id": "a", "seq": 1})
@@ -66,7 +66,7 @@ def test_another_contract_an_old_count_or_an_unknown_commit_makes_the_gate_count
     road.contract(version="1.1.0", columns=GRADE)
     road.publish({"id": "b", "seq": 1})
     assert step(road).carried == ()
-    road.publish({"id": "a", "seq": 2, "amount": 2})  # what was held against the rules before
+    road.publish({"id": "a", "seq": 2, "amount": 2})  # a row that was checked by the old rules
     assert step(road).carried == ()
     road.publish({"id": "a", "seq": 3, "amount": 3})
     assert step(road).carried

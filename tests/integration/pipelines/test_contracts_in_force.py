@@ -31,7 +31,7 @@ def test_members_added_inside_records_and_arrays_widen_the_tables(road: Road) ->
     road.contract(columns=columns("street"))
     road.publish({"id": "a", "seq": 1, "address": {"street": "x"}, "visits": [{"street": "v"}]})
     road.merge()
-    road.contract(version="1.1.0", columns=columns("order", "street"))  # a word of SQL, before what was there
+    road.contract(version="1.1.0", columns=columns("order", "street"))  # a reserved word of SQL, before the old column
     new = {"order": "2", "street": "y"}
     road.publish({"id": "b", "seq": 1, "address": new, "visits": [new]})
     road.sync()
@@ -50,7 +50,7 @@ def test_a_record_of_a_contract_put_in_force_during_the_pass_is_read_with_it(roa
             columns="      - {name: note, logicalType: string}\n",
         )
     )
-    road.dataset = new  # a node has it already
+    road.dataset = new  # a node has the new contract already
     road.publish({"id": "a", "seq": 1, "note": "新"})
     assert road.bus.store.datasets()[old.id].hash == old.hash
     info = sync(

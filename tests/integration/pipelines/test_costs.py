@@ -1,4 +1,4 @@
-"""What each hop costs, in counts that no machine changes: Spark jobs, commits, rows read. A rise is a regression."""
+"""What each hop costs, in counts that are the same on every machine: Spark jobs, commits, rows read. A higher count is a regression."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def _tables_count_as_large(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def cost(spark: Any, call: Callable[[], object]) -> tuple[int, int]:
-    """Spark jobs of a call, and the rows that they read from files."""
+    """The Spark jobs of a call, and the rows that they read from files."""
     context, tracker = spark.sparkContext._jsc.sc(), spark.sparkContext.statusTracker()
     store = context.statusStore()
 
@@ -34,12 +34,12 @@ def cost(spark: Any, call: Callable[[], object]) -> tuple[int, int]:
     call()
     new = [job for number, job in jobs().items() if number not in before]
     stages = {job.stageIds().apply(i) for job in new for i in range(job.stageIds().size())}
-    kept = filter(tracker.getStageInfo, stages)  # Spark forgets skipped stages first, which read nothing
+    kept = filter(tracker.getStageInfo, stages)  # Spark forgets skipped stages first; they read nothing
     return len(new), sum(store.lastStageAttempt(stage).inputRecords() for stage in kept)
 
 
 def filled(road: Road, files: range = range(3), rows: int = 40) -> None:
-    """A file of silver for each number, of keys of its own."""
+    """Make one file of silver for each number, with its own keys."""
     for file in files:
         road.publish(*({"id": f"k{file}{i:04}", "seq": 1, "amount": i} for i in range(rows)))
         road.sync()
@@ -57,15 +57,15 @@ def test_what_a_batch_costs_from_ingest_to_release(road: Road, spark: Any) -> No
         "release": cost(spark, lambda: release_version(dataset, lake, last, changed=True)),
     }
     assert {hop: jobs for hop, (jobs, _) in found.items()} == {"ingest": 1, "merge": 8, "account": 0, "release": 0}
-    assert 40 < found["merge"][1] < 80, "of silver the one file that holds the keys is read, beside the events"
-    assert found["release"][1] == 0, "the candidate was read though every rule composes"
+    assert 40 < found["merge"][1] < 80, "reads the events and the one file of silver that holds their keys"
+    assert found["release"][1] == 0, "reads the candidate although every rule composes"
 
 
 def test_a_merge_costs_no_more_jobs_when_silver_has_more_files(road: Road, spark: Any) -> None:
     counts = []
     for files in (range(2), range(2, 5)):
         filled(road, files)
-        road.publish({"id": f"k{files.stop - 1}0001", "seq": 8})  # so that the file has a deletion vector already
+        road.publish({"id": f"k{files.stop - 1}0001", "seq": 8})  # so that the file already has a deletion vector
         road.sync()
         road.publish({"id": f"k{files.stop - 1}0000", "seq": 9})
         assert road.ingest() == 1
@@ -75,12 +75,12 @@ def test_a_merge_costs_no_more_jobs_when_silver_has_more_files(road: Road, spark
     assert max(rows for _, rows in counts) < 80, counts
 
 
-def test_a_pass_starts_no_process(road: Road, spark: Any) -> None:
+def test_a_pass_starts_no_other_process(road: Road, spark: Any) -> None:
     filled(road)
     road.publish({"id": "k10003", "seq": 2, "amount": 7})
     before = faults_of_children(spark)
     road.sync()
-    assert faults_of_children(spark) - before < 300  # a chmod has 100; Spark may remove a session's folder meanwhile
+    assert faults_of_children(spark) - before < 300  # one chmod has 100; Spark may remove a session's folder meanwhile
 
 
 def test_a_merge_keeps_no_more_of_sparks_memory_than_its_rows_take(road: Road, spark: Any) -> None:
@@ -90,10 +90,10 @@ def test_a_merge_keeps_no_more_of_sparks_memory_than_its_rows_take(road: Road, s
     road.ingest()
     before = memory.storageMemoryUsed()
     merge_pending(road.dataset, road.lake)
-    assert memory.storageMemoryUsed() - before < 16 << 20  # of three broadcasts; 64 MB each by Spark's default
+    assert memory.storageMemoryUsed() - before < 16 << 20  # for three broadcasts; Spark's default is 64 MB each
 
 
 def faults_of_children(spark: Any) -> int:
-    """Minor page faults of all processes that Spark's JVM has started and that ended: every one has some."""
+    """Minor page faults of all processes that Spark's JVM has started and that have ended: every process has some."""
     text = Path(f"/proc/{spark.sparkContext._gateway.proc.pid}/stat").read_text()
     return int(text.rsplit(")", 1)[1].split()[8])

@@ -1,9 +1,10 @@
-"""What Suibus expects of Delta's own classes: rows are left out by place, others added, in one commit."""
+"""What Suibus expects of Delta's internal classes: one commit removes rows by position and adds others."""
 
 from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import time
 from datetime import UTC, datetime
@@ -26,7 +27,7 @@ from schemas.errors import StateError
 
 @pytest.fixture
 def table(spark: Any, tmp_path: Path) -> str:
-    """Ids 0 to 99 in two files, at a path that has to be encoded."""
+    """A table with ids 0 to 99 in two files, at a path that must be URL-encoded."""
     path = str(tmp_path / "名 称%20 a")
     made = DeltaTable.create(spark).location(path).addColumn("id", "long").addColumn("word", "string")
     made.property("delta.enableDeletionVectors", "true").execute()
@@ -39,7 +40,7 @@ def table(spark: Any, tmp_path: Path) -> str:
 def replace(
     spark: Any, path: str, ids: list[int], version: int, word: str = "new", known: Files | None = None
 ) -> Change:
-    """Leave out the rows of these ids and add others in their place."""
+    """Replace the rows of these ids."""
     change = Change(Delta(spark, path), known)
     there = change.rows(change.files.files.values()).where(F.col("id").isin(ids))
     added = there.select("id", F.lit(word).alias("word"))
@@ -57,7 +58,7 @@ def test_rows_are_replaced_by_row_number_in_one_commit_with_its_note(spark: Any,
     assert there.transaction("test") == 7
     commit = there.commit(before + 1)
     assert (commit.note, commit.changes_rows, commit.operation) == (ReleaseNote("7 穗"), True, "MERGE")
-    replace(spark, table, [4, 5], 8, "newer")  # on top of a vector that is there
+    replace(spark, table, [4, 5], 8, "newer")  # the file already has a deletion vector
     words = {row["id"]: row["word"] for row in there.read().collect()}
     assert words == dict.fromkeys(range(100), "old") | {3: "new", 60: "new", 4: "newer", 5: "newer"}
     assert there.read(before).where("word = 'old'").count() == 100  # an older version stays as it was
@@ -87,11 +88,11 @@ def test_a_few_rows_are_appended_as_by_spark_but_without_a_job(spark: Any, tmp_p
     assert said["numRecords"] == says["numRecords"] == 3
     for bound in ("minValues", "maxValues"):
         assert said[bound] == {name: says[bound][name] for name in ("word", "number")}, (
-            "what reading may leave out files by"
+            "statistics by which reading skips files"
         )
 
 
-def test_a_file_whose_every_row_is_replaced_is_no_longer_in_the_table(spark: Any, table: str) -> None:
+def test_a_file_leaves_the_table_when_all_its_rows_are_replaced(spark: Any, table: str) -> None:
     replace(spark, table, list(range(50)), 1)
     files = Change(Delta(spark, table)).files.files.values()
     assert sorted(f.action.numLogicalRecords().get() for f in files) == [50, 50]
@@ -107,7 +108,7 @@ def test_files_are_skipped_by_their_statistics(spark: Any, table: str) -> None:
     assert len(change.files_that_may_hold("id", [-5, 200], between=True)) == 2
     assert len(change.files_that_may_hold("id", [70, 200], between=True)) == 1
     assert len(change.files_that_may_hold("word", ["none"])) == 0
-    replace(spark, table, [0], 1)  # with a vector the statistics are still bounds
+    replace(spark, table, [0], 1)  # with a deletion vector the statistics are still bounds
     assert len(Change(Delta(spark, table)).files_that_may_hold("id", [0])) == 2
 
 
@@ -120,11 +121,23 @@ def test_a_commit_in_between_stops_the_change(spark: Any, table: str) -> None:
     assert Table(spark, table).read().count() == 101
 
 
+def test_a_commit_that_fails_for_another_reason_is_not_taken_for_a_conflict(spark: Any, tmp_path: Path) -> None:
+    path = str(tmp_path / "concurrent")  # the message names the table
+    spark.range(3).write.format("delta").save(path)
+    change = Change(Delta(spark, path))
+    rows = change.rows(change.files.files.values()).where("id = 1").select(*change.file_and_row())
+    shutil.rmtree(f"{path}/_delta_log")
+    Path(path, "_delta_log").write_text("a file where the log should be")
+    with pytest.raises(Exception, match=r"(?s).*") as failure:
+        change.commit(None, rows, 1, "test", 1, "", 1)
+    assert "Another Suibus" not in str(failure.value)
+
+
 def test_the_files_after_a_change_are_those_of_its_version(spark: Any, table: str) -> None:
     files = replace(spark, table, [3, 4, 60], 7).files
     for version, ids in enumerate(([4, 5], list(range(50, 100)), [70]), 8):
         change = Change(Delta(spark, table), files)
-        assert change.files is files, "asked again though nobody else wrote"
+        assert change.files is files, "asks Delta again although nobody else wrote"
         asked = Change(Delta(spark, table)).files
         assert [(f.address, f.stats, f.vector) for f in sorted(files.files.values(), key=lambda f: f.address)] == [
             (f.address, f.stats, f.vector) for f in sorted(asked.files.values(), key=lambda f: f.address)
@@ -146,7 +159,7 @@ def test_a_row_that_cannot_be_found_stops_the_change(spark: Any, table: str) -> 
         change.commit(None, elsewhere, 1, "test", 1, "", 1)
 
 
-def test_calls_side_by_side_each_have_their_own_session_and_properties(spark: Any, tmp_path: Path) -> None:
+def test_calls_that_run_in_parallel_have_their_own_session_and_properties(spark: Any, tmp_path: Path) -> None:
     context, meet = spark.sparkContext, Barrier(2)
     context.setLocalProperty("suibus.outer", "inherited")
 
@@ -164,7 +177,7 @@ def test_calls_side_by_side_each_have_their_own_session_and_properties(spark: An
         context.setLocalProperty("suibus.outer", None)
 
 
-def test_a_ctrl_c_ends_what_runs_side_by_side_only_when_its_jobs_have_ended(spark: Any, tmp_path: Path) -> None:
+def test_after_a_ctrl_c_datasets_that_run_in_parallel_finish_their_jobs(spark: Any, tmp_path: Path) -> None:
     ended, tracker = list[str](), spark.sparkContext.statusTracker()
     before = signal.getsignal(signal.SIGINT)
     assert before.__module__ == "pyspark.core.context"

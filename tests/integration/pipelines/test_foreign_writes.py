@@ -1,16 +1,19 @@
-"""A table that another program wrote to is neither merged nor shared until it is made again; compaction changes no row."""
+"""A table that another program wrote to is neither merged nor shared until it is rebuilt; a compaction does not count."""
 
 from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
+from pipelines.lake import bronze
 from tests.integration.conftest import Road
 from tests.integration.outside_changes import write_as_another_program
 
 DISTRICT = "440106"
 
 
-def test_a_table_someone_else_wrote_to_is_neither_merged_nor_shared_until_it_is_made_again(road: Road) -> None:
+def test_a_table_that_another_program_wrote_to_is_neither_merged_nor_shared_until_it_is_rebuilt(road: Road) -> None:
     road.publish({"id": "a", "seq": 1, "amount": 1}, {"id": "b", "seq": 1, "amount": 2})
     road.sync()
     write_as_another_program(road.lake.silver(road.dataset))
@@ -29,10 +32,28 @@ def test_a_table_someone_else_wrote_to_is_neither_merged_nor_shared_until_it_is_
     assert [release.status for release in info.releases] == ["released"], info
     assert sorted(row["id"] for row in road.query("SELECT id FROM t")) == ["a", "b", "c", "d"]
     sums = road.account()[DISTRICT]
-    assert (sums["inserted"], sums["duplicate"]) == (4, 3), "what came again is counted as what it is"
+    assert (sums["inserted"], sums["duplicate"]) == (4, 3), "records ingested again count as duplicates"
 
 
-def test_what_another_program_changed_is_found_behind_a_compaction_too(road: Road, spark: Any) -> None:
+def test_a_row_that_another_program_writes_while_a_merge_begins_is_not_taken_for_suibus_own(
+    road: Road, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    road.publish({"id": "a", "seq": 1, "amount": 1})
+    road.sync()
+    road.publish({"id": "b", "seq": 1, "amount": 2})
+
+    def portions(*given: Any) -> Any:
+        write_as_another_program(road.lake.silver(road.dataset))
+        return bronze.portions(*given)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("pipelines.merge.merge.portions", portions)
+        assert "another program" in road.bus.sync().failures[road.dataset.id]
+    assert not road.bus.rebuild(road.dataset, from_topics=False).failures
+    assert sorted(row["id"] for row in road.query("SELECT id FROM t")) == ["a", "b"]
+
+
+def test_a_change_by_another_program_is_found_also_when_a_compaction_follows_it(road: Road, spark: Any) -> None:
     for n in range(3):
         road.publish({"id": f"{n}", "seq": 1, "amount": 1})
         road.sync()
@@ -46,7 +67,7 @@ def test_what_another_program_changed_is_found_behind_a_compaction_too(road: Roa
     assert {row["amount"] for row in road.query("SELECT id, amount FROM t")} == {1}
 
 
-def test_compaction_by_an_engineer_is_no_foreign_change(road: Road, spark: Any) -> None:
+def test_a_compaction_by_an_engineer_does_not_count_as_a_change(road: Road, spark: Any) -> None:
     for n in range(3):
         road.publish({"id": f"{n}", "seq": 1})
         road.sync()

@@ -1,4 +1,4 @@
-"""Bronze: every record once, in order, the bad ones with every reason and their own bytes."""
+"""Bronze holds every record once and in order, and a bad one with every reason and its bytes."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ GOOD = {"id": "good", "district_code": "440106", "seq": 1, "amount": 1}
 def scene(
     tmp_path_factory: pytest.TempPathFactory, broker: Broker, spark: Any, names: Callable[[], str]
 ) -> tuple[Road, dict[str, dict[str, Any]], dict[str, bytes]]:
-    """Eleven bad records and two good ones, ingested together: the road, what is in quarantine by key, the bytes sent."""
+    """Eleven bad records and two good ones, ingested together. Returns the bus, the quarantined records by key, the bytes sent."""
     home = tmp_path_factory.mktemp("ingest") / "home"
     road = Road(Bus(Settings(home=home, bootstrap_servers=broker.access.servers)), names())
     encoder, topic = Encoder(road.dataset), road.dataset.topic("440106")
@@ -162,8 +162,8 @@ def test_a_table_made_before_a_column_was_added_is_widened(road: Road) -> None:
     assert [tuple(r) for r in rows] == [("a", None), ("b", "x")]
 
 
-def test_a_rule_that_cannot_be_evaluated_for_a_row_quarantines_it_and_costs_no_job(road: Road) -> None:
-    """A cast of text, a division by zero, an overflow, a place that an array lacks: none of them passes for good."""
+def test_a_rule_that_cannot_be_evaluated_for_a_row_quarantines_it_without_an_extra_job(road: Road) -> None:
+    """A cast of text, a division by zero, an overflow, an index outside an array: no such row is accepted."""
     rules = "".join(
         f'          - {{name: r{i}, type: sql, query: "SELECT COUNT(*) FROM ${{object}} WHERE {condition}", mustBe: 0}}\n'
         for i, condition in enumerate(
@@ -212,8 +212,8 @@ def test_the_description_of_a_rule_is_quoted_exactly(road: Road) -> None:
     assert reason["reason_zh"] == "不是 '名称' 或 \\\\。"
 
 
-def test_a_decimal_is_exactly_the_number_in_its_bytes_or_null(road: Road) -> None:
-    """However many bytes it takes; the digits of one that is too wide are never cut, and a huge one costs no time."""
+def test_a_decimal_is_read_exactly_or_as_null(road: Road) -> None:
+    """With any number of bytes: the digits of one that is too wide are never cut, and a huge one takes no time."""
     road.contract(version="1.1.0", columns='      - {name: price, logicalType: number, physicalType: "decimal(9,2)"}\n')
     encoder = Encoder(road.dataset)
     producer = KafkaProducer(bootstrap_servers=road.bus.access.servers, acks="all", max_request_size=2_000_000)
@@ -233,7 +233,7 @@ def test_a_decimal_is_exactly_the_number_in_its_bytes_or_null(road: Road) -> Non
     for name, number in digits.items():
         row = {**GOOD, "id": name, "price": None}
         value = encoder.value(row)
-        assert value.endswith(b"\0")  # the branch of the null
+        assert value.endswith(b"\0")  # the union branch of null
         value = value[:-1] + b"\2" + varint(len(number)) + number
         producer.send(road.dataset.topic("440106"), value, encoder.key(row))
     producer.close()
@@ -262,7 +262,7 @@ def test_the_plan_of_a_wide_contract_takes_few_calls_into_the_jvm(spark: Any, tm
 
         patch.setattr(type(spark._jvm._gateway_client), "send_command", counted)
         rows = bronze_rows(records, wide, store)
-    # Python's collector lets go of the JVM's objects whenever it runs: "m".
+    # Calls that begin with "m" release objects of the JVM, whenever Python's garbage collector runs.
     assert len([call for call in calls if not call.startswith("m\n")]) < 10 * len(wide.fields)
     assert len(rows.columns) > len(wide.fields)
 
@@ -281,7 +281,7 @@ schema:
 """
 
 
-def test_a_dataset_without_any_column_that_can_be_unreadable_is_decoded(spark: Any, tmp_path: Path) -> None:
+def test_a_dataset_is_decoded_when_none_of_its_columns_can_be_unreadable(spark: Any, tmp_path: Path) -> None:
     dataset, store = parse_contract(NUMBERS, "numbers.yaml"), ContractStore(tmp_path)
     store.register(dataset)
     encoder, row = Encoder(dataset), {"id": 1, "size": 2}

@@ -1,15 +1,40 @@
-"""A lake of another format is refused and left as it is; one command makes it again from the topics and keeps the old one beside it."""
+"""A lake of another format is refused and not changed; `suibus rebuild --lake` makes it again from the topics and keeps the old one."""
 
 from __future__ import annotations
 
+import uuid
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from infra.bus.bus import Bus
-from schemas.errors import StateError
+from pipelines.lake.lake import set_lake_aside
+from schemas.errors import StateError, UnavailableError
 from schemas.ports.state_format import FORMAT_FILE, format_text
 from tests.integration.conftest import Road
+
+
+@pytest.mark.parametrize("root", ["/", "s3a://bucket", "s3a://bucket/"])
+def test_a_whole_file_system_or_bucket_is_not_renamed(spark: Any, root: str) -> None:
+    with pytest.raises(UnavailableError, match="must be a folder"):
+        set_lake_aside(spark, root)
+
+
+def test_a_lake_in_the_root_folder_can_be_rebuilt(spark: Any) -> None:
+    root = Path(f"/suibus-test-{uuid.uuid4().hex}")
+    try:
+        root.mkdir()
+    except OSError as error:
+        pytest.skip(f"the root folder cannot be written to: {error}")
+    aside = set_lake_aside(spark, str(root))
+    try:
+        assert aside is not None
+        assert Path(aside).is_dir()
+        assert not root.exists()
+    finally:
+        for left in Path("/").glob(f"{root.name}*"):
+            left.rmdir()
 
 
 def test_a_new_lake_records_its_format(road: Road) -> None:

@@ -1,4 +1,4 @@
-"""Silver: one row a key, decided by the events alone."""
+"""Silver has one row per key, decided by the events alone."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from schemas.wire.encoder import Encoder, sequence_text
 from tests.integration.conftest import Road
 
 
-def test_the_latest_sequence_wins_and_an_older_one_that_comes_late_is_superseded(road: Road) -> None:
+def test_the_highest_sequence_wins_and_a_lower_one_that_arrives_later_is_superseded(road: Road) -> None:
     road.publish({"id": "a", "seq": 2, "amount": 20})
     road.merge()
     road.publish({"id": "a", "seq": 1, "amount": 10}, {"id": "b", "seq": 1, "amount": 1})
@@ -65,7 +65,7 @@ def test_the_same_rows_again_are_unchanged_and_are_not_released_again(road: Road
     assert road.account()["440106"]["unchanged"] == 1
 
 
-def test_nothing_new_costs_no_commit(road: Road) -> None:
+def test_a_pass_with_nothing_new_makes_no_commit(road: Road) -> None:
     road.publish({"id": "a", "seq": 1})
     road.sync()
     lake = road.lake
@@ -75,7 +75,7 @@ def test_nothing_new_costs_no_commit(road: Road) -> None:
     assert [table.version for table in tables] == before
 
 
-def test_a_pass_costs_one_commit_a_table(road: Road) -> None:
+def test_a_pass_makes_one_commit_per_table(road: Road) -> None:
     road.publish({"id": "a", "seq": 1})
     road.sync()
     lake = road.lake
@@ -87,7 +87,7 @@ def test_a_pass_costs_one_commit_a_table(road: Road) -> None:
     assert [table.version - old for table, old in zip(tables, before, strict=True)] == [1, 1, 1, 1]
 
 
-def test_small_files_are_put_together_and_nothing_else_changes(road: Road, spark: Any) -> None:
+def test_small_files_are_compacted_and_no_row_changes(road: Road, spark: Any) -> None:
     spark.conf.set("spark.databricks.delta.autoCompact.minNumFiles", "4")
     try:
         for i in range(5):
@@ -108,10 +108,10 @@ def test_small_files_are_put_together_and_nothing_else_changes(road: Road, spark
 def test_a_job_killed_between_any_two_hops_starts_again_without_repair(road: Road) -> None:
     lake = road.lake
     road.publish({"id": "a", "seq": 1, "amount": 1}, {"id": "b", "seq": 1, "amount": 1})
-    road.ingest()  # killed after ingest
+    road.ingest()  # as if killed after ingest
     road.publish({"id": "a", "seq": 2, "amount": 2})
     road.ingest()
-    assert merge_pending(road.dataset, lake) is not None  # killed after merge, before the account
+    assert merge_pending(road.dataset, lake) is not None  # as if killed between merge and account
     road.merge()
     account = road.account()["440106"]
     assert (account["received"], account["inserted"], account["superseded"]) == (3, 2, 1)
@@ -141,11 +141,11 @@ def test_any_order_and_any_duplication_of_the_same_events_gives_the_same_silver(
     assert len(events) == 200
     merge_pending(road.dataset, road.lake)
     expected = road.silver()
-    assert 0 < sum(row[1] for row in expected) < len(expected), "the case must hold deleted and living keys"
+    assert 0 < sum(row[1] for row in expected) < len(expected), "the events must leave some keys deleted and some not"
     for seed in range(3):
         dice = random.Random(seed)
         shuffled = dice.sample(events + dice.choices(events, k=60), k=260)
-        other = Lake(spark, str(tmp_path / f"lake{seed}"))
+        other = Lake(spark, str(tmp_path / f"lake{seed}"), to_write=True)
         bronze, start = other.bronze(road.dataset), 0
         while start < len(shuffled):
             size = dice.randrange(20, 150)
@@ -162,7 +162,7 @@ def test_any_order_and_any_duplication_of_the_same_events_gives_the_same_silver(
         assert [tuple(r) for r in rows] == expected, f"seed {seed}"
 
 
-def test_a_key_may_have_any_name_that_the_product_uses_itself(road: Road) -> None:
+def test_a_column_may_have_a_name_that_the_product_uses_itself(road: Road) -> None:
     from infra.kafka.topics import Kafka
     from producers.publish.publisher import Publisher
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,8 @@ from fastavro import parse_schema, schemaless_writer
 from kafka import KafkaProducer
 
 from infra.operate.listings import quarantined_records
+from pipelines.ingest.ingest import ingest_batch
+from pipelines.ingest.topics import Topics, TopicState
 from schemas.errors import UnavailableError
 from schemas.wire.avro import MAGIC, avro_schema, schema_fingerprint
 from schemas.wire.encoder import Encoder
@@ -31,6 +34,31 @@ def test_a_record_that_a_rule_cannot_judge_is_quarantined_and_costs_no_other(roa
     assert "StackOverflow" in record["reasons"][0]["reason"]
     assert len(road.silver()) == 39
     assert road.account()[DISTRICT]["quarantined"] == 1
+
+
+class _LostKafka:
+    """The road's Kafka, which answers once and is unavailable from then on."""
+
+    def __init__(self, kafka: Topics) -> None:
+        self.access, self._kafka, self._answers = kafka.access, kafka, iter([True])
+
+    def states(self, topics: Iterable[str]) -> dict[str, TopicState]:
+        if not next(self._answers, False):
+            raise UnavailableError("Kafka is unavailable.", "Kafka 不可用。")
+        return self._kafka.states(topics)
+
+
+def test_if_kafka_is_lost_while_bad_records_are_searched_no_record_is_quarantined_for_it(road: Road) -> None:
+    rule = "{name: letters, metric: invalidValues, arguments: {pattern: '^(a|b)*$'}, mustBe: 0}"
+    column = f"      - name: x\n        logicalType: string\n        quality:\n          - {rule}\n"
+    road.contract(version="1.1.0", columns=column)
+    road.publish(*({"id": str(n), "seq": 1, "x": "ab" * (100_000 if n == 2 else 1)} for n in range(4)))
+    states = road.bus.kafka.states(road.dataset.topics)
+    with pytest.raises(UnavailableError):
+        ingest_batch(road.dataset, road.lake, road.bus.store, _LostKafka(road.bus.kafka), states)
+    assert road.lake.bronze(road.dataset).read().count() == 0
+    assert road.merge() == 4
+    assert [record["key"] for record in quarantined_records(road.bus, road.name)] == ['{"id":"2"}']
 
 
 @pytest.mark.parametrize("condition", ["extra RLIKE '['", "element_at(array(1), seq) = 2", "raise_error(extra) = 1"])

@@ -1,4 +1,4 @@
-"""A table that is damaged, or that a rebuild left half made, is named and made again, and nothing released is lost."""
+"""A damaged table is reported, a damaged or half-built table is rebuilt, and no released row is lost."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ DISTRICT = "440106"
 
 
 @pytest.mark.parametrize("broken", ["data", "log"])
-def test_a_damaged_silver_is_named_and_made_again_from_bronze(road: Road, broken: str) -> None:
+def test_a_damaged_silver_is_reported_and_rebuilt_from_bronze(road: Road, broken: str) -> None:
     road.publish({"id": "a", "seq": 1, "amount": 1}, {"id": "b", "seq": 2, "amount": 2})
     road.publish(delete=[{"id": "b", "seq": 3}])
     road.publish({"id": "refused", "seq": 1, "amount": -1})
@@ -38,7 +38,7 @@ def test_a_damaged_silver_is_named_and_made_again_from_bronze(road: Road, broken
     road.account()
 
 
-def test_a_damaged_bronze_is_made_again_from_the_topics_and_silver_keeps_what_they_no_longer_hold(road: Road) -> None:
+def test_a_damaged_bronze_is_rebuilt_from_the_topics_and_silver_keeps_rows_that_the_topics_lost(road: Road) -> None:
     road.publish({"id": "old", "seq": 1, "amount": 1})
     road.sync()
     cut(road, road.dataset.topic(DISTRICT))
@@ -55,10 +55,10 @@ def test_a_damaged_bronze_is_made_again_from_the_topics_and_silver_keeps_what_th
     assert sorted(row["id"] for row in road.query("SELECT id FROM t")) == ["new", "newest", "old"]
 
 
-def test_a_rebuild_that_was_cut_off_is_done_again_by_the_next_pass(road: Road) -> None:
+def test_the_next_pass_repeats_an_interrupted_rebuild(road: Road) -> None:
     road.publish({"id": "a", "seq": 1, "amount": 1}, {"id": "b", "seq": 1, "amount": 2})
     road.sync()
-    road.lake.set_aside(f"silver/{road.dataset.id}")  # and no further
+    road.lake.set_aside("silver", road.dataset)  # as a rebuild does that ends here
     road.publish({"id": "b", "seq": 2, "amount": 3})
     road.sync()
     assert road.query("SELECT id, amount FROM t ORDER BY id") == [{"id": "a", "amount": 1}, {"id": "b", "amount": 3}]
@@ -73,7 +73,7 @@ def test_a_rebuild_that_fails_twice_sets_one_table_aside(road: Road, monkeypatch
         patch.setattr(
             "pipelines.lake.table.Table.overwrite", lambda *_: (_ for _ in ()).throw(OSError("the disk is full"))
         )
-        road.lake.set_aside(f"silver/{road.dataset.id}")
+        road.lake.set_aside("silver", road.dataset)
         for _ in range(2):
             assert "the disk is full" in road.bus.sync().failures[road.dataset.id]
     assert len(list(Path(road.lake.silver(road.dataset).address).parent.glob("*set-aside*"))) == 1

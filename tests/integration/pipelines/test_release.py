@@ -45,7 +45,7 @@ def test_a_failed_warning_does_not_hold_the_release_and_lists_samples_of_failing
     assert results["amount_not_negative"]["success"]
 
 
-def test_the_hash_a_release_names_is_that_of_its_verdict(road: Road) -> None:
+def test_a_release_names_the_hash_of_its_verdict(road: Road) -> None:
     import hashlib
 
     road.publish({"id": "a", "seq": 1})
@@ -56,7 +56,7 @@ def test_the_hash_a_release_names_is_that_of_its_verdict(road: Road) -> None:
     assert record["verdict"]["contract_sha256"] == road.dataset.hash == record["contract_sha256"]
 
 
-def test_a_stricter_contract_judges_again_the_rows_that_are_merged_already(road: Road) -> None:
+def test_a_stricter_contract_is_applied_to_rows_that_are_already_merged(road: Road) -> None:
     road.publish({"id": "a", "seq": 1})
     assert [r.status for r in road.sync().releases] == ["released"]
     road.contract(version="1.1.0", least=5)
@@ -83,7 +83,7 @@ def test_a_dataset_that_is_not_shared_is_hidden_from_departments(road: Road) -> 
     road.contract(sharing="none")
     road.publish({"id": "a", "seq": 1})
     road.sync()
-    assert road.query("SELECT id FROM t") == [{"id": "a"}]  # the city itself
+    assert road.query("SELECT id FROM t") == [{"id": "a"}]  # as the city
     with pytest.raises(InputError, match="cannot be found") as refusal:
         road.query("SELECT id FROM t", department="税务局")
     assert road.name not in refusal.value.en.partition("Released datasets")[2]

@@ -1,4 +1,4 @@
-"""Every served type, at its edges: encoded, through Kafka, decoded by Spark and by fastavro, it is the same value."""
+"""Values of every type, also extreme ones, are unchanged after Kafka, decoded by Spark and by fastavro."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def old_version() -> Dataset:
 
 @pytest.fixture(scope="module")
 def sent() -> dict[str, dict[str, Any]]:
-    """The rows as they were given to the encoder, by id; the last by the version before."""
+    """The rows given to the encoder, by id; the last one is encoded by the previous version."""
     coerce = RowCoercer(EVERY_TYPE, text=False).coerce
     rows = {name: coerce({"id": name, **PLAIN, **changes}) for name, changes in ROWS.items()}
     rows[WRITTEN_BEFORE] = RowCoercer(old_version(), text=False).coerce({"id": WRITTEN_BEFORE, **PLAIN})
@@ -119,7 +119,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> ContractStore:
 
 @pytest.fixture(scope="module")
 def published(broker: Broker, sent: dict[str, dict[str, Any]]) -> Broker:
-    """The broker, once it holds every row."""
+    """The broker, with every row on it."""
     Kafka(broker.access).ensure([TOPIC])
     new, old = Encoder(EVERY_TYPE), Encoder(old_version())
     producer = KafkaProducer(bootstrap_servers=broker.access.servers, acks="all")
@@ -132,7 +132,7 @@ def published(broker: Broker, sent: dict[str, dict[str, Any]]) -> Broker:
 
 @pytest.fixture(scope="module")
 def bronze(published: Broker, store: ContractStore, spark: Any) -> dict[str, dict[str, Any]]:
-    """What Spark makes of the records, by id. Arrow hands values over as they are: no zone of this process comes in."""
+    """The records as Spark decodes them, by id, taken as Arrow so that this process's time zone changes no value."""
     records = (
         spark.read.format("kafka")
         .option("kafka.bootstrap.servers", published.access.servers)
@@ -146,7 +146,7 @@ def bronze(published: Broker, store: ContractStore, spark: Any) -> dict[str, dic
 
 @pytest.fixture(scope="module")
 def consumed(published: Broker, sent: dict[str, dict[str, Any]]) -> Iterator[dict[str, bytes]]:
-    """The values as a plain consumer gets them, by id."""
+    """The values that a plain consumer gets, by id."""
     consumer = KafkaConsumer(bootstrap_servers=published.access.servers, auto_offset_reset="earliest")
     consumer.assign([TopicPartition(TOPIC, p) for p in consumer.partitions_for_topic(TOPIC)])
     values: dict[str, bytes] = {}
@@ -194,7 +194,7 @@ def test_record_of_the_version_before_says_so_and_reads_null_in_the_added_column
     assert bronze["nothing is null"]["_writer"] == schema_fingerprint(avro_schema(EVERY_TYPE)).hex()
 
 
-# ---- what Java makes of it
+# ---- what Java reads
 
 
 def java_fingerprint(spark: Any, dataset: Dataset) -> bytes:
@@ -205,7 +205,7 @@ def java_fingerprint(spark: Any, dataset: Dataset) -> bytes:
 
 
 def nested_under_strange_names() -> Dataset:
-    """Records named as primitive types are, and as each other."""
+    """Records with the names of primitive types, and with the same name as each other."""
     member = Field("a", "int")
     inner = Field("null", "record", True, fields=(Field("string", "record", fields=(member,)),))
     fields = (
@@ -250,7 +250,7 @@ def test_accepted_pattern_finds_the_same_in_java_as_on_the_node(spark: Any, patt
 
 
 def test_limits_hold_in_spark_as_on_the_node_and_inside_records_and_arrays(spark: Any) -> None:
-    """One row of good values and, for each limit, one that breaks it alone."""
+    """One row of good values and, for each limit, one row that breaks only that limit."""
     price = Field(
         "price", "decimal", precision=9, scale=2, limits=Limits(minimum=Decimal("0.10"), multiple_of=Decimal("0.05"))
     )

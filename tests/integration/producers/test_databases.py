@@ -95,7 +95,7 @@ def lacking(reason: str) -> NoReturn:
 
 @pytest.fixture(scope="module")
 def postgres() -> Iterator[Postgres]:
-    """A PostgreSQL of this module alone, on a free port. As root it runs as an unprivileged user: it must."""
+    """A PostgreSQL for this module, on a free port. Started as root, it runs as an unprivileged user, as PostgreSQL demands."""
     programs = find_programs()
     if programs is None:
         lacking("no PostgreSQL server programs here (Debian: apt-get install postgresql)")
@@ -175,7 +175,7 @@ class Node:
 @pytest.fixture
 def node(tmp_path: Path, broker: Broker, spark: Any, names: Callable[[], str], monkeypatch: pytest.MonkeyPatch) -> Node:
     """A node with a dataset that has a column of every type."""
-    monkeypatch.chdir(tmp_path)  # where the rejects of a query go
+    monkeypatch.chdir(tmp_path)  # the rejects of a query are written here
     contracts = tmp_path / "contracts"
     settings = Settings(home=tmp_path / "home", bootstrap_servers=broker.access.servers, contracts=str(contracts))
     road = Road(Bus(settings), names())
@@ -272,7 +272,7 @@ def test_a_time_without_zone_is_refused_in_its_row_and_says_so_in_both_languages
         ("tags", ["NULL::text[]", "'{}'::text[]"]),  # good ones
     ],
 )
-def test_a_value_the_contract_cannot_hold_costs_its_own_row_only(
+def test_a_value_that_the_contract_cannot_hold_rejects_only_its_own_row(
     node: Node, postgres: Postgres, column: str, values: list[str]
 ) -> None:
     rest = [c for c in node.road.dataset.fields if c.name not in ("id", "district_code", "seq", column)]
@@ -314,7 +314,7 @@ def test_a_large_query_is_streamed_by_the_server(node: Node, postgres: Postgres,
     assert all(words[:2] == ["FETCH", "FORWARD"] and int(words[2]) <= BATCH for words in fetches), seen
 
 
-def test_a_connection_lost_half_way_keeps_what_was_read_and_says_so(node: Node, postgres: Postgres) -> None:
+def test_a_connection_lost_half_way_keeps_the_rows_read_before_and_says_so(node: Node, postgres: Postgres) -> None:
     row = f"'{DISTRICT}' AS district_code, n AS seq, n AS amount, NULL AS seen, {NOTHING}"
     sql = f"SELECT n::text AS id, {row} FROM generate_series(1, 9000) AS n"
     source = open_query(sql, postgres.url, node.road.dataset)
@@ -329,7 +329,7 @@ def test_a_connection_lost_half_way_keeps_what_was_read_and_says_so(node: Node, 
     assert f"breaks off after row {len(good) + 1}" in last.defects[0].en
 
 
-def test_the_snapshot_of_a_query_publishes_what_is_new_changed_and_gone(
+def test_the_snapshot_of_a_query_publishes_new_changed_and_deleted_rows(
     node: Node, postgres: Postgres, capsys: pytest.CaptureFixture[str]
 ) -> None:
     url, sql = postgres_table(postgres)
@@ -362,7 +362,7 @@ def test_the_snapshot_of_a_query_publishes_what_is_new_changed_and_gone(
         ((f"suibus:{PASSWORD}@", "suibus@"), UnavailableError, "cannot be reached"),
     ],
 )
-def test_a_database_that_cannot_be_used_is_told_without_its_password(
+def test_an_error_of_a_database_does_not_show_its_password(
     node: Node, postgres: Postgres, change: tuple[str, str], error: type[SuibusError], says: str
 ) -> None:
     old = change[0].replace("{port}", f":{postgres.port}")
@@ -375,7 +375,7 @@ def test_a_database_that_cannot_be_used_is_told_without_its_password(
         assert "falsch" not in text
 
 
-def test_a_password_in_the_query_of_a_url_is_not_told_either(node: Node, postgres: Postgres) -> None:
+def test_an_error_does_not_show_a_password_in_the_query_part_of_a_url(node: Node, postgres: Postgres) -> None:
     url = f"postgresql+psycopg://127.0.0.1:{postgres.port}/postgres?user=suibus&password=falsch-{PASSWORD}"
     with pytest.raises(UnavailableError) as caught:
         node.publish("SELECT 1", url)

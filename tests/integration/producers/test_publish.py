@@ -1,4 +1,4 @@
-"""Each accepted row reaches the bus once and in order, whatever is killed on the way."""
+"""Each accepted row reaches the bus once and in order, whichever process is killed."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ ROOT = Path(__file__).parents[3]
 
 @pytest.fixture(params=["kafka-python", "librdkafka"])
 def transport(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Any:
-    # What kafka-python reads without a further library.
+    # kafka-python reads it without another library.
     monkeypatch.setattr("producers.send.librdkafka.COMPRESSION", "gzip")
     return request.param
 
@@ -83,7 +83,7 @@ def committed(bootstrap: str, topic: str) -> list[Any]:
 
 
 def fill(path: Path, names: list[str], rows: int, keys: int = 50) -> dict[str, dict[bytes, list[bytes]]]:
-    """Accept rows of few keys, numbered in the order of acceptance; what each topic must hold for each key."""
+    """Accept numbered rows of few keys; returns what each topic must then hold for each key."""
     expected: dict[str, dict[bytes, list[bytes]]] = {name: defaultdict(list) for name in names}
     with Outbox(path) as outbox:
         for start in range(0, rows, 1_000):
@@ -106,7 +106,7 @@ def check_exactly_once(bootstrap: str, expected: dict[str, dict[bytes, list[byte
     for name, keys in expected.items():
         found = held(bootstrap, name)
         assert {k: len(v) for k, v in found.items()} == {k: len(v) for k, v in keys.items()}
-        assert found == keys  # and in order for each key
+        assert found == keys  # in order, too
 
 
 def test_rows_arrive_in_order_with_time_and_header(broker: Any, tmp_path: Path, transport: TransportName) -> None:
@@ -145,14 +145,14 @@ def test_killed_sender_leaves_no_duplicates_and_no_gaps(broker: Any, tmp_path: P
             [sys.executable, "-c", SENDING, str(path), broker.access.servers, transport], cwd=ROOT
         )
         with Outbox(path) as outbox:
-            goal = outbox.waiting() - 100 * dice.randrange(1, 12)  # after so many transactions, however fast they are
+            goal = outbox.waiting() - 100 * dice.randrange(1, 12)  # so many transactions, not seconds
             while outbox.waiting() > goal and sender.poll() is None:
                 time.sleep(0.002)
         time.sleep(dice.uniform(0, 0.02))
         sender.send_signal(signal.SIGKILL)
         sender.wait()
     with Outbox(path) as outbox:
-        assert 0 < outbox.waiting() < 12_000  # it was killed in the middle
+        assert 0 < outbox.waiting() < 12_000  # it was killed before the end
     info = flush(path, broker.access)
     assert info.waiting == 0
     check_exactly_once(broker.access.servers, expected)
@@ -178,7 +178,7 @@ def test_transaction_cut_at_any_moment_is_settled_once(
     with Outbox(path) as outbox:
         assert outbox.waiting() == 2_000
     other: TransportName = "kafka-python" if transport == "librdkafka" else "librdkafka"
-    info = flush(path, broker.access, transport=other)  # the outbox does not depend on who sends it
+    info = flush(path, broker.access, transport=other)  # either transport can send an outbox
     assert (info.sent, info.waiting) == (2_000, 0)
     check_exactly_once(broker.access.servers, expected)
 
@@ -201,7 +201,9 @@ def test_commit_whose_answer_is_lost_is_settled_once(broker: Any, tmp_path: Path
     check_exactly_once(broker.access.servers, expected)
 
 
-def test_bus_away_keeps_rows_and_says_how_many(broker: Any, tmp_path: Path, transport: TransportName) -> None:
+def test_rows_are_kept_and_counted_in_the_message_when_the_bus_does_not_answer(
+    broker: Any, tmp_path: Path, transport: TransportName
+) -> None:
     (name,) = topics(broker.access.servers)
     path = tmp_path / "o"
     expected = fill(path, [name], 1_000)
@@ -212,7 +214,7 @@ def test_bus_away_keeps_rows_and_says_how_many(broker: Any, tmp_path: Path, tran
     check_exactly_once(broker.access.servers, expected)
 
 
-def test_topic_that_comes_late_is_waited_for(broker: Any, tmp_path: Path, transport: TransportName) -> None:
+def test_a_flush_waits_for_a_topic_that_is_created_later(broker: Any, tmp_path: Path, transport: TransportName) -> None:
     name = dataset().topic(DISTRICT)
     path = tmp_path / "o"
     expected = fill(path, [name], 1_000)
@@ -237,17 +239,17 @@ def test_both_transports_put_a_key_into_the_same_partition(
     assert placed == {key: (murmur2(key) & 0x7FFFFFFF) % 5 for key in keys}
 
 
-def test_what_a_flush_has_sent_a_reader_of_committed_records_finds_at_once(
+def test_rows_that_a_flush_reports_as_sent_can_be_read_at_once(
     broker: Any, tmp_path: Path, transport: TransportName
 ) -> None:
-    """In as many topics as take the broker a while to mark as committed."""
+    """With so many topics that the broker needs some time to mark them as committed."""
     names = topics(broker.access.servers, 100)
     with Outbox(tmp_path / "o") as outbox:
         for name in names:
             outbox.accept(name, [Entry(b"%d" % i, b"v") for i in range(10)])
     places = [TopicPartition(name, partition) for name in names for partition in range(2)]
     reader = KafkaConsumer(bootstrap_servers=broker.access.servers, isolation_level="read_committed")
-    assert set(reader.end_offsets(places).values()) == {0}  # and it is connected
+    assert set(reader.end_offsets(places).values()) == {0}  # also connects the reader
     assert flush(tmp_path / "o", broker.access, transport=transport).sent == 1_000
     found = reader.end_offsets(places)
     anyone = KafkaConsumer(bootstrap_servers=broker.access.servers)
@@ -256,7 +258,7 @@ def test_what_a_flush_has_sent_a_reader_of_committed_records_finds_at_once(
     anyone.close()
 
 
-def test_what_librdkafka_compresses_by_itself_is_read_again(broker: Any, tmp_path: Path) -> None:
+def test_records_compressed_by_librdkafka_can_be_read(broker: Any, tmp_path: Path) -> None:
     (name,) = topics(broker.access.servers, partitions=1)
     expected = fill(tmp_path / "o", [name], 1_000)
     flush(tmp_path / "o", broker.access, transport="librdkafka")
@@ -282,7 +284,7 @@ def times(bootstrap: str, data: Dataset) -> list[int]:
 
 
 @pytest.mark.parametrize("killed", [False, True])
-def test_rows_are_sent_while_more_are_accepted_and_each_once_though_the_sender_is_killed(
+def test_rows_are_sent_once_while_more_are_accepted_also_when_the_sender_is_killed(
     broker: Any, tmp_path: Path, killed: bool
 ) -> None:
     data = dataset()
@@ -293,13 +295,13 @@ def test_rows_are_sent_while_more_are_accepted_and_each_once_though_the_sender_i
         until = time.monotonic() + 60
         while node.outbox.waiting() > 6_000 and time.monotonic() < until:
             time.sleep(0.02)
-        assert node.outbox.waiting() <= 6_000  # some have gone
+        assert node.outbox.waiting() <= 6_000  # some were sent
         sender = node.sender_pid
         assert sender
         if killed:
             os.kill(sender, signal.SIGKILL)
         info = node.send()
-        assert node.sender_pid is None, "it ends when all is sent"
+        assert node.sender_pid is None, "the sender ends when all is sent"
         assert info.waiting == 0
         assert info.sent == 8_000 or (killed and info.sent <= 8_000)
     assert times(broker.access.servers, data) == list(range(8_000))
@@ -319,16 +321,18 @@ time.sleep(600)
 """
 
 
-def test_sender_beside_ends_with_its_parent_and_the_next_one_goes_on(broker: Any, tmp_path: Path) -> None:
+def test_the_background_sender_ends_with_its_parent_and_the_next_one_continues(broker: Any, tmp_path: Path) -> None:
     data = dataset()
     Kafka(broker.access).ensure([data.topic(DISTRICT)], 1, 1)
-    lease = Lease(tmp_path / "o.lock")  # which the sender holds as long as more may come
+    lease = Lease(tmp_path / "o.lock")  # the sender holds it while more rows may be accepted
     arguments = [data.name, str(tmp_path / "o"), broker.access.servers]
     with subprocess.Popen([sys.executable, "-c", ACCEPTING, *arguments], stdout=subprocess.PIPE, cwd=ROOT) as parent:
         assert parent.stdout
         assert parent.stdout.readline() == b"accepted\n"
         wait_until(lambda: lease.holder() is not None)
-        assert lease.holder() != parent.pid
+        holder = lease.holder()
+        assert holder is not None
+        assert holder.pid != parent.pid
         parent.kill()
     wait_until(lambda: lease.holder() is None)
     assert flush(tmp_path / "o", broker.access).waiting == 0
@@ -342,7 +346,9 @@ def wait_until(true: Callable[[], bool]) -> None:
         time.sleep(0.02)
 
 
-def test_sender_beside_tells_that_the_bus_is_away_and_rows_are_kept(broker: Any, tmp_path: Path) -> None:
+def test_the_background_sender_reports_that_the_bus_does_not_answer_and_rows_are_kept(
+    broker: Any, tmp_path: Path
+) -> None:
     data = dataset()
     node = Publisher(data, DISTRICT, tmp_path / "o", "127.0.0.1:1", timeout=0.5)
     for row in many(4_000):
@@ -425,7 +431,7 @@ def test_publisher_sends_rows_and_deletions(broker: Any, tmp_path: Path) -> None
     assert (second.value, list(second.headers)) == (None, [("sequence", b"6")])
 
 
-def test_progress_is_told_to_the_end(broker: Any, tmp_path: Path) -> None:
+def test_progress_is_reported_up_to_the_end(broker: Any, tmp_path: Path) -> None:
     data = dataset()
     Kafka(broker.access).ensure([data.topic(DISTRICT)], 1, 1)
     file = tmp_path / "in.csv"

@@ -1,4 +1,4 @@
-"""Every refused record gives its district one receipt; a correction answers it and never overwrites a newer version."""
+"""Every refused record gives its district one receipt; a correction answers it and overwrites no newer version."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ NOWHERE = "127.0.0.1:1"
 
 
 class Node:
-    """A district's node over a road: its command line and its inbox; and the city's side of it."""
+    """A district's command line and inbox, and the city's side of the same bus."""
 
     def __init__(self, road: Road, district: str = "440106") -> None:
         self.road, self.district, self.sent = road, district, 0
@@ -50,13 +50,13 @@ class Node:
         return self.road.bus.outbox(self.district).with_name("inbox.sqlite")
 
     def city(self) -> int:
-        """Bring all to bronze and send the receipts of it; how many."""
+        """Ingest everything and send the receipts; returns their number."""
         self.road.ingest()
         first, self.sent = self.sent + 1, self.road.lake.bronze(self.road.dataset).version
         return self.send(first, self.sent)
 
     def silver(self) -> list[tuple[Any, ...]]:
-        """Silver once all is in it: key, deletion, amount."""
+        """Merge everything; returns the rows of silver: key, deletion, amount."""
         assert self.city() == 0
         merge_pending(self.road.dataset, self.road.lake)
         return [(key, deleted, amount) for key, deleted, *_, amount in self.road.silver()]
@@ -70,19 +70,19 @@ class Node:
             return fetch_receipts(inbox, self.road.bus.access.servers, self.district)
 
     def receipts(self, state: Any = None) -> list[Receipt]:
-        """Those of the road's dataset: the return topic is shared by all tests."""
+        """The receipts of this dataset (all tests share the return topic)."""
         with Inbox(self.inbox_path) as inbox:
             return [h.receipt for h in inbox.receipts(state, self.road.dataset.id)]
 
     def write(self, *records: Mapping[str, Any], topic: str = "") -> None:
-        """Records as any program might send them."""
+        """Send records without the node's code, as another program may."""
         producer = KafkaProducer(bootstrap_servers=self.road.bus.access.servers, acks="all", max_request_size=4 << 20)
         for record in records:
             producer.send(topic or self.road.dataset.topic(self.district), **record).get(timeout=30)
         producer.close()
 
     def suibus(self, *words: str, servers: str = "") -> Result:
-        """A command of the node, in this process."""
+        """Run a command of the node in this process."""
         folder = self.road.bus.home / "contracts-folder"
         folder.mkdir(exist_ok=True)
         (folder / "it.yaml").write_text(self.road.dataset.text, "utf-8")
@@ -114,7 +114,7 @@ def rewrite_csv(path: Path, change: Callable[[dict[str, str]], dict[str, str]]) 
 
 
 def contract(node: Node, old: str, new: str, version: str = "1.0.0") -> None:
-    """A version of the node's contract with one part of it changed."""
+    """Put in force the node's contract with one part changed."""
     assert CONTRACT.count(old) == 1
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr("tests.integration.conftest.CONTRACT", CONTRACT.replace(old, new))
@@ -165,7 +165,7 @@ def test_each_refused_record_gives_its_own_district_one_receipt_with_every_reaso
     assert by_key["\ufffd"].record is None
 
 
-def test_receipts_sent_again_after_a_crash_are_there_once(node: Node) -> None:
+def test_receipts_sent_again_after_a_crash_are_kept_once(node: Node) -> None:
     node.road.publish(*({"id": f"r{i}", "seq": 1, "amount": -1} for i in range(1_500)))
     assert node.city() == 1_500
     node.fetch()
@@ -177,13 +177,13 @@ def test_receipts_sent_again_after_a_crash_are_there_once(node: Node) -> None:
     assert (len(node.receipts()), len(node.receipts("acknowledged"))) == (1_500, 1)
 
 
-def test_nothing_quarantined_needs_no_bus(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_quarantined_records_no_receipt_producer_is_opened(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
     node.road.publish({"id": "a", "seq": 1})
     monkeypatch.setattr(feedback, "KafkaProducer", None)
     assert node.city() == 0
 
 
-def test_bus_that_is_away_is_said_and_the_receipts_are_sent_later(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_receipts_are_sent_later_when_the_bus_does_not_answer(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
     node.road.publish({"id": "a", "seq": 1, "amount": -1})
     node.road.ingest()
     last = node.road.lake.bronze(node.road.dataset).version
@@ -214,7 +214,7 @@ def test_receipt_of_a_record_of_a_megabyte_fits_on_the_bus(node: Node) -> None:
     assert all(texts[name].startswith(receipt.record[name] or "none") for name in texts)
 
 
-def test_answers_header_of_any_bytes_is_kept_short_and_breaks_nothing(node: Node) -> None:
+def test_an_answers_header_of_any_bytes_is_shortened_and_quarantines_nothing(node: Node) -> None:
     row = RowCoercer(node.road.dataset, False).coerce({"id": "a", "district_code": "440106", "seq": 1, "amount": 1})
     encoder = Encoder(node.road.dataset)
     record = {"key": encoder.key(row), "value": encoder.value(row)}
@@ -229,7 +229,7 @@ def test_answers_header_of_any_bytes_is_kept_short_and_breaks_nothing(node: Node
     assert not any(r["_quarantined"] for r in rows)
 
 
-def test_what_is_not_a_receipt_of_this_district_is_passed_over_and_reported(node: Node) -> None:
+def test_a_record_that_is_no_receipt_of_this_district_is_skipped_and_reported(node: Node) -> None:
     node.fetch()
     node.road.publish({"id": "a", "seq": 1, "amount": -1})
     values = [b"", b"\xff\xff", b"[]", b"{}", b"[" * 200_000, b"9" * 3_000_000]
@@ -243,7 +243,7 @@ def test_what_is_not_a_receipt_of_this_district_is_passed_over_and_reported(node
     assert node.fetch() == FetchInfo(0, 0)
 
 
-def test_return_topic_made_anew_or_cut_is_noticed_and_read_from_its_start(road: Road) -> None:
+def test_a_return_topic_that_was_recreated_or_cut_is_read_from_its_start(road: Road) -> None:
     node = Node(road, "440118")
     road.publish(*({"id": f"r{i}", "seq": 1, "amount": -1} for i in range(3)), district="440118")
     assert node.city() == 3
@@ -254,7 +254,7 @@ def test_return_topic_made_anew_or_cut_is_noticed_and_read_from_its_start(road: 
         recreate(road, topic)
         node.send(1, 1)
         road.publish({"id": "r3", "seq": 1, "amount": -1}, district="440118")
-        node.city()  # as many as were read, and one more: the offsets alone would not tell
+        node.city()  # one more than were read: the offsets alone do not show that the topic is another
         info = node.fetch()
         assert (info.new, len(node.receipts())) == (1, 4)
         assert "recreated" in info.notes[0][0]
@@ -272,7 +272,7 @@ def test_return_topic_made_anew_or_cut_is_noticed_and_read_from_its_start(road: 
 # --- the command ----------------------------------------------------------------------------------
 
 
-def test_receipts_are_listed_acknowledged_and_shown_with_the_bus_away(node: Node) -> None:
+def test_receipts_are_listed_acknowledged_and_shown_when_the_bus_does_not_answer(node: Node) -> None:
     node.road.publish(*({"id": i, "seq": 1, "amount": -1} for i in ("one\u001b[31m", "two", "three")))
     node.city()
     name = node.road.name
@@ -327,7 +327,7 @@ def test_exported_csv_gives_back_exactly_the_values_of_every_type(road: Road, tm
 
 
 def refused(node: Node, tmp_path: Path, *rows: Mapping[str, Any]) -> Path:
-    """Publish rows that are refused, and export their receipts."""
+    """Publish rows that the city refuses, and export their receipts."""
     node.road.publish(*rows)
     assert node.city() == len(rows)
     file = tmp_path / "corrected.csv"
@@ -342,14 +342,14 @@ def correct(node: Node, file: Path, *more: str, status: int = 0) -> Result:
     return done
 
 
-def test_correction_takes_the_refused_records_place_and_never_overwrites_a_newer_version(
+def test_a_correction_takes_the_refused_records_position_and_never_overwrites_a_newer_version(
     node: Node, ordered: bool, tmp_path: Path
 ) -> None:
     node.road.publish({"id": "after older", "seq": 1, "amount": 5})
     publish = [
         {"id": i, "seq": 2, "amount": -7} for i in ("after older", "before newer", "before deletion", "same file")
     ]
-    same_file = [{"id": "same file", "seq": 2, "amount": 99}]  # accepted in one chunk, as are the rows of one file
+    same_file = [{"id": "same file", "seq": 2, "amount": 99}]  # accepted in one chunk, like the rows of one file
     node.road.publish(*publish, *same_file)
     assert node.city() == 4
     file = tmp_path / "corrected.csv"
@@ -412,9 +412,7 @@ def test_row_that_answers_no_receipt_of_its_dataset_and_district_is_rejected(nod
     assert "exclude" in correct(node, file, "--snapshot", status=2).output
 
 
-def test_text_of_which_the_receipt_held_only_the_beginning_is_not_published_as_it_is(
-    node: Node, tmp_path: Path
-) -> None:
+def test_a_text_that_the_receipt_cut_short_is_not_published_unchanged(node: Node, tmp_path: Path) -> None:
     node.road.contract(version="1.1.0", columns="      - {name: note, logicalType: string}\n")
     file = refused(node, tmp_path, {"id": "a", "seq": 2, "amount": -7, "note": "穗" * 100_000})
     rewrite_csv(file, lambda row: {**row, "amount": "7"})
@@ -434,8 +432,8 @@ def test_correction_refused_again_gives_a_receipt_of_its_own(node: Node, tmp_pat
     assert second.record["amount"] == "-1"
 
 
-def test_record_of_long_ago_is_not_corrected_in_its_place(node: Node, tmp_path: Path) -> None:
-    """A topic keeps a year: a record with that time would be removed before it was read."""
+def test_a_record_almost_as_old_as_the_topics_retention_cannot_be_corrected(node: Node, tmp_path: Path) -> None:
+    """Topics keep records for a year: one with that timestamp would be deleted before it is read."""
     without_sequence(node)
     row = RowCoercer(node.road.dataset, False).coerce({"id": "a", "district_code": "440106", "seq": 1, "amount": -1})
     encoder = Encoder(node.road.dataset)
@@ -448,7 +446,7 @@ def test_record_of_long_ago_is_not_corrected_in_its_place(node: Node, tmp_path: 
     assert "too old" in read_csv(file.with_name("corrected.rejects.csv"))[0]["reason"]
 
 
-def test_next_snapshot_sends_a_refused_row_again_and_one_that_is_gone_is_deleted(node: Node, tmp_path: Path) -> None:
+def test_the_next_snapshot_sends_a_refused_row_again_and_deletes_a_missing_one(node: Node, tmp_path: Path) -> None:
     file = tmp_path / "all.csv"
     rows = {name: f"{name},440106,1,{amount}\n" for name, amount in (("a", 1), ("b", -2), ("c", -3))}
 
@@ -460,8 +458,8 @@ def test_next_snapshot_sends_a_refused_row_again_and_one_that_is_gone_is_deleted
 
     snapshot("a", "b", "c")
     assert node.city() == 2
-    assert "accepted 0, deleted 0, unchanged 3" in snapshot("a", "b", "c")  # no receipt was fetched yet
+    assert "accepted 0, deleted 0, unchanged 3" in snapshot("a", "b", "c")  # no receipt has been fetched yet
     node.fetch()
-    contract(node, "amount < 0", "amount < -9", "1.0.1")  # the city's rule was wrong, not the row
+    contract(node, "amount < 0", "amount < -9", "1.0.1")  # the city corrects its rule; the row was right
     assert "accepted 1, deleted 1, unchanged 1" in snapshot("a", "b")
     assert node.silver() == [("a", False, 1), ("b", False, -2), ("c", True, None)]

@@ -1,4 +1,4 @@
-"""The gate over a candidate: what it costs, and that a rule that cannot be judged spoils no other."""
+"""The gate: how many jobs a judgement costs, and that a rule that cannot be judged does not affect the others."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ customProperties:
 
 
 def contract(columns: int, *rules: str) -> Dataset:
-    """A dataset of one key and this many numbers, each required, limited and checked three times."""
+    """A dataset with a key and this many numbers, each of them required, limited and checked three times."""
     listed = "\n".join(
         f"""\
       - name: c{i}
@@ -72,20 +72,20 @@ def test_each_rule_is_judged_by_its_own_measure(spark: SparkSession) -> None:
 
 
 def test_a_candidate_is_judged_in_its_own_session(spark: SparkSession) -> None:
-    judge(frame(spark, 2), contract(2), 1)  # another candidate, in the process's first session
+    judge(frame(spark, 2), contract(2), 1)  # another candidate, in the first session of the process
     verdict = judge(_clean(spark.newSession(), 2), contract(2), 1)
     assert {r.rule: (r.observed, r.error) for r in verdict.results if r.rule.endswith("_mean")} == {
         "c0_mean": (2.0, None), "c1_mean": (2.0, None),
     }  # fmt: skip
 
 
-def test_more_rules_cost_no_more_jobs_until_spark_would_no_longer_compile_them(spark: SparkSession) -> None:
+def test_more_rules_cost_no_more_jobs_up_to_what_spark_compiles_in_one(spark: SparkSession) -> None:
     def judged(columns: int) -> None:
         assert judge(_clean(spark, columns), contract(columns), 1).passed
 
     few, many, more = (jobs(spark, partial(judged, n)) for n in (1, 14, 20))
-    assert few == many == 7  # two each: rows, aggregates; three: repeated keys
-    assert more == many + 2  # 122 aggregates are two jobs of 61, each with its exchange
+    assert few == many == 7  # two for the rows, two for the aggregates, three for repeated keys
+    assert more == many + 2  # 122 aggregates are two jobs of 61, each with an exchange
 
 
 def test_a_rule_that_cannot_be_judged_fails_alone_and_says_why(spark: SparkSession) -> None:
@@ -102,7 +102,7 @@ def test_a_rule_that_cannot_be_judged_fails_alone_and_says_why(spark: SparkSessi
     assert "USER_RAISED_EXCEPTION" in failures["at_run_time"]
 
 
-def test_a_candidate_whose_rows_cannot_be_counted_is_told_with_sparks_reason(spark: SparkSession) -> None:
+def test_a_candidate_whose_rows_cannot_be_counted_is_reported_with_sparks_reason(spark: SparkSession) -> None:
     candidate = frame(spark, 1).where("raise_error('no such file') IS NULL")
     with pytest.raises(RuntimeError, match="no such file"):
         judge(candidate, contract(1), 1)

@@ -1,4 +1,4 @@
-"""What the gate uses of Great Expectations beyond its public API is there as it expects: an upgrade fails here, in a second."""
+"""The parts of Great Expectations beyond its public API that the gate uses exist: an upgrade that changes them fails here, in a second."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def test_every_import_from_great_expectations_is_checked_here() -> None:
     assert imported == set(USED)
 
 
-def test_an_aggregate_comes_with_its_metric_and_domain_and_its_value_by_a_named_id() -> None:
+def test_an_aggregate_is_given_its_metric_and_domain_and_its_value_is_found_by_a_named_id() -> None:
     computation = {f.name for f in fields(part("execution_engine.execution_engine.MetricComputationConfiguration"))}
     assert {"metric_configuration", "metric_fn", "compute_domain_kwargs"} <= computation
     assert part(METRIC)("table.row_count", {}, {}).id.metric_name == "table.row_count"

@@ -1,4 +1,4 @@
-"""Confluent framing: publish with a registry's ids, read both framings, and never a wrong value or a lost record.
+"""Confluent framing: records with a registry's ids are published and read, with no wrong value and no lost record.
 
 The registry here is a small HTTP server that answers the two calls as Confluent's API documents them. With the base
 URL of a real, Confluent-compatible one in REAL_REGISTRY_URL the same tests run against that too (tried by hand on
@@ -117,7 +117,7 @@ def registry(request: pytest.FixtureRequest, fake: FakeRegistry) -> Iterator[str
 
 
 class Node:
-    """A district's command and the city's pass, each with the registry it is told."""
+    """A district's command and the city's pass, each with the given registry."""
 
     def __init__(self, broker: Broker, name: str, folder: Path) -> None:
         self.broker, self.name, self.folder = broker, name, folder
@@ -146,7 +146,7 @@ class Node:
         return publish_rows(bus, self.name, DISTRICT, file=path, timeout=30)
 
     def write(self, key: str, frame: bytes, schema: Mapping[str, Any], **row: Any) -> None:
-        """One record as a foreign producer writes it."""
+        """Write one record as another producer does."""
         value = BytesIO()
         whole = {"id": key, "district_code": DISTRICT, "seq": 1, "amount": 5} | row
         schemaless_writer(value, parse_schema(json.loads(json.dumps(schema))), whole)
@@ -182,13 +182,13 @@ def frame(number: int) -> bytes:
 
 
 def variant(schema: Mapping[str, Any], **types: Any) -> dict[str, Any]:
-    """The schema in another producer's words, with other types for some fields, or more fields."""
+    """The schema as another producer may write it, with other types for some fields, or more fields."""
     fields = {f["name"]: f["type"] for f in schema["fields"]} | types
     listed = [{"name": name, "type": kind} for name, kind in fields.items()]
     return {"type": "record", "name": "Other", "namespace": "org.other", "doc": "theirs", "fields": listed}
 
 
-def test_both_framings_are_read_and_what_a_registry_does_not_vouch_for_is_quarantined(
+def test_both_framings_are_read_and_records_whose_schema_the_registry_does_not_confirm_are_quarantined(
     node: Node, registry: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     own = avro_schema(node.dataset)
@@ -231,7 +231,7 @@ def test_both_framings_are_read_and_what_a_registry_does_not_vouch_for_is_quaran
     assert texts["unknown"] == texts["huge"] == "The schema registry has no schema with this id."
 
 
-def test_a_registry_that_is_away_stops_publish_and_ingest_and_nothing_is_lost_or_skipped(
+def test_publish_and_ingest_stop_and_lose_nothing_when_the_registry_does_not_answer(
     node: Node, fake: FakeRegistry
 ) -> None:
     with pytest.raises(UnavailableError, match=r"schema registry at http.* did not answer") as away:
@@ -247,7 +247,7 @@ def test_a_registry_that_is_away_stops_publish_and_ingest_and_nothing_is_lost_or
         fake.answer = None
         assert node.bus(url).sync().ingested[dataset] == 2
     assert list(node.silver()) == ["a", "b"]
-    assert not node.bus(AWAY).sync().failures  # nothing to ask
+    assert not node.bus(AWAY).sync().failures  # no record needs the registry
 
 
 def test_without_a_registry_at_the_city_its_frames_are_quarantined_with_the_remedy(
@@ -262,7 +262,7 @@ def test_without_a_registry_at_the_city_its_frames_are_quarantined_with_the_reme
     assert "set SUIBUS_REGISTRY_URL" in reason["reason"]
 
 
-def test_an_unknown_id_is_told_from_a_wrong_url(registry: str) -> None:
+def test_an_unknown_id_is_distinguished_from_a_wrong_url(registry: str) -> None:
     assert Registry(registry).schema(999_999) is None
     with pytest.raises(UnavailableError, match="404"):
         Registry(f"{registry}/nowhere").schema(1)
@@ -270,21 +270,23 @@ def test_an_unknown_id_is_told_from_a_wrong_url(registry: str) -> None:
         Registry(f"{registry}/nowhere").register("t-value", {"type": "string"})
 
 
-def test_an_id_of_a_schema_is_kept_and_the_same_schema_has_the_same_id(registry: str) -> None:
+def test_a_schema_registered_twice_has_one_id(registry: str) -> None:
     client = Registry(registry)
     number = client.register("kept-value", {"type": "int"})
     assert client.register("kept-value", {"type": "int"}) == number
     assert json.loads(client.schema(number) or "") == {"type": "int"}
 
 
-def test_a_refused_schema_is_not_taken_for_a_registry_that_is_away(fake: FakeRegistry) -> None:
+def test_a_refused_schema_does_not_count_as_a_registry_that_does_not_answer(fake: FakeRegistry) -> None:
     fake.answer = 409, b'{"error_code": 409, "message": "Schema being registered is incompatible"}'
     with fake.serve() as url, pytest.raises(InputError, match=r"refused the schema of t-value: Schema being reg"):
         Registry(url).register("t-value", {"type": "string"})
 
 
 @pytest.mark.parametrize("body", [b"{}", b"[]", b"7", b"<html>", b"", b'{"id": "x"}'])
-def test_an_answer_that_is_not_a_registrys_is_a_registry_that_is_away(fake: FakeRegistry, body: bytes) -> None:
+def test_an_answer_that_is_no_registrys_counts_as_a_registry_that_does_not_answer(
+    fake: FakeRegistry, body: bytes
+) -> None:
     fake.answer = 200, body
     with fake.serve() as url:
         with pytest.raises(UnavailableError):
@@ -304,7 +306,7 @@ def test_a_login_in_the_url_is_sent_and_never_shown(fake: FakeRegistry) -> None:
     assert "heim" not in str(refused.value)
 
 
-def test_a_login_is_not_sent_on_to_where_a_registry_redirects(fake: FakeRegistry) -> None:
+def test_a_login_is_not_sent_to_the_address_that_a_registry_redirects_to(fake: FakeRegistry) -> None:
     other = FakeRegistry()
     with fake.serve() as url, other.serve() as elsewhere:
         Registry(elsewhere).register("t-value", {"type": "string"})

@@ -1,4 +1,4 @@
-"""The list of commands is true, and shown without importing one of them."""
+"""The list of commands is complete and right, and is shown without importing any of them."""
 
 from __future__ import annotations
 

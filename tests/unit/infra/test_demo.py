@@ -1,4 +1,4 @@
-"""The demo makes its own state anew, and touches nothing that it did not make."""
+"""The demo recreates its own state, and changes nothing that it did not make."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def test_the_demo_deletes_no_state_that_it_did_not_make(tmp_path: Path) -> None:
     assert kept.exists()
 
 
-def test_the_demo_makes_its_own_state_anew_and_leaves_other_files(tmp_path: Path) -> None:
+def test_the_demo_recreates_its_own_state_and_leaves_other_files(tmp_path: Path) -> None:
     settings = Settings(home=tmp_path)
     (tmp_path / "mine.txt").touch()
     make_anew(settings)

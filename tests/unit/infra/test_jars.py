@@ -1,4 +1,4 @@
-"""A jar is used only with the SHA-256 that the lock says, as a wheel is."""
+"""A jar is used only if it has the SHA-256 of the lock."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def change_one_byte(path: Path) -> None:
     path.write_bytes(content)
 
 
-def test_jars_as_locked_are_used_in_the_order_of_the_lock_and_not_read_again(settings: Settings) -> None:
+def test_locked_jars_are_used_in_the_order_of_the_lock_and_not_read_again(settings: Settings) -> None:
     assert checked_jars("broker", settings) is None
     paths = [settings.jars / A, settings.jars / B]
     assert resolve_jars("broker", settings) == paths
@@ -57,7 +57,7 @@ def test_jar_with_one_byte_changed_is_refused(settings: Settings, checked_before
         assert A not in text
 
 
-def test_jar_put_right_is_used_again(settings: Settings) -> None:
+def test_a_repaired_jar_is_used_again(settings: Settings) -> None:
     change_one_byte(settings.jars / B)
     with pytest.raises(StateError):
         resolve_jars("broker", settings)
@@ -65,11 +65,11 @@ def test_jar_put_right_is_used_again(settings: Settings) -> None:
     assert resolve_jars("broker", settings)
 
 
-def test_copied_folder_is_checked_anew_without_network(settings: Settings, tmp_path: Path) -> None:
+def test_a_copied_folder_is_checked_again_without_network(settings: Settings, tmp_path: Path) -> None:
     resolve_jars("broker", settings)
     settings.jars.rename(tmp_path / "copy")
     copy = Settings(home=tmp_path, jars=tmp_path / "copy", java_home=tmp_path)
-    (tmp_path / "copy" / A).write_bytes((tmp_path / "copy" / A).read_bytes())  # another time, as a copy has it
+    (tmp_path / "copy" / A).write_bytes((tmp_path / "copy" / A).read_bytes())  # another mtime, as in a copy
     assert checked_jars("broker", copy) is None
     assert resolve_jars("broker", copy) == [copy.jars / A, copy.jars / B]
 
@@ -90,7 +90,7 @@ def test_missing_and_additional_jars_are_named(settings: Settings) -> None:
 
 
 @pytest.mark.parametrize("name", COORDINATES)
-def test_lock_that_ships_names_every_coordinate_with_its_hash(name: str) -> None:
+def test_the_shipped_lock_has_a_hash_for_every_coordinate(name: str) -> None:
     locked = read_lock(name)  # type: ignore[arg-type]
     assert all(re.fullmatch("[0-9a-f]{64}", digest) for digest in locked.values())
     for coordinate in COORDINATES[name]:  # type: ignore[index]

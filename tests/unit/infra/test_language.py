@@ -1,4 +1,4 @@
-"""Every message is in both languages, the one of the terminal first; what a program reads does not change."""
+"""Every message is in both languages, the terminal's first; output for programs does not depend on the language."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ USAGE = [
 
 @pytest.mark.parametrize(("words", "en", "zh"), USAGE, ids=[" ".join(words) for words, _, _ in USAGE])
 @pytest.mark.parametrize("environment", [CHINESE, ENGLISH], ids=["Chinese", "English"])
-def test_wrong_usage_is_said_in_both_languages_the_terminals_first(
+def test_wrong_usage_is_reported_in_both_languages_the_terminals_first(
     words: list[str], en: str, zh: str, environment: dict[str, str | None]
 ) -> None:
     done = CliRunner().invoke(main, words, env=environment)
@@ -66,17 +66,17 @@ def test_wrong_usage_says_how_the_command_is_called_and_where_its_help_is() -> N
 
 
 @pytest.mark.parametrize("sentence", SENTENCES)
-def test_every_sentence_of_click_is_known_again_with_its_parts(sentence: str) -> None:
+def test_every_message_of_click_is_translated_with_its_values(sentence: str) -> None:
     parts = {name: f"'{name}'" for name in re.findall(r"{(\w+)}", sentence)}
     assert in_chinese(sentence.format(**parts)) == SENTENCES[sentence].format(**parts)
 
 
-def test_sentence_that_is_not_known_stays_as_it_is() -> None:
+def test_an_unknown_message_is_left_unchanged() -> None:
     assert in_chinese("Something else.") == "Something else."
 
 
 @pytest.mark.parametrize("environment", [CHINESE, ENGLISH], ids=["Chinese", "English"])
-def test_error_is_said_in_both_languages_the_terminals_first(environment: dict[str, str | None]) -> None:
+def test_an_error_is_reported_in_both_languages_the_terminals_first(environment: dict[str, str | None]) -> None:
     done = CliRunner().invoke(main, ["contract", "show", "nothing"], env=environment)
     assert done.exit_code == 2
     chinese, english = done.stderr.find("错误：没有名为"), done.stderr.find("error: ")

@@ -1,4 +1,4 @@
-"""Metrics and log lines as programs read them: names, labels, help in both languages, one JSON object a line."""
+"""Metrics and log lines as programs read them: names, labels, help in both languages, one JSON object per line."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ COUNTS = dict.fromkeys(("received", *FATES), 0)
 
 @pytest.fixture
 def bus(tmp_path: Path) -> Bus:
-    """A bus that ran once, held its flights and is stopped; its Kafka is away."""
+    """A stopped bus whose one pass held the release of its flights; its Kafka does not answer."""
     found = Bus(Settings(home=tmp_path / "home"))
     found.store.register(FLIGHTS)
     released, held = (datetime(2026, 1, day, tzinfo=UTC) for day in (1, 2))
@@ -71,10 +71,10 @@ def test_metrics_of_a_stopped_bus_come_from_its_state_folder(bus: Bus) -> None:
     assert found["suibus_batch_seconds_count", FLIGHTS.id, "merge"] == 2
     assert found["suibus_outbox_rows_waiting", "440106"] == 2
     assert found["suibus_last_pass_timestamp_seconds",] == datetime.fromisoformat("2026-01-02T00:00:00Z").timestamp()
-    assert not any(name[0] == "suibus_offsets_waiting" for name in found)  # only Kafka knows, and it is away
+    assert not any(name[0] == "suibus_offsets_waiting" for name in found)  # only Kafka knows it, and does not answer
 
 
-def test_metrics_of_a_bus_that_never_ran_are_there(tmp_path: Path) -> None:
+def test_a_bus_that_never_ran_has_metrics(tmp_path: Path) -> None:
     assert {family.name for family in families(Bus(Settings(home=tmp_path / "home")))} >= {"suibus_broker_up"}
 
 
@@ -84,7 +84,7 @@ def test_every_metric_has_its_prefix_and_help_in_both_languages(bus: Bus) -> Non
         assert re.match(r"[A-Z][^。]*\. .*[\u4e00-\u9fff].*。$", family.documentation), family.documentation
 
 
-def test_labels_are_names_that_the_bus_knows_and_nothing_that_a_record_holds(bus: Bus) -> None:
+def test_labels_hold_only_names_that_the_bus_knows_and_nothing_of_a_record(bus: Bus) -> None:
     known = {"dataset": {FLIGHTS.id}, "district": set(districts()), "fate": set(FATES), "hop": {"merge"}}
     for family in families(bus):
         for sample in family.samples:
@@ -105,7 +105,7 @@ def test_every_metric_is_documented_and_every_alert_names_one(bus: Bus, page: st
 
 @pytest.fixture
 def said(capsys: pytest.CaptureFixture[str]) -> Iterator[Callable[[], str]]:
-    """What standard error has; logging is as before afterwards."""
+    """Returns what is on standard error; restores logging afterwards."""
     before, hook = logging.getLogger().handlers[:], sys.excepthook
     yield lambda: capsys.readouterr().err
     set_up_logging("text")
@@ -116,7 +116,7 @@ def lines(text: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in text.splitlines()]
 
 
-def test_json_line_says_when_who_what_and_of_what(said: Callable[[], str]) -> None:
+def test_a_json_line_has_time_level_logger_event_and_context(said: Callable[[], str]) -> None:
     set_up_logging("json")
     with log_context(dataset="a.v1", batch="bronze 3"), log_context(district="440106"):
         logging.getLogger("pipelines.merge.merge").info("took %d", 5, extra={"about": {"seconds": 1.5}})
@@ -130,7 +130,7 @@ def test_json_line_says_when_who_what_and_of_what(said: Callable[[], str]) -> No
     assert "dataset" not in second
 
 
-def test_in_json_whatever_reaches_the_log_is_one_object_a_line(said: Callable[[], str]) -> None:
+def test_every_json_log_message_is_one_object_on_one_line(said: Callable[[], str]) -> None:
     set_up_logging("json")
     assert logged("two\nlines", "两行")
     try:
@@ -145,7 +145,7 @@ def test_in_json_whatever_reaches_the_log_is_one_object_a_line(said: Callable[[]
     assert (crashed["level"], "ValueError" in crashed["exception"]) == ("CRITICAL", True)
 
 
-def test_text_is_for_people_warnings_only_and_what_is_told_stays_on_the_terminal(said: Callable[[], str]) -> None:
+def test_the_text_log_has_warnings_only_and_messages_stay_on_the_terminal(said: Callable[[], str]) -> None:
     set_up_logging("text")
     assert not logged("told", "告知")
     logging.getLogger("pipelines.sync").info("too much")
@@ -167,7 +167,7 @@ def test_log_context_ends_with_its_block_and_reaches_no_other_thread() -> None:
     assert seen == [{}]
 
 
-def test_formatters_agree_on_what_a_line_is_about() -> None:
+def test_both_formatters_show_the_context_of_a_line() -> None:
     record = logging.makeLogRecord({"msg": "m", "about": {"district": "440106"}})
     assert json.loads(JsonLines().format(record))["district"] == "440106"
     assert TextLines().format(record).endswith("[district=440106]")

@@ -1,4 +1,4 @@
-"""A node's file: what it says, and that it is refused where it cannot be trusted."""
+"""A node's file: what is read from it, and when it is refused."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_file_with_a_certificate_gives_access_by_itself(tmp_path: Path) -> None:
     assert read_node_file(path).access == access
 
 
-def test_what_was_read_shows_no_secret(tmp_path: Path) -> None:
+def test_a_node_file_that_was_read_shows_no_secret(tmp_path: Path) -> None:
     found = read_node_file(node_file(tmp_path / "n.toml", password=PASSWORD))
     assert "s3cret" not in f"{found} {found!r} {found.access.kafka_python()} {found.access.librdkafka()}"
 

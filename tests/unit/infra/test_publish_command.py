@@ -1,4 +1,4 @@
-"""`suibus publish` takes a database's URL from the environment, so that no password need stand in an argument."""
+"""`suibus publish` takes a database's URL from the environment, so that no argument has to contain a password."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ PASSWORD = "s3cret"
 
 
 def publish(folder: Path, *words: str, database: str | None = None) -> Result:
-    """Publish to a Kafka that is away: what was accepted waits, and the exit status is 3."""
+    """Publish to a Kafka that does not answer: accepted rows wait, and the exit status is 3."""
     environment = {
         "SUIBUS_HOME": str(folder / "home"), "SUIBUS_BOOTSTRAP_SERVERS": "127.0.0.1:1", "SUIBUS_DATABASE": database,
     }  # fmt: skip
@@ -26,7 +26,7 @@ def publish(folder: Path, *words: str, database: str | None = None) -> Result:
 
 @pytest.fixture
 def database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    monkeypatch.chdir(tmp_path)  # where the rejects of a query go
+    monkeypatch.chdir(tmp_path)  # the rejects of a query are written here
     with closing(sqlite3.connect(tmp_path / "node.db")) as db:
         db.execute("CREATE TABLE register (code, name, street_code, street_name, district_code)")
         row = ("440106001001", "五山社区居委会", "440106001", "五山街道", "440106")
@@ -35,13 +35,13 @@ def database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     return f"sqlite:///{tmp_path}/node.db"
 
 
-def test_query_goes_to_the_database_of_the_environment(tmp_path: Path, database: str) -> None:
+def test_a_query_uses_the_database_of_the_environment(tmp_path: Path, database: str) -> None:
     done = publish(tmp_path, "--query", QUERY, database=database)
     assert done.exit_code == 3, done.output
     assert "accepted 1" in done.stdout
 
 
-def test_database_of_the_command_line_comes_before_that_of_the_environment(tmp_path: Path, database: str) -> None:
+def test_the_database_of_the_command_line_overrides_that_of_the_environment(tmp_path: Path, database: str) -> None:
     done = publish(tmp_path, "--query", QUERY, "--database", database, database="sqlite:////nowhere/x.db")
     assert done.exit_code == 3, done.output
 
@@ -60,7 +60,7 @@ def test_query_without_a_database_names_both_ways_to_give_one(tmp_path: Path) ->
         assert text in done.stderr
 
 
-def test_password_of_the_environment_is_told_nowhere(tmp_path: Path) -> None:
+def test_the_password_of_the_environment_is_shown_nowhere(tmp_path: Path) -> None:
     url = f"postgresql+psycopg://u:{PASSWORD}@127.0.0.1:1/db?connect_timeout=1"
     done = publish(tmp_path, "--query", QUERY, database=url)
     assert done.exit_code in (2, 3)

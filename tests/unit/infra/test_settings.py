@@ -1,4 +1,4 @@
-"""Settings come from the environment alone, and what cannot be used is refused by its name."""
+"""Settings come from the environment alone; a value that cannot be used is refused with the name of its variable."""
 
 from __future__ import annotations
 
@@ -40,6 +40,28 @@ def test_lake_url_stays_and_lake_path_becomes_absolute(tmp_path: Path, monkeypat
     assert Settings(lake="lake").lake_path == str(tmp_path / "lake")
 
 
+def test_settings_of_an_own_home_take_nothing_but_jars_and_java_from_the_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def of_own_home() -> dict[str, object]:
+        return dict(read_settings().of_own_home(tmp_path / "own"))
+
+    given = {
+        "home": "/in/use", "contracts": "/in/use", "bootstrap_servers": "in.use:1", "node": "/in/use.toml", "advertised_host": "in.use",
+        "database": "sqlite:///in-use", "spark_master": "spark://in.use", "spark_memory": "9g", "lake": "s3a://in-use",
+        "registry_url": "https://in.use", "partitions": "9", "replication": "9", "transport": "librdkafka", "metrics_port": "9",
+        "log_format": "json", "jars": "/jars", "ivy_settings": "/ivy.xml", "java_home": "/java",
+    }  # fmt: skip
+    assert given.keys() == Settings.model_fields.keys(), "a new setting needs a value here"
+    without = of_own_home()
+    for name, value in given.items():
+        monkeypatch.setenv("JAVA_HOME" if name == "java_home" else f"SUIBUS_{name.upper()}", value)
+    assert read_settings().model_fields_set == given.keys()
+    machine = {"jars": Path("/jars"), "ivy_settings": Path("/ivy.xml"), "java_home": Path("/java")}
+    assert of_own_home() == {**without, **machine}
+    assert read_settings().of_own_home(tmp_path / "own").lake_path == str(tmp_path / "own" / "lake")
+
+
 def test_settings_cannot_be_changed() -> None:
     with pytest.raises(ValidationError, match="frozen"):
         Settings().partitions = 2  # type: ignore[misc]
@@ -53,7 +75,7 @@ def test_wrong_value_names_its_variable_in_both_languages(monkeypatch: pytest.Mo
     assert "SUIBUS_PARTITIONS" in caught.value.zh
 
 
-def test_node_file_alone_names_the_bus_and_a_variable_names_another_address_of_it(
+def test_the_address_of_the_bus_is_the_node_files_unless_a_variable_sets_another(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "n.toml"
@@ -107,14 +129,20 @@ def test_language_is_that_of_the_first_variable_set(
 
 
 def test_no_other_module_reads_the_environment() -> None:
-    """A copy for a process that is started, and a name that is set, are no reading."""
+    """Copying the environment for a new process and setting a variable do not count as reading."""
     root = Path(__file__).parents[3]
     reading = re.compile(r"getenv|environ\.get\(|environ\[[^\]]+\](?! *=)")
     sources = [
         p for folder in ("infra", "pipelines", "producers", "quality", "schemas") for p in (root / folder).rglob("*.py")
     ]
     found = {str(p.relative_to(root)) for p in sources if reading.search(p.read_text("utf-8"))}
-    assert found <= {"infra/settings.py", "infra/jvm/process.py"}  # the second deletes names
+    assert found == {"infra/settings.py", "infra/jvm/environment.py"}  # the second deletes names
+
+
+def test_no_other_module_makes_settings_which_would_read_the_environment() -> None:
+    root = Path(__file__).parents[3]
+    making = [p.name for p in (root / "infra").rglob("*.py") if re.search(r"\bSettings\(\**\w", p.read_text("utf-8"))]
+    assert making == ["settings.py"]
 
 
 @pytest.mark.parametrize("host", ["bus example", "http://bus", "bus:9092", "-bus", "a\nb"])

@@ -27,7 +27,7 @@ OLD, NEW = timedelta(days=2), timedelta()  # ago
         ("held", OLD, 0, True),
         ("held", NEW, 0, False),
         ("held", None, 0, False),  # never released, held a moment ago
-        ("released", OLD, None, False),  # unknown what waits
+        ("released", OLD, None, False),  # unknown how many changes wait
     ],
 )
 def test_a_release_is_late_when_changes_wait_longer_than_its_freshness(

@@ -1,6 +1,6 @@
 """What a district's node imports needs nothing that only POSIX has, so that it starts on Windows.
 
-No Windows was at hand: modules that Windows lacks are hidden from a process that is told it runs there.
+Not tested on Windows itself: the modules that Windows lacks are hidden from a process that is told it runs on Windows.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a commit says of itself is read as it was written; what another program wrote there is no note."""
+"""The note in a commit is read back as it was written; user metadata of another program is no note."""
 
 from __future__ import annotations
 

@@ -1,10 +1,11 @@
-"""A plan gives every district its share and goes on where the last one ended."""
+"""A plan gives every district its share and continues where the last one ended."""
 
 from __future__ import annotations
 
 from itertools import pairwise
 
-from pipelines.ingest.offsets import BATCH_RECORDS, DISTRICT_SHARE, Range, TopicState, plan
+from pipelines.ingest.offsets import BATCH_RECORDS, DISTRICT_SHARE, Range, plan
+from pipelines.ingest.topics import TopicState
 from pipelines.lake.position import Position, TopicPosition
 from schemas.contract import load_contract
 from schemas.contract_folders import SHIPPED
@@ -13,7 +14,7 @@ DISTRICT = "440106"
 DATASET = load_contract(SHIPPED / "grassroots_division.yaml")
 
 
-def test_every_district_has_its_share_however_long_anothers_backlog() -> None:
+def test_every_district_gets_its_share_when_another_has_a_long_backlog() -> None:
     names = DATASET.topics
     states = {name: TopicState("i", {0: (0, 5_000_000 if n == 0 else 300)}) for n, name in enumerate(names)}
     first = plan(DATASET, {}, states)
@@ -26,11 +27,11 @@ def test_every_district_has_its_share_however_long_anothers_backlog() -> None:
     everyone = {name: TopicState("i", {0: (0, 5_000_000), 1: (0, 5)}) for name in names}
     sizes = [r.end - r.start for r in plan(DATASET, {}, everyone).ranges]
     assert sum(sizes) <= BATCH_RECORDS
-    assert sizes[1::2] == [5] * 11, "a short partition goes whole"
+    assert sizes[1::2] == [5] * 11, "a short partition is taken whole"
     assert len(set(sizes[::2])) == 1
 
 
-def test_a_plan_goes_on_exactly_where_the_last_one_ended() -> None:
+def test_a_plan_continues_exactly_where_the_last_one_ended() -> None:
     topic = DATASET.topic(DISTRICT)
     position: Position = {}
     seen: list[tuple[int, int]] = []

@@ -1,4 +1,4 @@
-"""What unit tests of publishing share: a small dataset, its files, and a node whose bus is in memory."""
+"""Shared by unit tests of publishing: a small dataset, its files, and a node whose bus is in memory."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ TOPIC = DATASET.topic(DISTRICT)
 
 
 class Node:
-    """A district's node. Its bus is away, so what it accepts waits, until `deliver`."""
+    """A district's node. Its bus does not answer, so accepted rows wait until `deliver`."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -49,7 +49,7 @@ class Node:
             return publish_source(publisher, source, mode)
 
     def waiting(self, dataset: Dataset = DATASET) -> list[tuple[str, Any]]:
-        """Key and name of each row that waits, in order; None for a tombstone."""
+        """The key and the name of each row that waits, in order; the name is None for a tombstone."""
         schema = avro_schema(dataset)
         with Outbox(self.path) as outbox:
             rows = outbox.next_rows(10**6, 1 << 40)
@@ -64,12 +64,12 @@ class Node:
         ]
 
     def sequences(self) -> list[bytes | None]:
-        """The sequence of each tombstone that waits."""
+        """The sequences of the tombstones that wait."""
         with Outbox(self.path) as outbox:
             return [r.sequence for r in outbox.next_rows(100, 1 << 20) if r.value is None]
 
     def deliver(self) -> None:
-        """Send all that waits, over a bus that is not away."""
+        """Send all that waits, over a bus that answers."""
         self.bus.faults = set()
         flush(self.path, "memory", transport=self.bus.connect)
         self.bus.faults = {"away"}
@@ -92,7 +92,7 @@ Step = Callable[..., Any]
 
 
 def changed(transport: TransportName | Connect, step: str, change: Callable[[Step], Step]) -> Connect:
-    """What connects by a transport of which one step is done otherwise."""
+    """Returns a `Connect` whose transport has one step changed."""
 
     class Changed:
         def __init__(self, *arguments: Any) -> None:

@@ -1,4 +1,4 @@
-"""The process beside gets all that it needs on its input, and what it does not send waits."""
+"""The background sender gets all that it needs on its standard input, and rows that it does not send wait."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ NODE_FILE = Path("/etc/suibus/穗.toml")
         KafkaAccess("a:1", authority=NODE_FILE, certificate=NODE_FILE, key=NODE_FILE),
     ],
 )
-def test_order_comes_back_as_it_was_on_one_line(access: KafkaAccess) -> None:
+def test_an_order_is_one_line_and_is_read_back_unchanged(access: KafkaAccess) -> None:
     order = SendOrder(Path("/o.sqlite"), access, 1.5, "librdkafka")
     line = order.to_json()
     assert SendOrder.from_json(line) == order
     assert b"\n" not in line
 
 
-def test_bus_that_is_away_is_said_and_rows_are_kept(tmp_path: Path) -> None:
+def test_a_bus_that_does_not_answer_is_reported_and_rows_are_kept(tmp_path: Path) -> None:
     with Outbox(tmp_path / "o") as outbox:
         outbox.accept(TOPIC, [Entry(b"k", b"v")])
         sender = BackgroundSender(SendOrder(tmp_path / "o", KafkaAccess("127.0.0.1:1"), 0.1, "kafka-python"))

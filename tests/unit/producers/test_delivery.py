@@ -1,4 +1,4 @@
-"""An interrupted publish goes on where it stopped; bad rows cost themselves; a snapshot sends the difference."""
+"""An interrupted publish continues where it stopped; a bad row is rejected alone; a snapshot sends the difference."""
 
 from __future__ import annotations
 
@@ -45,11 +45,11 @@ def test_same_command_after_the_bus_was_away_accepts_nothing_twice(node: Node, t
     again = node.publish(file)
     assert (again.accepted, again.resumed, again.waiting) == (1, 1, 1)
     node.deliver()
-    assert node.publish(file).waiting == 1  # it had arrived: this is a new publish
+    assert node.publish(file).waiting == 1  # the first had arrived, so this is a new publish
 
 
 @pytest.mark.usefixtures("chunks_of_20")
-def test_interrupted_publish_is_not_taken_up_once_another_followed(node: Node, tmp_path: Path) -> None:
+def test_an_interrupted_publish_is_not_resumed_after_another_publish(node: Node, tmp_path: Path) -> None:
     old, new = (
         table(tmp_path, {str(i): "old" for i in range(30)}),
         table(tmp_path, {"1": "new"}, "new.csv"),
@@ -61,7 +61,7 @@ def test_interrupted_publish_is_not_taken_up_once_another_followed(node: Node, t
 
 
 @pytest.mark.usefixtures("chunks_of_20")
-def test_rejects_of_an_interrupted_publish_are_there_once(node: Node, tmp_path: Path) -> None:
+def test_rejects_of_an_interrupted_publish_are_listed_once(node: Node, tmp_path: Path) -> None:
     file = table(tmp_path, [(f"{i}", "x", "bad" if i % 10 == 7 else 1, "440106") for i in range(50)])
     with pytest.raises(CutError):
         node.publish_source(cut_off(open_source(file, DATASET), 45))
@@ -101,7 +101,7 @@ def test_rejects_never_overwrite_the_input(node: Node, tmp_path: Path) -> None:
     assert file.exists()
 
 
-def test_row_larger_than_the_bus_takes_is_rejected_not_stuck(node: Node, tmp_path: Path) -> None:
+def test_a_row_larger_than_the_bus_takes_is_rejected_alone(node: Node, tmp_path: Path) -> None:
     info = node.publish(table(tmp_path, {"1": "x" * 1_000_001, "2": "a"}))
     assert (info.accepted, info.rejected) == (1, 1)
 
@@ -109,7 +109,7 @@ def test_row_larger_than_the_bus_takes_is_rejected_not_stuck(node: Node, tmp_pat
 # --- snapshots ------------------------------------------------------------------------------------
 
 
-def test_snapshot_sends_the_difference_alone(node: Node, tmp_path: Path) -> None:
+def test_a_snapshot_sends_only_the_difference(node: Node, tmp_path: Path) -> None:
     first = node.publish(table(tmp_path, {"1": "a", "2": "b", "3": "c"}), "snapshot")
     assert (first.accepted, first.unchanged, first.deleted) == (3, 0, 0)
     node.deliver()
@@ -121,8 +121,8 @@ def test_snapshot_sends_the_difference_alone(node: Node, tmp_path: Path) -> None
     assert (same.unchanged, same.accepted, same.deleted, same.exit_status) == (3, 0, 0, 0)
 
 
-def test_snapshot_asks_sqlite_for_no_more_values_than_any_takes(node: Node, tmp_path: Path) -> None:
-    """A state file takes 999 in one statement, as the smallest SQLite does."""
+def test_a_snapshot_binds_at_most_999_values_per_sqlite_statement(node: Node, tmp_path: Path) -> None:
+    """Some builds of SQLite take no more; state files are opened with the same limit."""
     for name in "ab":
         info = node.publish(table(tmp_path, {f"{n}": name if n == 1_500 else "x" for n in range(2_500)}), "snapshot")
     assert (info.accepted, info.unchanged, info.deleted) == (1, 2_499, 0)
@@ -238,7 +238,7 @@ def test_refused_deletion_is_sent_again_by_the_next_snapshot(node: Node, tmp_pat
     assert node.waiting() == [("1", None)]
 
 
-def test_receipts_make_no_snapshot_state_where_there_is_none(node: Node, tmp_path: Path) -> None:
+def test_a_receipt_creates_no_snapshot_state(node: Node, tmp_path: Path) -> None:
     node.publish(table(tmp_path, {"1": "a"}))
     note_refused(node, "1")
     note_refused(node, "2", deletion=True)
@@ -246,8 +246,8 @@ def test_receipts_make_no_snapshot_state_where_there_is_none(node: Node, tmp_pat
         assert not outbox.has_state(TOPIC)
 
 
-def test_correction_leaves_the_next_snapshot_to_send_what_it_holds(node: Node, tmp_path: Path) -> None:
-    """The city may hold a newer version instead: neither text can be taken for what is there."""
+def test_after_a_correction_the_next_snapshot_sends_its_own_version_of_the_row(node: Node, tmp_path: Path) -> None:
+    """The city may hold a newer version, so neither text is known to be there."""
     node.publish(table(tmp_path, {"1": "newer", "2": "b"}), "snapshot")
     publisher = node.publisher()
     row = {"code": "1", "name": "corrected", "at": 1, "d": "440106"}
@@ -310,7 +310,7 @@ def test_deletion_in_a_dataset_ordered_by_time_defaults_to_now(node: Node, tmp_p
 
 
 @pytest.mark.parametrize(("first", "second"), list(permutations(["Python", "CSV", "SQL"], 2)))
-def test_deletions_are_read_as_their_own_source_writes_them_whatever_the_publisher_read_before(
+def test_deletions_are_read_by_the_rules_of_their_own_source_whatever_was_read_before(
     node: Node, tmp_path: Path, first: str, second: str
 ) -> None:
     """The same key is True in Python, `true` in a CSV and 1 in SQLite."""

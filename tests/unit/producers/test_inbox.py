@@ -1,4 +1,4 @@
-"""The inbox keeps each receipt once, with what became of it, wherever its reader is killed."""
+"""The inbox keeps each receipt once, with its state, wherever its reader is killed."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_answered_stays_answered_and_only_changes_are_counted(tmp_path: Path) ->
         assert held.state == "answered"
 
 
-def test_killed_before_the_answer_is_noted_it_is_noted_later(tmp_path: Path) -> None:
+def test_an_answer_is_noted_later_when_the_node_is_killed_before_noting_it(tmp_path: Path) -> None:
     with Inbox(tmp_path / "inbox.sqlite") as inbox, Outbox(inbox.outbox_path) as outbox:
         inbox.store([RECEIPT], {0: 1}, "id")
         outbox.accept(TOPIC, [Entry(b"a", b"", answers=RECEIPT.id)])  # killed here
@@ -60,7 +60,7 @@ class CutReceipt(Receipt):
         raise CutError
 
 
-def test_killed_between_outbox_and_inbox_a_fetch_loses_nothing(tmp_path: Path) -> None:
+def test_a_fetch_killed_between_outbox_and_inbox_loses_nothing(tmp_path: Path) -> None:
     key = b'{"id":"a"}'
     cut = CutReceipt(**{f.name: getattr(RECEIPT, f.name) for f in fields(RECEIPT)})
     with Inbox(tmp_path / "inbox.sqlite") as inbox, Outbox(inbox.outbox_path) as outbox:
@@ -68,7 +68,7 @@ def test_killed_between_outbox_and_inbox_a_fetch_loses_nothing(tmp_path: Path) -
         outbox.advance(delivery, [Entry(key, b"1")], read=1)
         with pytest.raises(CutError):
             inbox.store([cut], {0: 1}, "id")
-        assert inbox.position() == {}  # so the receipt is read again
+        assert inbox.position() == {}  # so the receipt will be read again
         assert inbox.store([RECEIPT], {0: 1}, "id") == 1
         again = outbox.begin(TOPIC, "t.v1", "440106", None, "snapshot")
-        assert outbox.advance(again, [Entry(key, b"1")], read=1).accepted == 1  # the row goes again, though unchanged
+        assert outbox.advance(again, [Entry(key, b"1")], read=1).accepted == 1  # sent again, though unchanged

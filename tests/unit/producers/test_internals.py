@@ -1,4 +1,4 @@
-"""What Suibus uses of kafka-python beyond its public interface is there: an upgrade that breaks it says so here."""
+"""The parts of kafka-python beyond its public interface that Suibus uses exist: an upgrade that changes them fails here."""
 
 from __future__ import annotations
 
@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from kafka import KafkaProducer
+from kafka import KafkaAdminClient, KafkaProducer
 from kafka.net.compat import KafkaNetClient
 from kafka.net.manager import KafkaConnectionManager
 from kafka.net.transport import KafkaSSLTransport
 from kafka.producer.sender import Sender
 
+import infra
+import pipelines
 import producers
 
 # The class, the method, and the arguments that it is called with (positional, by name).
@@ -21,6 +23,8 @@ METHODS: list[tuple[type[Any], str, tuple[int, set[str]]]] = [
     (Sender, "force_close", (0, set())),
     (Sender, "join", (1, set())),
     (KafkaConnectionManager, "run", (1, set())),
+    (KafkaConnectionManager, "run", (2, set())),
+    (KafkaConnectionManager, "send", (1, set())),
     (KafkaConnectionManager, "get_connection", (1, {"timeout_ms", "pop_on_close", "refresh_metadata_on_err"})),
     (KafkaNetClient, "close", (0, set())),
     (KafkaSSLTransport, "_build_ssl_context", (1, set())),
@@ -29,14 +33,15 @@ METHODS: list[tuple[type[Any], str, tuple[int, set[str]]]] = [
 ATTRIBUTES = [
     (KafkaProducer, "_sender"),
     (KafkaNetClient, "_manager"),
+    (KafkaAdminClient, "_manager"),
     (KafkaConnectionManager, "cluster"),
 ]
 
 
-def test_no_other_module_of_the_producers_uses_them() -> None:
-    private = re.compile(r"kafka\.(net|producer)\b|\b_(sender|manager|build_ssl_context)\b")
-    using = {path.name for path in Path(producers.__path__[0]).rglob("*.py") if private.search(path.read_text("utf-8"))}
-    assert using == {"kafka_internals.py"}
+def test_no_other_module_uses_them() -> None:
+    private = re.compile(r"kafka\.(net|producer)\b|\._(sender|manager|build_ssl_context)\b")
+    modules = [path for package in (producers, infra, pipelines) for path in Path(package.__path__[0]).rglob("*.py")]
+    assert {path.name for path in modules if private.search(path.read_text("utf-8"))} == {"kafka_internals.py"}
 
 
 @pytest.mark.parametrize(("owner", "name", "arguments"), METHODS)

@@ -1,4 +1,4 @@
-"""What was accepted is kept, in order and once."""
+"""Accepted rows are kept in order and once."""
 
 from __future__ import annotations
 
@@ -50,8 +50,8 @@ def test_clock_never_runs_back(path: Path) -> None:
         assert [r.timestamp_ms for r in outbox.next_rows(10, 100)] == [5_000, 5_001, 7_000]
 
 
-def test_two_rows_of_a_key_are_never_of_one_millisecond(path: Path) -> None:
-    """Where the Kafka timestamp orders, a correction takes its refused record's: nothing else may be there."""
+def test_two_rows_of_a_key_never_have_the_same_millisecond(path: Path) -> None:
+    """A correction may take its refused record's timestamp, so no other row of the key may have it."""
     with Outbox(path, clock=lambda: at(5_000)) as outbox:
         outbox.accept(TOPIC, [Entry(k, b"") for k in (b"a", b"b", b"a", b"b", b"a")])
         outbox.accept(TOPIC, [Entry(b"c", b"")])
@@ -59,7 +59,7 @@ def test_two_rows_of_a_key_are_never_of_one_millisecond(path: Path) -> None:
 
 
 def test_timestamp_is_never_more_than_a_minute_ahead(path: Path) -> None:
-    """A broker refuses what is far ahead of its own clock."""
+    """A broker refuses timestamps that are far ahead of its own clock."""
     times = iter([at(64_990), at(5_000)])  # the clock was set back
     with Outbox(path, clock=times.__next__) as outbox:
         outbox.accept(TOPIC, [Entry(b"a", b"")])
@@ -67,7 +67,7 @@ def test_timestamp_is_never_more_than_a_minute_ahead(path: Path) -> None:
         assert [r.timestamp_ms for r in outbox.next_rows(30, 1 << 20)] == [*range(64_990, 65_001), *[65_000] * 10]
 
 
-def test_correction_goes_under_its_own_time_but_never_ahead(path: Path) -> None:
+def test_a_correction_has_its_own_timestamp_but_never_one_in_the_future(path: Path) -> None:
     with Outbox(path, clock=lambda: at(5_000)) as outbox:
         stamps = (3_000, -1, 9_000)
         outbox.accept(TOPIC, [Entry(b"%d" % i, b"", answers=f"{TOPIC}:0:{i}", timestamp_ms=i) for i in stamps])

@@ -1,4 +1,4 @@
-"""A row that a publisher has taken is kept, and what it cannot take it says at once."""
+"""A row that a publisher accepted is kept; a row that it cannot accept is refused at once."""
 
 from __future__ import annotations
 
@@ -40,13 +40,13 @@ def test_rows_accepted_before_the_sender_could_not_start_are_accepted_once(
     assert len(node.waiting()) == 20
 
 
-def test_leaving_the_block_with_the_bus_away_says_what_waits(node: Node) -> None:
+def test_leaving_the_block_reports_waiting_rows_when_the_bus_does_not_answer(node: Node) -> None:
     with pytest.raises(UnavailableError, match="1 rows wait"), node.publisher() as publisher:
         publisher.publish({"code": "1", "name": "a", "d": "440106"})
     assert node.waiting() == [("1", "a")]
 
 
-def test_unfit_row_is_told_at_once(node: Node) -> None:
+def test_a_row_that_does_not_fit_is_refused_at_once(node: Node) -> None:
     publisher = node.publisher()
     with publisher.outbox:
         with pytest.raises(RowError, match="not a whole number"):
@@ -57,7 +57,7 @@ def test_unfit_row_is_told_at_once(node: Node) -> None:
         Publisher(DATASET, "44010", node.path, "127.0.0.1:1")
 
 
-def test_key_has_the_encoders_bytes(node: Node) -> None:
+def test_key_and_value_are_the_encoders_bytes(node: Node) -> None:
     publisher = node.publisher()
     row = {"code": "1", "name": None, "at": None, "d": None}
     with publisher.outbox:

@@ -1,4 +1,4 @@
-"""Each row reaches the bus once and in order, whatever fails on the way: held against the bus in memory."""
+"""Each row reaches the bus once and in order, whatever fails; tested with the bus in memory."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ KEYS = 10
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
-    """An outbox with rows of two topics, of few keys, numbered in the order of acceptance."""
+    """An outbox with rows of two topics and few keys, numbered in the order of acceptance."""
     with Outbox(tmp_path / "o.sqlite") as outbox:
         for start in range(0, ROWS, 50):
             for topic in (TOPIC, OTHER):
@@ -105,13 +105,13 @@ def test_rows_are_kept_through_every_fault_and_sent_once_when_it_is_over(path: P
         ("commit fails", "did not take anything"),
     ],
 )
-def test_what_keeps_rows_waiting_is_said(path: Path, fault: Fault, says: str) -> None:
+def test_the_cause_that_keeps_rows_waiting_is_reported(path: Path, fault: Fault, says: str) -> None:
     with pytest.raises(UnavailableError, match=says):
         send(path, MemoryBus(fault).connect)
 
 
 @pytest.mark.parametrize("fault", ["away", "no such topic", "commit fails"])
-def test_fault_that_ends_in_time_is_waited_for(path: Path, fault: Fault) -> None:
+def test_a_flush_waits_for_a_fault_that_ends_in_time(path: Path, fault: Fault) -> None:
     bus = MemoryBus(fault)
     over = threading.Timer(0.5, bus.faults.clear)
     over.start()
@@ -157,7 +157,7 @@ def test_connection_that_was_replaced_commits_nothing_more(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("fault", ["not allowed", "credentials refused"])
-def test_refusal_is_not_waited_for(path: Path, fault: Fault) -> None:
+def test_a_flush_does_not_wait_after_a_refusal(path: Path, fault: Fault) -> None:
     began = time.monotonic()
     with pytest.raises(UnavailableError):
         send(path, MemoryBus(fault).connect, timeout=60)
@@ -175,7 +175,7 @@ def test_senders_of_one_outbox_take_turns(path: Path) -> None:
     check_each_row_is_there_once_and_in_order(bus)
 
 
-def test_sender_that_does_not_get_on_is_named(path: Path) -> None:
+def test_another_sender_that_makes_no_progress_is_named(path: Path) -> None:
     with (
         Lease(Path(f"{path}.lock")).hold(),
         pytest.raises(UnavailableError, match=r"Process \d+ is sending .* but makes no progress") as caught,
@@ -201,7 +201,7 @@ def test_outbox_put_back_from_a_backup_loses_nothing(tmp_path: Path) -> None:
     assert [record.value for record in bus.records(TOPIC) if record.key == b"new"] == [b"after the backup"]
 
 
-def test_whoever_sends_an_outbox_sends_under_its_own_names(tmp_path: Path) -> None:
+def test_every_sender_of_an_outbox_uses_the_names_of_that_outbox(tmp_path: Path) -> None:
     with Outbox(tmp_path / "o") as outbox:
         outbox.accept(TOPIC, [Entry(b"k", b"v")])
         first = Identity.of(outbox)

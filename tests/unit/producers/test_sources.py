@@ -1,4 +1,4 @@
-"""A bad row costs one row, a wrong file is refused before its first, and nothing else is lost."""
+"""A bad row is rejected alone, a wrong file is refused before its first row, and no other row is lost."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ def test_csv_rows_keep_their_line_text_and_values(tmp_path: Path) -> None:
     assert (second.line, second.row) == (5, {"code": "2", "name": "NA", "n": ""})
 
 
-def test_broken_byte_costs_one_row_and_is_named(tmp_path: Path) -> None:
+def test_a_broken_byte_rejects_one_row_and_is_named(tmp_path: Path) -> None:
     path = write(tmp_path, "a.csv", "code,name,n\n1,好,1\n2,".encode() + b"ab\xff" + ",2\n3,好,3\n".encode())
     coercer = RowCoercer(DATASET, True)
     made, bad = [], []
@@ -132,7 +132,7 @@ def test_broken_byte_costs_one_row_and_is_named(tmp_path: Path) -> None:
     ids=lambda b: b.strip(),
 )
 @pytest.mark.parametrize("after", ["3,c,3\n", '3,"c",3\n4,"say ""c""",4\n', '3,"c\nc",3\n', ""])
-def test_bad_csv_row_is_told_and_the_rows_around_it_are_kept(tmp_path: Path, bad: str, after: str) -> None:
+def test_a_bad_csv_row_is_reported_and_the_rows_around_it_are_kept(tmp_path: Path, bad: str, after: str) -> None:
     path = write(tmp_path, "a.csv", f"code,name,n\n1,a,1\n{bad}{after}")
     good = rows(open_source(write(tmp_path, "b.csv", f"code,name,n\n1,a,1\n{after}"), DATASET))
     found = rows(open_source(path, DATASET))
@@ -164,7 +164,7 @@ def test_progress_is_known_in_bytes(tmp_path: Path) -> None:
 # --- JSON Lines ----------------------------------------------------------------------------------
 
 
-def test_bad_json_line_is_told_and_the_rows_around_it_are_kept(tmp_path: Path) -> None:
+def test_a_bad_json_line_is_reported_and_the_rows_around_it_are_kept(tmp_path: Path) -> None:
     bad = ['{"code":"2","n":NaN}', '{"code":"2","code":"3"}', "[1]", '{"code":', "{" * 9 + "[" * 100_000]
     good = '{"code":"1","n":0.10000000000000000001}'
     path = write(tmp_path, "a.jsonl", "\n".join([good, *bad, "", good, '{"code":"4","na']))
@@ -245,7 +245,7 @@ def database(folder: Path) -> str:
     return f"sqlite:///{folder}/d.sqlite"
 
 
-def test_query_is_sent_as_it_stands(tmp_path: Path) -> None:
+def test_a_query_is_sent_unchanged(tmp_path: Path) -> None:
     source = open_query(
         "SELECT code, name, n FROM t WHERE name IS NULL OR name LIKE 'a%b' AND ':x' > ''",
         database(tmp_path),
@@ -267,7 +267,7 @@ def test_query_is_sent_as_it_stands(tmp_path: Path) -> None:
         ("CREATE TABLE u (x)", "returns no rows"),
     ],
 )
-def test_query_that_cannot_serve_is_refused(tmp_path: Path, sql: str, says: str) -> None:
+def test_a_query_that_cannot_be_published_is_refused(tmp_path: Path, sql: str, says: str) -> None:
     with pytest.raises(InputError, match=says):
         open_query(sql, database(tmp_path), DATASET)
 

@@ -1,4 +1,4 @@
-"""Which texts of a rule are read as a condition on one row, and how its values are written in SQL."""
+"""Which rules are read as a condition on one row, and how their values are written in SQL."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_library_rule_of_a_column_is_a_condition(rule: Rule, made: str | None) -
 
 
 @pytest.mark.parametrize("name", ["${object}", "${table}", "{model}", "{schema}"])
-def test_count_where_is_a_condition_whatever_the_dataset_is_called(name: str) -> None:
+def test_a_count_where_query_is_a_condition_whatever_the_datasets_name(name: str) -> None:
     assert row_condition(sql(f"select count(*)\nfrom {name} where x < 0")) == "(x < 0\n)"
 
 
@@ -50,7 +50,7 @@ def test_placeholder_of_the_column_is_its_name(name: str) -> None:
     assert row_condition(sql(f"SELECT COUNT(1) FROM ${{object}} WHERE {name} < 0", "x")) == "(`x` < 0\n)"
 
 
-def test_condition_that_ends_in_a_comment_keeps_its_bracket() -> None:
+def test_a_condition_that_ends_in_a_comment_keeps_its_closing_bracket() -> None:
     found = row_condition(sql("SELECT COUNT(*) FROM ${object} WHERE x < 0 -- never"))
     assert found is not None
     assert found.splitlines()[-1] == ")"
@@ -71,11 +71,11 @@ def test_condition_that_ends_in_a_comment_keeps_its_bracket() -> None:
         "SELECT COUNT(*) FROM ${object} WHERE x < 0 LIMIT 1",
     ],
 )
-def test_query_that_one_row_cannot_decide_is_no_condition(query: str) -> None:
+def test_a_query_that_needs_other_rows_is_no_condition(query: str) -> None:
     assert row_condition(sql(query)) is None
 
 
-def test_word_inside_a_text_decides_nothing() -> None:
+def test_a_keyword_inside_a_text_does_not_count() -> None:
     assert row_condition(sql("SELECT COUNT(*) FROM ${object} WHERE x = 'select over limit, it''s'")) is not None
 
 

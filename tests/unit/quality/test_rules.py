@@ -1,4 +1,4 @@
-"""Which rules quarantine a row and which hold a release, and what each is compiled to."""
+"""Which rules quarantine a row, which hold a release, and what each is compiled to."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def test_every_row_rule_is_judged_again_at_the_gate() -> None:
         assert len(gate) == len(set(gate))
 
 
-def test_derived_rule_steps_aside_for_a_rule_of_its_name() -> None:
+def test_a_rule_of_the_contract_replaces_the_derived_rule_of_the_same_name() -> None:
     mine = library("rowCount", column=None, name="x_minimum", operator="mustBeGreaterThan")
     made = dataset(Field("x", "int", limits=Limits(minimum=0)), rules=(mine,))
     assert [r.name for r in row_rules(made)] == ["x_minimum_derived"]
@@ -164,7 +164,7 @@ def test_compound_key_is_judged_as_one() -> None:
         (sql("SELECT AVG(x) FROM ${object} WHERE x > 0"), "expect_query_value"),
     ],
 )  # fmt: skip
-def test_rule_is_judged_by_great_expectations_own_word_where_it_has_one(rule: Rule, expectation: str) -> None:
+def test_a_rule_uses_great_expectations_own_expectation_where_there_is_one(rule: Rule, expectation: str) -> None:
     assert gate(rule).expectation == expectation
 
 
@@ -207,11 +207,11 @@ def test_measure_is_an_aggregate_that_shares_one_scan(rule: Rule, aggregate: str
         )),
     ],
 )  # fmt: skip
-def test_measure_that_is_no_plain_aggregate_is_one_value_of_a_query_of_its_own(rule: Rule, query: str) -> None:
+def test_a_measure_that_is_no_plain_aggregate_is_a_query_of_its_own(rule: Rule, query: str) -> None:
     assert gate(rule).kwargs["query"] == query
 
 
-def test_expectation_of_the_contract_is_judged_as_it_stands() -> None:
+def test_an_expectation_of_the_contract_is_used_unchanged() -> None:
     body = {"type": "expect_column_values_to_be_between", "kwargs": {"column": "x", "min_value": 0}}
     made = gate(Rule("r", "greatExpectations", column="x", expectation=body, severity="warning"))
     assert made.config() | {"meta": None} == {**body, "severity": "warning", "meta": None}
@@ -241,7 +241,7 @@ def composing(*rules: Rule) -> list[tuple[str, str]]:
         (sql("SELECT count_if(x > 1) FROM ${object}"), "(x > 1\n)"),
     ],
 )
-def test_rule_that_counts_rows_composes_whatever_it_demands(rule: Rule, made: str) -> None:
+def test_a_rule_that_counts_rows_composes_whatever_its_limit(rule: Rule, made: str) -> None:
     assert composing(rule) == [("r", made)]
 
 
@@ -262,11 +262,11 @@ def test_rule_that_counts_rows_composes_whatever_it_demands(rule: Rule, made: st
         )),
     ],
 )  # fmt: skip
-def test_rule_that_other_rows_or_the_day_decide_does_not_compose(rule: Rule) -> None:
+def test_a_rule_that_depends_on_other_rows_or_the_date_does_not_compose(rule: Rule) -> None:
     assert composing(rule) == []
 
 
-def test_hash_of_the_composing_rules_is_of_what_their_counts_depend_on() -> None:
+def test_the_hash_of_the_composing_rules_changes_only_with_what_their_counts_depend_on() -> None:
     rule = library("nullValues")
     base = dataset(Field("x", "string"), rules=(rule,))
     assert rules_hash(base) == rules_hash(replace(base, rules=(replace(rule, threshold=9, severity="info"),)))

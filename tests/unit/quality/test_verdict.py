@@ -1,4 +1,4 @@
-"""A verdict is one text: what its release hashes is what was written, and it is read back as the same verdict."""
+"""A verdict has one text: a release hashes that text, and it is read back as the same verdict."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ TEXT = (
 
 
 def test_text_is_canonical_and_its_hash_never_changes() -> None:
-    """A release names its verdict by this hash: another text would disown what is stored."""
+    """A release names its verdict by this hash: if the text changes, the hashes of stored verdicts no longer match."""
     verdict = replace(VERDICT, results=(HELD,))
     assert verdict.to_json() == TEXT
     assert verdict.sha256 == "e7f6d046ebacd8bd7289c096001f61cc930c77aa47da69f71afab3a086faa2e1"
@@ -47,7 +47,7 @@ def test_verdict_is_read_back_as_it_was() -> None:
     assert Verdict.from_json(VERDICT.to_json()) == VERDICT
 
 
-def test_what_json_lacks_comes_back_as_its_text_and_is_written_alike() -> None:
+def test_a_value_that_json_lacks_is_read_back_as_text_and_written_the_same() -> None:
     dated = replace(HELD, samples=({"day": date(2026, 3, 1), "amount": Decimal("1.50"), "lines": [{"n": None}]},))
     text = replace(VERDICT, results=(dated,)).to_json()
     read = Verdict.from_json(text)
@@ -72,7 +72,7 @@ def test_failures_are_listed_critical_ones_first() -> None:
      json.dumps({**json.loads(VERDICT.to_json()), "signature": "x"}),
      VERDICT.to_json().replace('"rule":', '"name":')],
 )  # fmt: skip
-def test_text_that_is_no_verdict_of_this_version_is_refused_in_words(text: str) -> None:
+def test_a_text_that_is_no_verdict_of_this_version_is_refused_with_a_message(text: str) -> None:
     with pytest.raises(StateError, match="verdict cannot be read") as refused:
         Verdict.from_json(text)
     assert "评判结果" in refused.value.zh

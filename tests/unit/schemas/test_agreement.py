@@ -1,4 +1,4 @@
-"""A registry's schema decodes a record only where it means what the contract means, value for value."""
+"""A registry's schema is used for a record only if every value has the meaning that it has in the contract."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ PRICE = {"type": "bytes", "logicalType": "decimal", "precision": 9, "scale": 2}
 
 
 def schema(**types: Any) -> dict[str, Any]:
-    """A writer of the key and n, with these types in place of them or beside them."""
+    """A writer's schema of the key and n, with the types of these columns changed or these columns added."""
     fields = {"id": "string", "n": "long"} | types
     listed = [{"name": name, "type": kind} for name, kind in fields.items() if kind is not None]
     return {"type": "record", "name": "Park", "namespace": "other", "doc": "theirs", "fields": listed}
 
 
 def read(writer: dict[str, Any], record: dict[str, Any]) -> dict[str, Any]:
-    """What the reader gets of a record that the writer's own schema wrote, by way of the agreed schema."""
+    """The record, written with the writer's schema, as the reader decodes it with the agreed schema."""
     body = BytesIO()
     schemaless_writer(body, parse_schema(writer), record)
     body.seek(0)

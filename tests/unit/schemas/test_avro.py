@@ -1,4 +1,4 @@
-"""The bytes on the wire: what the Avro specification says, the same for the same row, and never read as another."""
+"""The bytes on the wire: those of the Avro specification, the same for the same row, and never read as another row."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ def test_fingerprint_is_that_of_the_specification() -> None:
     assert int.from_bytes(schema_fingerprint({"type": "int"}), "little", signed=True) == 8247732601305521295
 
 
-def test_fingerprint_tells_an_added_field_and_not_words() -> None:
+def test_the_fingerprint_changes_with_an_added_field_and_not_with_titles() -> None:
     plain = dataset(ID)
     assert schema_fingerprint(avro_schema(plain)) != schema_fingerprint(avro_schema(dataset(ID, Field("x", "int"))))
     titled = dataset(Field("id", "string", True, title="编号", description="x"))
@@ -120,7 +120,7 @@ def test_fingerprint_tells_an_added_field_and_not_words() -> None:
 
 
 def test_fingerprint_of_the_every_type_contract_is_pinned() -> None:
-    """Records on the wire carry it: if this changes, records already sent are no longer read."""
+    """Records on the wire carry it: if it changes, records already sent can no longer be read."""
     assert schema_fingerprint(avro_schema(EVERY_TYPE)).hex() == "4e5256d30d995045"
 
 
@@ -152,7 +152,7 @@ def test_value_in_another_frame_is_refused(value: bytes) -> None:
     assert "expected c301" in refused(value, dataset(ID)).en
 
 
-def test_value_of_a_stranger_to_the_dataset_is_refused() -> None:
+def test_a_value_of_another_datasets_schema_is_refused() -> None:
     stranger = dataset(ID, name="stranger")
     value = Encoder(stranger).value({"id": "a"})
     assert schema_fingerprint(avro_schema(stranger)).hex() in refused(value, dataset(ID)).en

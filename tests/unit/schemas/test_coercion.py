@@ -1,4 +1,4 @@
-"""What reaches Avro is exactly what the contract means; what does not is told with column and remedy."""
+"""A value is encoded exactly as the contract means it, or refused with its column and the remedy."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ LINES = Field(
         (NAME, "\ud800", "lone surrogate"),
     ],
 )
-def test_value_that_does_not_fit_is_refused_never_bent(field: Field, value: Any, says: str) -> None:
+def test_a_value_that_does_not_fit_is_refused_and_never_changed(field: Field, value: Any, says: str) -> None:
     assert says in refused(field, value).en
 
 
@@ -175,7 +175,7 @@ def test_csv_cell_that_does_not_fit_is_refused(field: Field, cell: str, says: st
     assert says in refused(field, cell, text=True).en
 
 
-def test_defect_inside_a_record_is_told_with_its_path() -> None:
+def test_a_defect_inside_a_record_is_reported_with_its_path() -> None:
     good = {"sku": "a", "price": 1}
     assert refused(LINES, [good, good, {"sku": "b", "price": 1.234}]).column == "lines[2].price"
     assert refused(LINES, [good, {"price": 1}]).column == "lines[1].sku"
@@ -185,7 +185,7 @@ def test_defect_inside_a_record_is_told_with_its_path() -> None:
     assert "did you mean price" in defect.en
 
 
-def test_every_defect_of_a_row_is_told_at_once() -> None:
+def test_all_defects_of_a_row_are_reported_together() -> None:
     fields = (Field("a", "int", True), Field("b", "string", True), Field("c", "date"))
     with pytest.raises(RowError) as caught:
         RowCoercer(dataset(*fields), False).coerce({"a": 1.5, "c": "x", "d": 1})
@@ -232,7 +232,7 @@ def test_limits_of_the_contract_hold(kind: Any, limits: Limits, good: Any, bad: 
     refused(field, bad)
 
 
-def test_json_numbers_are_exact_and_its_loopholes_closed() -> None:
+def test_json_numbers_are_exact_and_json_beyond_the_standard_is_refused() -> None:
     assert parse_json('{"a": 0.1234567890123456789}') == {"a": Decimal("0.1234567890123456789")}
     for text in ('{"a": NaN}', "Infinity", '{"a":1,"a":2}', '{"a":1', "[" * 100000):
         with pytest.raises(ValueError, match=r"."):
@@ -257,7 +257,7 @@ SCHEMA = parse_schema(avro_schema(ALL))
 
 
 @given(st.fixed_dictionaries({k: st.none() | s for k, s in VALUES.items()}))
-def test_what_is_accepted_survives_avro_unchanged(raw: dict[str, Any]) -> None:
+def test_an_accepted_value_survives_avro_unchanged(raw: dict[str, Any]) -> None:
     row = RowCoercer(ALL, False).coerce(raw)
     buffer = BytesIO()
     schemaless_writer(buffer, SCHEMA, row, strict=True)
@@ -274,7 +274,7 @@ def sayable(error: RowError) -> None:
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(st.characters()) | st.binary(),
     lambda s: st.lists(s, max_size=3) | st.dictionaries(st.text(max_size=3), s, max_size=3),
 )))  # fmt: skip
-def test_any_value_is_either_taken_or_refused_with_words(raw: dict[str, Any]) -> None:
+def test_any_value_is_either_accepted_or_refused_with_a_message(raw: dict[str, Any]) -> None:
     try:
         RowCoercer(ALL, False).coerce(raw)
     except RowError as error:
@@ -282,7 +282,7 @@ def test_any_value_is_either_taken_or_refused_with_words(raw: dict[str, Any]) ->
 
 
 @given(st.fixed_dictionaries({k: st.text(st.characters()) for k in VALUES}))
-def test_any_csv_text_is_either_taken_or_refused_with_words(raw: dict[str, str]) -> None:
+def test_any_csv_text_is_either_accepted_or_refused_with_a_message(raw: dict[str, str]) -> None:
     try:
         RowCoercer(ALL, True).coerce(raw)
     except RowError as error:

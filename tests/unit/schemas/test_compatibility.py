@@ -12,7 +12,7 @@ import fastavro
 import pytest
 
 from schemas.compatibility import Change, compare
-from schemas.dataset import Dataset, Field, Kind, Limits, Rule
+from schemas.dataset import Dataset, Field, Kind, Limits, Operator, Rule
 from schemas.wire.avro import avro_schema
 
 ID = Field("id", "string", True)
@@ -135,7 +135,7 @@ def test_member_of_a_record_is_held_to_the_same_rules() -> None:
     ],
     ids=["field added", "member added", "fields moved"],
 )  # fmt: skip
-def test_what_is_graded_compatible_avro_resolves_in_both_directions(old: Dataset, new: Dataset) -> None:
+def test_avro_resolves_in_both_directions_when_a_change_is_graded_compatible(old: Dataset, new: Dataset) -> None:
     assert not any(c.wire for c in compare(old, new))
     row = {"id": "a", "seq": 1, "x": None, "y": 7}
     for writer, reader in ((old, new), (new, old)):
@@ -220,7 +220,9 @@ def test_removing_a_rule_is_compatible() -> None:
         (("mustBeGreaterThan", 0), ("mustBeBetween", [1, 9])),
     ],
 )
-def test_rule_that_accepts_less_is_breaking_and_more_is_not(loose: tuple[str, Any], tight: tuple[str, Any]) -> None:
+def test_rule_that_accepts_less_is_breaking_and_more_is_not(
+    loose: tuple[Operator, Any], tight: tuple[Operator, Any]
+) -> None:
     a, b = (with_rules(replace(RULE, operator=o, threshold=t)) for o, t in (loose, tight))
     assert grade(a, b) == "breaking"
     assert grade(b, a) == "compatible"

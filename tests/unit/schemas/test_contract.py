@@ -1,4 +1,4 @@
-"""A contract is served as it is meant, or refused: the line, what was found, what is accepted, in both languages."""
+"""A contract is served as meant, or refused with the line, what was found and what is accepted, in both languages."""
 
 from __future__ import annotations
 
@@ -206,7 +206,7 @@ def test_yaml_that_is_no_mapping_is_refused(text: str) -> None:
     assert "shops.yaml:1: found" in refusal(text).en
 
 
-def test_every_problem_is_told_at_once_in_the_order_of_the_file() -> None:
+def test_all_problems_are_reported_together_in_the_order_of_the_file() -> None:
     text = (
         changed("value: seq", "value: nothing").replace("decimal(9,2)", "decimal").replace("- name: id", "- name: 号")
     )
@@ -223,7 +223,7 @@ def test_alias_that_contains_itself_is_refused_by_its_line() -> None:
     assert "别名包含自身" in error.zh
 
 
-def test_aliases_that_multiply_beyond_all_bounds_are_refused() -> None:
+def test_aliases_that_expand_exponentially_are_refused() -> None:
     levels = "".join(f"  l{i + 1}: &l{i + 1} [{', '.join([f'*l{i}'] * 10)}]\n" for i in range(9))
     error = refusal(f"x:\n  l0: &l0 [a]\n{levels}")
     assert "more than 100,000 values" in error.en
@@ -238,7 +238,7 @@ def test_alias_used_twice_stands_for_two_columns() -> None:
     assert dataset.field("price").limits.max_length == 5
 
 
-def test_yaml_nested_without_end_is_refused() -> None:
+def test_yaml_nested_too_deeply_is_refused() -> None:
     assert "nested deeper than" in refusal("x: " + "[" * 100 + "]" * 100).en
     assert "nested deeper than" in refusal("x: " + "[\n" * 100_000).en
 
@@ -267,7 +267,7 @@ def test_missing_file_is_refused_in_both_languages(tmp_path: Path) -> None:
 # ---- many files
 
 
-def test_twin_dataset_in_two_files_keeps_the_first_and_names_both(tmp_path: Path) -> None:
+def test_of_one_dataset_in_two_files_the_first_is_kept_and_both_are_named(tmp_path: Path) -> None:
     (tmp_path / "a.yaml").write_text(BASE, "utf-8")
     (tmp_path / "b.yaml").write_text(BASE.replace("name: shops", "name: Shops"), "utf-8")
     found, (error,) = load_contracts([tmp_path])
@@ -283,7 +283,7 @@ def test_copy_of_a_contract_is_no_conflict(tmp_path: Path) -> None:
     assert [len(part) for part in load_contracts([tmp_path])] == [1, 0]
 
 
-def test_one_broken_contract_keeps_no_other_from_being_served(tmp_path: Path) -> None:
+def test_a_broken_contract_does_not_stop_others_from_being_served(tmp_path: Path) -> None:
     (tmp_path / "a.yaml").write_text("nonsense", "utf-8")
     (tmp_path / "b.yaml").write_text(BASE, "utf-8")
     found, refused = load_contracts([tmp_path])
@@ -298,7 +298,7 @@ def test_newest_major_of_a_dataset_is_found_by_its_name(tmp_path: Path) -> None:
     assert find_dataset("shops.v9", [tmp_path]).major == 9
 
 
-def test_unknown_dataset_lists_those_there_are(tmp_path: Path) -> None:
+def test_the_error_for_an_unknown_dataset_lists_the_known_ones(tmp_path: Path) -> None:
     (tmp_path / "a.yaml").write_text(BASE, "utf-8")
     with pytest.raises(InputError, match="Contracts found: shops") as caught:
         find_dataset("shop", [tmp_path])
@@ -313,7 +313,7 @@ def test_shipped_contract_is_served(path: Path) -> None:
 # ---- what a data engineer writes
 
 
-def test_document_of_v3_0_is_served_as_it_is_meant() -> None:
+def test_a_v3_0_document_is_served() -> None:
     dataset = load_contract(CONTRACTS / "as_v3_0.yaml")
     assert {f.name: f.type_name for f in dataset.fields} == {
         "rcvr_id": "string",
@@ -334,7 +334,7 @@ def test_document_of_v3_0_is_served_as_it_is_meant() -> None:
     }
 
 
-def test_document_of_v3_1_is_served_as_it_is_meant() -> None:
+def test_a_v3_1_document_is_served() -> None:
     dataset = load_contract(CONTRACTS / "as_v3_1.yaml")
     assert {f.name: f.type_name for f in dataset.fields} == {
         "order_id": "long",
@@ -363,12 +363,12 @@ def test_own_properties_may_be_in_the_schema_object() -> None:
     assert parse_contract(moved).freshness == timedelta(days=1)
 
 
-def test_text_rule_is_for_people_only() -> None:
+def test_a_text_rule_is_not_checked() -> None:
     text = changed(COUNT, "{type: text, description: Reconciled by hand.}")
     assert [r.metric for r in parse_contract(text).rules] == ["nullValues"]
 
 
-def test_key_is_required_without_saying_so() -> None:
+def test_a_key_column_is_required_by_default() -> None:
     text = changed("        required: true\n        primaryKey", "        primaryKey")
     assert parse_contract(text).field("id").required
 
@@ -390,12 +390,12 @@ def test_two_rules_of_one_name_stay_two_rules() -> None:
     [("P2W", timedelta(weeks=2)), ("P1DT12H", timedelta(hours=36)), ("PT90M", timedelta(minutes=90)),
      ("PT1H30S", timedelta(seconds=3630))],
 )  # fmt: skip
-def test_duration_is_read_as_iso_8601_has_it(duration: str, length: timedelta) -> None:
+def test_an_iso_8601_duration_is_read(duration: str, length: timedelta) -> None:
     assert parse_contract(changed("value: P1D", f"value: {duration}")).freshness == length
 
 
 @pytest.mark.parametrize("duration", ["P", "PT", "P1DT", "1D", "-P1D", "P1Y", "PT5", "p1d", "P1.5D", "P１D"])
-def test_what_is_no_duration_is_refused(duration: str) -> None:
+def test_a_text_that_is_no_duration_is_refused(duration: str) -> None:
     assert "expected an ISO 8601 duration" in refusal(changed("value: P1D", f"value: {duration}")).en
 
 
@@ -440,12 +440,12 @@ def test_format_chooses_the_type_where_no_physical_type_does(logical: str, forma
 
 
 @pytest.mark.parametrize("format_", ["u64", "i128", "u128"])
-def test_integer_wider_than_64_bits_is_refused_with_the_way_out(format_: str) -> None:
+def test_an_integer_wider_than_64_bits_is_refused_with_the_remedy(format_: str) -> None:
     with pytest.raises(ContractError, match=r"decimal\(38,0\)"):
         column(logicalType="integer", logicalTypeOptions={"format": format_})
 
 
-def test_date_with_a_time_of_day_is_refused_with_the_way_out() -> None:
+def test_a_date_with_a_time_of_day_is_refused_with_the_remedy() -> None:
     with pytest.raises(ContractError, match="use logicalType timestamp"):
         column(logicalType="date", logicalTypeOptions={"format": "yyyy-MM-dd HH:mm:ss"})
     assert column(logicalType="date", logicalTypeOptions={"format": "yyyy年MM月dd日"}).kind == "date"
@@ -507,7 +507,7 @@ def test_nesting_deeper_than_eight_levels_is_refused() -> None:
          {"min_length": 1, "max_length": 3}),
     ],
 )  # fmt: skip
-def test_limit_is_held_in_the_columns_own_type(types: dict[str, Any], options: Any, limits: dict[str, Any]) -> None:
+def test_a_limit_is_converted_to_the_columns_type(types: dict[str, Any], options: Any, limits: dict[str, Any]) -> None:
     found = column(**types, logicalTypeOptions=options).limits
     assert {k: v for k, v in vars(found).items() if v is not None} == limits
     assert {k: type(v) for k, v in vars(found).items() if v is not None} == {k: type(v) for k, v in limits.items()}
@@ -535,7 +535,7 @@ def test_limit_is_held_in_the_columns_own_type(types: dict[str, Any], options: A
         ({"logicalType": "integer"}, {"minimum": 5, "maximum": 3}, "no row could pass"),
     ],
 )  # fmt: skip
-def test_limit_that_cannot_be_held_is_refused(types: dict[str, Any], options: dict[str, Any], says: str) -> None:
+def test_a_limit_that_cannot_apply_is_refused(types: dict[str, Any], options: dict[str, Any], says: str) -> None:
     with pytest.raises(ContractError) as caught:
         column(**types, logicalTypeOptions=options)
     assert says in caught.value.en
@@ -605,7 +605,9 @@ def test_number_among_codes_of_text_is_refused_with_the_remedy() -> None:
         ({"logicalType": "integer"}, [1, 2], [1, 2]),
     ],
 )
-def test_values_are_held_in_the_columns_own_type(types: dict[str, Any], values: list[Any], held: list[Any]) -> None:
+def test_listed_values_are_converted_to_the_columns_type(
+    types: dict[str, Any], values: list[Any], held: list[Any]
+) -> None:
     rule = {"metric": "invalidValues", "arguments": {"validValues": values}, "mustBe": 0}
     assert parse_contract(with_rule(rule, **types)).rules[1].arguments == {"validValues": held}
     assert column(**types, enum=[{"value": v} for v in values]).allowed == tuple(held)
@@ -651,7 +653,9 @@ def test_missing_means_null_and_empty_text_where_nothing_is_said(types: dict[str
         ({"metric": "nullValues", "arguments": {"x": 1}}, {"logicalType": "string"}, "found argument x, expected none"),
     ],
 )
-def test_argument_that_would_judge_nothing_is_refused(rule: dict[str, Any], types: dict[str, Any], says: str) -> None:
+def test_an_argument_that_would_check_nothing_is_refused(
+    rule: dict[str, Any], types: dict[str, Any], says: str
+) -> None:
     assert says in refusal(with_rule({**rule, "mustBe": 0}, **types)).en
 
 
@@ -686,7 +690,7 @@ def test_bar_and_line_end_in_a_page_stay_in_their_cell() -> None:
     assert "| a \\| b c |" in page(parse_contract(text))
 
 
-# ---- whatever else a file may hold
+# ---- any other content of a file
 
 _DOCUMENT = yaml.safe_load(BASE)
 _WORDS = sorted({*re.findall(r"[\w.]+", BASE), "map", "sql", "custom", "enum", "items", "array", "object", "<<"})

@@ -1,4 +1,4 @@
-"""A file that is written whole has its old text or its new one, and says what to do where it cannot be written."""
+"""A file written whole has its old text or its new one; if it cannot be written, the error says what to do."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def test_a_file_is_replaced_and_its_folder_made(tmp_path: Path) -> None:
     assert list(path.parent.iterdir()) == [path]
 
 
-def test_a_secret_is_its_owners_alone(tmp_path: Path) -> None:
+def test_a_secret_file_can_be_read_by_its_owner_only(tmp_path: Path) -> None:
     write_whole(tmp_path / "secret", "x", secret=True)
     assert (tmp_path / "secret").stat().st_mode & 0o777 == 0o600
 

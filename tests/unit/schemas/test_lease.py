@@ -1,4 +1,4 @@
-"""A lease: one process holds it, others wait or are told, and it ends with its process, however that ends."""
+"""A lease: one process holds it, others wait or are refused, and it ends when its process ends or is killed."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from schemas.ports.lease import Lease
+from schemas.ports.lease import Holder, Lease
 
 HOLD = (
     "import sys, time; from pathlib import Path; from schemas.ports.lease import Lease\n"
-    "with Lease(Path(sys.argv[1])).hold():\n    print('held', flush=True)\n    time.sleep(60)"
+    "with Lease(Path(sys.argv[1])).hold_if_free(0, 'copying'):\n    print('held', flush=True)\n    time.sleep(60)"
 )
 
 
@@ -35,10 +35,10 @@ def test_nobody_holds_a_lease_that_was_never_taken_and_asking_makes_no_file(leas
     assert not lease.path.exists()
 
 
-def test_a_lease_names_its_holder_and_ends_when_that_is_killed(lease: Lease) -> None:
+def test_a_lease_names_its_holder_and_its_work_and_ends_when_that_is_killed(lease: Lease) -> None:
     other = holding(lease)
     try:
-        assert lease.holder() == other.pid
+        assert lease.holder() == Holder(other.pid, "copying")
         with lease.hold_if_free() as held:
             assert not held
         with lease.hold_if_free(0.2) as held:
@@ -46,12 +46,12 @@ def test_a_lease_names_its_holder_and_ends_when_that_is_killed(lease: Lease) -> 
     finally:
         other.kill()
         other.wait()
-    assert lease.holder() is None, "its number is still in the file, and may be another process's by now"
+    assert lease.holder() is None, "the holder ended; its id is still in the file, and may be another process's now"
     with lease.hold_if_free() as held:
         assert held
 
 
-def test_who_waits_is_told_once_and_goes_on_when_the_holder_ends(lease: Lease) -> None:
+def test_a_waiting_process_is_told_once_and_continues_when_the_holder_ends(lease: Lease) -> None:
     other, told = holding(lease), list[float]()
 
     def waiting() -> None:
@@ -63,7 +63,7 @@ def test_who_waits_is_told_once_and_goes_on_when_the_holder_ends(lease: Lease) -
     other.wait()
 
 
-def test_two_that_only_ask_do_not_see_each_other(lease: Lease) -> None:
+def test_two_processes_that_ask_for_the_holder_do_not_see_each_other(lease: Lease) -> None:
     with lease.hold_if_free():
         pass
     asking = [

@@ -1,4 +1,4 @@
-"""A receipt is whole or says what was cut; nothing that comes on the return topic stops its reader."""
+"""A receipt is whole or says what was cut; no record on the return topic stops its reader."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ RECEIPT = Receipt(
 )  # fmt: skip
 
 
-def test_receipt_comes_back_as_it_was() -> None:
+def test_a_receipt_is_read_back_unchanged() -> None:
     assert Receipt.from_json(RECEIPT.to_json()) == RECEIPT
     undecoded = replace(RECEIPT, record=None, key=None, deleted=True)
     assert Receipt.from_json(undecoded.to_json()) == undecoded
@@ -56,7 +56,7 @@ def test_receipt_of_a_large_record_fits_and_names_what_was_cut(text: str, column
         RECEIPT.to_json().replace(b'"id":"a"', b'"id":"\\ud800"'),
     ],
 )  # fmt: skip
-def test_what_is_no_receipt_is_refused_in_words(value: bytes | None) -> None:
+def test_bytes_that_are_no_receipt_are_refused_with_a_message(value: bytes | None) -> None:
     with pytest.raises(InputError, match="Not a receipt"):
         Receipt.from_json(value)
 
@@ -83,16 +83,16 @@ def test_any_bytes_are_a_receipt_or_refused(value: bytes) -> None:
         Receipt.from_json(value)
 
 
-def test_members_that_a_newer_city_adds_are_passed_over() -> None:
+def test_members_that_a_newer_city_adds_are_ignored() -> None:
     found = json.loads(RECEIPT.to_json())
     assert Receipt.from_json(json.dumps({**found, "severity": {"level": [3]}}).encode()) == RECEIPT
 
 
 @pytest.mark.parametrize("text", [RECEIPT.id, RECEIPT.short_id, f"  {RECEIPT.short_id}\n"])
-def test_id_is_taken_whole_and_short(text: str) -> None:
+def test_an_id_is_read_in_its_long_and_short_form(text: str) -> None:
     assert parse_receipt_id(text, "440106") == (TOPIC, 0, 7)
 
 
 @pytest.mark.parametrize("text", ["", "t.v1", "t.v1:0", "t.v1:0:x", "t.v1:0:²", "t.v1:-1:0", "t.v1:0:" + "9" * 30])
-def test_what_is_no_id_is_none(text: str) -> None:
+def test_a_text_that_is_no_id_gives_none(text: str) -> None:
     assert parse_receipt_id(text, "440106") is None

@@ -1,4 +1,4 @@
-"""The address of a registry is checked before it is used, and its password shows nowhere."""
+"""The address of a registry is checked before it is used, and its password is shown nowhere."""
 
 from __future__ import annotations
 

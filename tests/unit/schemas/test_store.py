@@ -1,4 +1,4 @@
-"""Every contract ever in force stays readable; what could not be read with the new one never comes into force."""
+"""Every contract that was ever in force stays readable; one that cannot read earlier records never comes into force."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_store_that_does_not_exist_is_empty(store: ContractStore) -> None:
     assert store.writer_schemas("t.v1") == {}
 
 
-def test_registered_contract_is_in_force_and_comes_back_whole(store: ContractStore) -> None:
+def test_a_registered_contract_is_in_force_and_is_read_back_whole(store: ContractStore) -> None:
     dataset = contract()
     assert store.register(dataset)
     assert store.datasets() == {"t.v1": dataset}
@@ -83,8 +83,8 @@ def test_contract_that_could_not_read_earlier_records_never_comes_into_force(sto
     assert list(store.writer_schemas("t.v1")) == [schema_fingerprint(avro_schema(good))]
 
 
-def test_contract_is_held_against_every_earlier_version_not_the_last_alone(store: ContractStore) -> None:
-    """A removed column cannot come back with another type, though the version between does not have it."""
+def test_a_contract_is_checked_against_every_earlier_version_not_only_the_last(store: ContractStore) -> None:
+    """A removed column cannot come back with another type, even if the version in between does not have it."""
     store.register(contract("1.0.0"))
     store.register(contract("1.1.0", A))
     folder = store.folder / "t.v1"
@@ -94,13 +94,13 @@ def test_contract_is_held_against_every_earlier_version_not_the_last_alone(store
         ContractStore(store.folder).register(contract("1.2.0", A_INTEGER))
 
 
-def test_new_major_version_begins_free_of_the_old(store: ContractStore) -> None:
+def test_a_new_major_version_need_not_be_compatible_with_the_old_one(store: ContractStore) -> None:
     store.register(contract("1.0.0", A))
     store.register(contract("2.0.0", A_INTEGER))
     assert sorted(store.datasets()) == ["t.v1", "t.v2"]
 
 
-def test_change_of_a_rule_is_for_people_to_judge_and_not_refused(store: ContractStore) -> None:
+def test_a_stricter_rule_is_not_refused(store: ContractStore) -> None:
     store.register(contract("1.0.0", A))
     tighter = A.replace("string}", "string, logicalTypeOptions: {maxLength: 5}}")
     assert store.register(contract("1.1.0", tighter))
@@ -114,7 +114,7 @@ def test_record_of_an_old_version_is_read_with_the_contract_in_force(store: Cont
     assert decode(value, store.writer_schemas("t.v1"), avro_schema(new)) == {"id": "1", "a": "x", "b": None}
 
 
-def test_registration_cut_off_in_its_line_leaves_the_earlier_ones_and_room_for_the_next(store: ContractStore) -> None:
+def test_a_registration_cut_off_in_its_line_keeps_the_earlier_ones_and_accepts_the_next(store: ContractStore) -> None:
     first, second = contract(), contract("1.1.0", A)
     store.register(first)
     with (store.folder / "t.v1" / "history.jsonl").open("a", encoding="utf-8") as history:

@@ -1,4 +1,4 @@
-"""A background process that goes on when the command that started it ends: start it, recognize it by its start time, end it."""
+"""A process that goes on when the command that started it ends: start it, recognize it by its start time, end it."""
 
 from __future__ import annotations
 
@@ -6,8 +6,7 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -63,27 +62,3 @@ def birth(pid: int) -> str | None:
     asked = subprocess.run(["ps", "-o", "stat=,lstart=", "-p", str(pid)], capture_output=True, text=True, check=False)
     status, _, began = asked.stdout.strip().partition(" ")
     return began.strip() if status and not status.startswith("Z") else None
-
-
-@contextmanager
-def exchanged_environment(wanted: Mapping[str, str]) -> Iterator[None]:
-    """Replace this process's environment for a while, for a library that passes it on to the processes it starts."""
-    before = dict(os.environ)
-    _become(wanted)
-    try:
-        yield
-    finally:
-        _become(before)
-
-
-def _become(wanted: Mapping[str, str]) -> None:
-    """Change only what differs: another thread may start a process meanwhile and needs the rest."""
-    for name in os.environ.keys() - wanted.keys():
-        del os.environ[name]
-    os.environ.update(wanted)
-
-
-def tail(path: Path, lines: int = 15) -> str:
-    """The last lines of a log; empty if the file does not exist."""
-    text = path.read_text("utf-8", errors="replace") if path.is_file() else ""
-    return "\n".join(text.splitlines()[-lines:])

@@ -1,4 +1,4 @@
-"""What a query prints: JSON that is exact, CSV that tells null from text."""
+"""What a query prints: JSON with exact values, CSV that distinguishes null from text."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from infra.terminal.output import write_rows
+from infra.terminal.query_result import write_rows
 from pipelines.share.query import query
 from schemas.errors import InputError
 from tests.integration.conftest import Road

