@@ -26,8 +26,8 @@ from pipelines.sync_info import HopTime, SyncInfo
 from schemas.dataset import Dataset
 from schemas.errors import SuibusError, first_line
 from schemas.log_context import log_context
+from schemas.progress_messages import Tell, quiet
 from schemas.store import ContractStore
-from schemas.tell import Tell, quiet
 from schemas.wire.registry import Registry
 
 log = logging.getLogger(__name__)

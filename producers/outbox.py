@@ -16,7 +16,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from producers.entry import Entry
+from producers.encoded_row import EncodedRow
 from producers.snapshot_state import SnapshotState
 from producers.statefile import StateFile
 from schemas.dataset import parse_topic
@@ -148,18 +148,18 @@ class Outbox(StateFile):
                 db.execute("UPDATE topics SET generation=? WHERE id=?", (cursor.lastrowid, topic_id))
             return Delivery(int(cursor.lastrowid or 0), topic, mode)
 
-    def accept(self, topic: str, entries: Sequence[Entry]) -> None:
+    def accept(self, topic: str, rows: Sequence[EncodedRow]) -> None:
         """Store rows that belong to no delivery, all or none; the topic's snapshot state, if any, is updated with them."""
         with self._write():
             topic_id, generation = self._topic(topic)
             if generation:
-                self._state.update(topic_id, entries, generation)
-            self._insert(topic_id, entries)
+                self._state.update(topic_id, rows, generation)
+            self._insert(topic_id, rows)
 
     def advance(
         self,
         delivery: Delivery,
-        entries: Sequence[Entry],
+        rows: Sequence[EncodedRow],
         *,
         read: int,
         rejected: int = 0,
@@ -172,11 +172,11 @@ class Outbox(StateFile):
         """
         with self._write() as db:
             topic_id, generation = self._topic(delivery.topic)
-            send: Sequence[Entry] = entries
+            send: Sequence[EncodedRow] = rows
             if delivery.mode == "snapshot":
-                send = self._state.take_changed(topic_id, entries, generation)
+                send = self._state.take_changed(topic_id, rows, generation)
             elif generation:
-                self._state.update(topic_id, entries, generation)
+                self._state.update(topic_id, rows, generation)
             self._insert(topic_id, send)
             upserts = sum(e.value is not None for e in send)
             after = replace(
@@ -185,7 +185,7 @@ class Outbox(StateFile):
                 accepted=delivery.accepted + upserts,
                 rejected=delivery.rejected + rejected,
                 deleted=delivery.deleted + len(send) - upserts,
-                unchanged=delivery.unchanged + len(entries) - len(send),
+                unchanged=delivery.unchanged + len(rows) - len(send),
                 rejects_size=rejects_size or delivery.rejects_size,
             )
             self._save_progress(db, delivery, after)
@@ -203,7 +203,7 @@ class Outbox(StateFile):
             gone = self._state.take_gone(topic_id, delivery.id, CHUNK)
             if not gone:
                 return delivery
-            self._insert(topic_id, [Entry(key, None, known or sequence) for key, known in gone])
+            self._insert(topic_id, [EncodedRow(key, None, known or sequence) for key, known in gone])
             after = replace(delivery, deleted=delivery.deleted + len(gone))
             self._save_progress(db, delivery, after)
         return after
@@ -231,7 +231,7 @@ class Outbox(StateFile):
                 "另一个进程正在发布同一来源。请等待其结束，或停止它后重新发布。",
             )
 
-    def _insert(self, topic_id: int, entries: Sequence[Entry]) -> None:
+    def _insert(self, topic_id: int, rows: Sequence[EncodedRow]) -> None:
         """Append rows to the outbox with their Kafka timestamps.
 
         Two rows of a key get different timestamps, unless the outbox's clock would run more than `MAX_AHEAD_MS` ahead.
@@ -243,24 +243,24 @@ class Outbox(StateFile):
         last = 0 if known is None else int(str(known))
         clock = max(now, last + 1 if last < now + MAX_AHEAD_MS else last)  # never goes back
         seen: set[bytes] = set()
-        rows = []
-        for key, value, sequence, answers, timestamp_ms in entries:
+        values = []
+        for key, value, sequence, answers, timestamp_ms in rows:
             if key in seen and clock < now + MAX_AHEAD_MS:
                 clock += 1
                 seen.clear()
             seen.add(key)
             stamp = clock if timestamp_ms is None else max(0, min(timestamp_ms, clock))
-            rows.append((topic_id, key, value, None if value is not None else sequence, stamp, answers))
+            values.append((topic_id, key, value, None if value is not None else sequence, stamp, answers))
         self._set("clock", clock)
         # Several rows per INSERT, since AUTOINCREMENT makes each statement write the last seq to sqlite_sequence.
-        full = len(rows) // ROWS_PER_INSERT * ROWS_PER_INSERT
-        for size, part in ((ROWS_PER_INSERT, rows[:full]), (1, rows[full:])):
-            values = ",".join(["(?,?,?,?,?,?)"] * size)
+        full = len(values) // ROWS_PER_INSERT * ROWS_PER_INSERT
+        for size, part in ((ROWS_PER_INSERT, values[:full]), (1, values[full:])):
+            places = ",".join(["(?,?,?,?,?,?)"] * size)
             groups = ([*chain.from_iterable(part[at : at + size])] for at in range(0, len(part), size))
             self._db.executemany(
-                f"INSERT INTO outbox (topic, key, value, sequence, timestamp_ms, answers) VALUES {values}", groups
+                f"INSERT INTO outbox (topic, key, value, sequence, timestamp_ms, answers) VALUES {places}", groups
             )
-        answered = [(entry.answers,) for entry in entries if entry.answers]
+        answered = [(row.answers,) for row in rows if row.answers]
         self._db.executemany("INSERT OR IGNORE INTO answered VALUES (?)", answered)
 
     # --- receipts ---------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from hashlib import blake2b
 from typing import Any, NamedTuple
 
-from producers.entry import Entry
+from producers.encoded_row import EncodedRow
 
 KEYS_PER_QUERY = 900  # below `statefile.MAX_PARAMETERS`
 # Equals the digest of no row, so the next snapshot sends the row of the key even if it is unchanged.
@@ -47,19 +47,19 @@ class SnapshotState:
             known |= {key: Accepted(digest, sequence) for key, digest, sequence in rows}
         return known
 
-    def take_changed(self, topic_id: int, entries: Sequence[Entry], generation: int) -> list[Entry]:
-        """The entries of a snapshot that differ from what was last accepted; all of their keys are stored.
+    def take_changed(self, topic_id: int, rows: Sequence[EncodedRow], generation: int) -> list[EncodedRow]:
+        """The rows of a snapshot that differ from what was last accepted; all of their keys are stored.
 
         A key keeps the highest sequence accepted for it, since a deletion must not be older than the row that the city has.
         """
-        known = self.last_accepted(topic_id, [entry.key for entry in entries])
-        changed: list[Entry] = []
-        for entry in entries:
-            digest, old = _digest(entry), known.get(entry.key)
+        known = self.last_accepted(topic_id, [row.key for row in rows])
+        changed: list[EncodedRow] = []
+        for row in rows:
+            digest, old = _digest(row), known.get(row.key)
             if old is None or old.digest != digest:
-                changed.append(entry)
-                older = old is not None and self._earlier(entry.sequence, old.sequence)
-                known[entry.key] = Accepted(digest, old.sequence if old and older else entry.sequence)
+                changed.append(row)
+                older = old is not None and self._earlier(row.sequence, old.sequence)
+                known[row.key] = Accepted(digest, old.sequence if old and older else row.sequence)
         self._store(topic_id, known, generation)
         return changed
 
@@ -71,23 +71,23 @@ class SnapshotState:
         self._db.executemany("DELETE FROM state WHERE topic=? AND key=?", [(topic_id, key) for key, _ in gone])
         return gone
 
-    def update(self, topic_id: int, entries: Sequence[Entry], generation: int) -> None:
+    def update(self, topic_id: int, rows: Sequence[EncodedRow], generation: int) -> None:
         """Update the state after a publish or delete that is no snapshot: per key, the highest sequence wins."""
-        known = self.last_accepted(topic_id, [entry.key for entry in entries])
+        known = self.last_accepted(topic_id, [row.key for row in rows])
         gone: set[bytes] = set()
-        for entry in entries:
-            old = known.get(entry.key)
-            if old is not None and self._earlier(entry.sequence, old.sequence):
+        for row in rows:
+            old = known.get(row.key)
+            if old is not None and self._earlier(row.sequence, old.sequence):
                 continue
-            if entry.answers:  # only the city knows whether a newer version outranks this correction
-                known[entry.key] = Accepted(UNKNOWN_DIGEST, entry.sequence)
-                gone.discard(entry.key)
-            elif entry.value is None:
-                known.pop(entry.key, None)
-                gone.add(entry.key)
+            if row.answers:  # only the city knows whether a newer version outranks this correction
+                known[row.key] = Accepted(UNKNOWN_DIGEST, row.sequence)
+                gone.discard(row.key)
+            elif row.value is None:
+                known.pop(row.key, None)
+                gone.add(row.key)
             else:
-                known[entry.key] = Accepted(_digest(entry), entry.sequence)
-                gone.discard(entry.key)
+                known[row.key] = Accepted(_digest(row), row.sequence)
+                gone.discard(row.key)
         self._db.executemany("DELETE FROM state WHERE topic=? AND key=?", [(topic_id, key) for key in gone])
         self._store(topic_id, known, generation)
 
@@ -108,5 +108,5 @@ class SnapshotState:
         return a is not None and b is not None and bool(self._order(a) < self._order(b))
 
 
-def _digest(entry: Entry) -> bytes:
-    return blake2b(entry.value or b"", digest_size=16).digest()
+def _digest(row: EncodedRow) -> bytes:
+    return blake2b(row.value or b"", digest_size=16).digest()

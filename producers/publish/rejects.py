@@ -13,7 +13,7 @@ from producers.sources.source import Record, Source
 from schemas.dataset import Dataset
 from schemas.errors import UnavailableError
 from schemas.row.coercer import Defect
-from schemas.row.shown import clean
+from schemas.row.message_text import clean
 
 
 class Rejected(NamedTuple):

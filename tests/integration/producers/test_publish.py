@@ -22,7 +22,7 @@ from kafka import KafkaConsumer, TopicPartition
 from kafka.partitioner.default import murmur2
 
 from infra.kafka.topics import Kafka
-from producers.entry import Entry
+from producers.encoded_row import EncodedRow
 from producers.outbox import Outbox
 from producers.publish.delivery import publish_source
 from producers.publish.publisher import Publisher
@@ -88,7 +88,7 @@ def fill(path: Path, names: list[str], rows: int, keys: int = 50) -> dict[str, d
     with Outbox(path) as outbox:
         for start in range(0, rows, 1_000):
             for name in names:
-                chunk = [Entry(b"k%d" % (i % keys), b"v%d" % i) for i in range(start, start + 1_000)]
+                chunk = [EncodedRow(b"k%d" % (i % keys), b"v%d" % i) for i in range(start, start + 1_000)]
                 outbox.accept(name, chunk)
                 for key, value, *_ in chunk:
                     expected[name][key].append(value or b"")
@@ -112,7 +112,7 @@ def check_exactly_once(bootstrap: str, expected: dict[str, dict[bytes, list[byte
 def test_rows_arrive_in_order_with_time_and_header(broker: Any, tmp_path: Path, transport: TransportName) -> None:
     (name,) = topics(broker.access.servers)
     with Outbox(tmp_path / "o") as outbox:
-        outbox.accept(name, [Entry(b"a", b"1", b"7"), Entry(b"a", None, b"8"), Entry(b"b", None)])
+        outbox.accept(name, [EncodedRow(b"a", b"1", b"7"), EncodedRow(b"a", None, b"8"), EncodedRow(b"b", None)])
         stamps = [w.timestamp_ms for w in outbox.next_rows(9, 99)]
     info = flush(tmp_path / "o", broker.access, transport=transport)
     assert (info.sent, info.waiting) == (3, 0)
@@ -233,7 +233,7 @@ def test_both_transports_put_a_key_into_the_same_partition(
     (name,) = topics(broker.access.servers, partitions=5)
     keys = [f'{{"code":"穗{i}"}}'.encode() for i in range(200)]
     with Outbox(tmp_path / "o") as outbox:
-        outbox.accept(name, [Entry(key, b"v") for key in keys])
+        outbox.accept(name, [EncodedRow(key, b"v") for key in keys])
     flush(tmp_path / "o", broker.access, transport=transport)
     placed = {record.key: record.partition for record in committed(broker.access.servers, name)}
     assert placed == {key: (murmur2(key) & 0x7FFFFFFF) % 5 for key in keys}
@@ -246,7 +246,7 @@ def test_rows_that_a_flush_reports_as_sent_can_be_read_at_once(
     names = topics(broker.access.servers, 100)
     with Outbox(tmp_path / "o") as outbox:
         for name in names:
-            outbox.accept(name, [Entry(b"%d" % i, b"v") for i in range(10)])
+            outbox.accept(name, [EncodedRow(b"%d" % i, b"v") for i in range(10)])
     places = [TopicPartition(name, partition) for name in names for partition in range(2)]
     reader = KafkaConsumer(bootstrap_servers=broker.access.servers, isolation_level="read_committed")
     assert set(reader.end_offsets(places).values()) == {0}  # also connects the reader

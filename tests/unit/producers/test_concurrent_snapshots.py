@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from producers.entry import Entry
+from producers.encoded_row import EncodedRow
 from producers.outbox import Delivery, Mode, Outbox
 from producers.sources.files import open_source
 from producers.sources.source import Record, Source
@@ -34,7 +34,7 @@ class Publish:
         self.other: Publish | None = None
 
     def steps(self) -> list[Callable[[], None]]:
-        rows = [partial(self._accept, Entry(*row)) for row in self.rows.items()]
+        rows = [partial(self._accept, EncodedRow(*row)) for row in self.rows.items()]
         if self.mode is None:
             return [*rows]
         return [self._begin, *rows, *([self._delete_gone] if self.mode == "snapshot" else []), self._complete]
@@ -43,7 +43,7 @@ class Publish:
         self.delivery = self.outbox.begin(self.topic, "t.v1", "440106", None, self.mode or "append")
         self.since.clear()
 
-    def _accept(self, entry: Entry) -> None:
+    def _accept(self, entry: EncodedRow) -> None:
         if self.delivery is None:
             self.outbox.accept(self.topic, [entry])
         else:
@@ -178,7 +178,7 @@ def test_row_accepted_after_the_last_key_was_deleted_is_deleted_by_a_snapshot_wi
 def test_refused_deletion_of_the_last_key_is_sent_again_by_the_next_snapshot(emptied: Node, tmp_path: Path) -> None:
     publisher = emptied.publisher()
     with publisher.outbox as outbox:
-        outbox.note_refused(TOPIC, [(publisher.entry({"code": "1", "name": "a", "at": 1, "d": "440106"}).key, True)])
+        outbox.note_refused(TOPIC, [(publisher.encode({"code": "1", "name": "a", "at": 1, "d": "440106"}).key, True)])
     emptied.publish(table(tmp_path, {"3": "c"}), "snapshot")
     assert emptied.waiting() == [("3", "c"), ("1", None)]
 

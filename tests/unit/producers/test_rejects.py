@@ -48,5 +48,8 @@ def test_rows_that_do_not_fit_on_the_disk_are_told_and_written_when_there_is_spa
 
 
 def test_folder_that_takes_no_file_is_told(tmp_path: Path) -> None:
-    with Rejects(tmp_path / "none" / "in.rejects.csv", 0) as rejects, pytest.raises(UnavailableError, match="No such file"):
+    with (
+        Rejects(tmp_path / "none" / "in.rejects.csv", 0) as rejects,
+        pytest.raises(UnavailableError, match="No such file"),
+    ):
         rejects.write([rejected(2)])

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from producers.entry import Entry
+from producers.encoded_row import EncodedRow
 from producers.inbox import Inbox
 from producers.outbox import Outbox
 from producers.statefile import StateFile
@@ -54,7 +54,9 @@ def test_a_file_of_another_version_is_refused_and_not_changed(
 ) -> None:
     wrote(path).close()
     before = path.read_bytes()
-    with pytest.raises(StateError, match=rf"another version of Suibus \(index version {wrote.version}, known here") as caught:
+    with pytest.raises(
+        StateError, match=rf"another version of Suibus \(index version {wrote.version}, known here"
+    ) as caught:
         reads(path)
     assert "请在本节点安装写入它的版本" in caught.value.zh
     assert path.read_bytes() == before
@@ -81,10 +83,10 @@ def test_inbox_is_not_taken_for_an_outbox(path: Path) -> None:
 
 def test_a_chunk_that_fails_half_way_leaves_no_row(path: Path) -> None:
     """A row that SQLite does not accept is refused with its whole chunk."""
-    entries = [Entry(b"a", b"1"), Entry(b"b", b"2", answers=object())]  # type: ignore[arg-type]
+    rows = [EncodedRow(b"a", b"1"), EncodedRow(b"b", b"2", answers=object())]  # type: ignore[arg-type]
     with Outbox(path) as outbox:
         with pytest.raises(sqlite3.Error):
-            outbox.accept(TOPIC, entries)
+            outbox.accept(TOPIC, rows)
         assert outbox.waiting() == 0
-        outbox.accept(TOPIC, entries[:1])
+        outbox.accept(TOPIC, rows[:1])
         assert [row.key for row in outbox.next_rows(9, 99)] == [b"a"]
