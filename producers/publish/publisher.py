@@ -95,11 +95,6 @@ class Publisher:
             order = SendOrder(self.outbox.path, self._access, self._timeout, self._transport)
             self._background = BackgroundSender(order)
 
-    @property
-    def sender_pid(self) -> int | None:
-        """The process id of the background sender; None if none runs."""
-        return self._background.pid if self._background else None
-
     def send(self, progress: Callable[[int], None] | None = None) -> FlushInfo:
         """Send all rows that wait in the outbox; UnavailableError if the bus cannot be reached, and they stay there."""
         start, sent_in_background = time.monotonic(), 0

@@ -32,7 +32,8 @@ from producers.sources.files import open_source
 from schemas.dataset import Dataset, Field
 from schemas.errors import UnavailableError
 from schemas.ports.lease import Lease
-from schemas.wire.avro import avro_schema, decode, schema_fingerprint
+from schemas.wire.avro import avro_schema, schema_fingerprint
+from tests.avro_reader import decode
 from tests.unit.producers.publishing import KilledError, Step, changed, killed_after, killed_before
 
 DISTRICT = "440106"
@@ -289,6 +290,7 @@ def test_rows_are_sent_once_while_more_are_accepted_also_when_the_sender_is_kill
 ) -> None:
     data = dataset()
     Kafka(broker.access).ensure([data.topic(DISTRICT)], 1, 1)
+    lease = Lease(tmp_path / "o.lock")
     with Publisher(data, DISTRICT, tmp_path / "o", broker.access.servers) as node:
         for row in many(8_000):
             node.publish(row)
@@ -296,12 +298,12 @@ def test_rows_are_sent_once_while_more_are_accepted_also_when_the_sender_is_kill
         while node.outbox.waiting() > 6_000 and time.monotonic() < until:
             time.sleep(0.02)
         assert node.outbox.waiting() <= 6_000  # some were sent
-        sender = node.sender_pid
+        sender = lease.holder()  # the background sender holds it while more rows may be accepted
         assert sender
         if killed:
-            os.kill(sender, signal.SIGKILL)
+            os.kill(sender.pid, signal.SIGKILL)
         info = node.send()
-        assert node.sender_pid is None, "the sender ends when all is sent"
+        assert lease.holder() is None, "the sender ends when all is sent"
         assert info.waiting == 0
         assert info.sent == 8_000 or (killed and info.sent <= 8_000)
     assert times(broker.access.servers, data) == list(range(8_000))
@@ -315,7 +317,6 @@ from tests.integration.producers.test_publish import DISTRICT, dataset, many
 node = Publisher(dataset(sys.argv[1]), DISTRICT, sys.argv[2], sys.argv[3])
 for row in many(4_000):
     node.publish(row)
-assert node.sender_pid
 print("accepted", flush=True)
 time.sleep(600)
 """
@@ -361,14 +362,16 @@ def test_the_background_sender_reports_that_the_bus_does_not_answer_and_rows_are
 
 
 def test_failed_publish_leaves_no_sender_behind(tmp_path: Path) -> None:
-    node = Publisher(dataset(), DISTRICT, tmp_path / "o", "127.0.0.1:1")
+    node, lease = Publisher(dataset(), DISTRICT, tmp_path / "o", "127.0.0.1:1"), Lease(tmp_path / "o.lock")
 
     def fail() -> None:
         with node:
             for row in many(2_000):
                 node.publish(row)
-            assert node.sender_pid
-            running.append(node.sender_pid)
+            wait_until(lambda: lease.holder() is not None)
+            sender = lease.holder()
+            assert sender
+            running.append(sender.pid)
             raise ZeroDivisionError
 
     running: list[int] = []
