@@ -252,7 +252,7 @@ def _behind(taken: Position, goal: Mapping[str, TopicState]) -> bool:
 
 def _ingested(dataset: Dataset, batch: Batch) -> tuple[str, str]:
     en = f"{dataset.name}: ingested {batch.records:,} records into bronze"
-    zh = f"{dataset.name}：已将 {batch.records:,} 条记录写入 bronze"
+    zh = f"{dataset.name}：已将 {batch.records:,} 条记录入库"
     if batch.waiting:
         en, zh = (
             f"{en}; {batch.waiting:,} offsets are left for the next batch",
