@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from infra.cli import COMMANDS
+from quality.loading import load_great_expectations
 
 Side = Literal["publish", "city"]
 
@@ -127,6 +128,7 @@ def replaced(target: str, value: Any) -> Iterator[None]:
 
 def missing() -> list[str]:
     """Every point, change and preloaded module that does not exist, with the reason; empty if all exist. Imports all of them."""
+    load_great_expectations()
     found = []
     for name, target in [(n, p.target) for n, p in POINTS.items()] + [("a change", t) for t in changes(Path())]:
         try:
