@@ -10,7 +10,8 @@ The city's side (`Bus`, with `sync` and the lake) needs the `city` extra; import
 
 from infra.bus.bus import Bus
 from infra.settings import Settings, read_settings
-from producers.inbox import Inbox, fetch_receipts
+from producers.fetch_receipts import fetch_receipts
+from producers.inbox import Inbox
 from producers.publish.delivery import PublishInfo, publish_source
 from producers.publish.publisher import Publisher
 from producers.send.memory import MemoryBus

@@ -117,11 +117,16 @@ class Commands(click.Group):
             sys.exit(130)
         except BrokenPipeError:
             sys.exit(0)
-        except OSError as error:  # the state folder is a file, is not writable, or lacks a file
-            if error.filename is None:
-                raise
-            what = error.strerror or repr(error)
-            say_error(
+        except OSError as error:
+            what = error.strerror or str(error) or type(error).__name__
+            if error.filename is None:  # a file that is open already, standard output, or a connection
+                say_error(
+                    f"Reading or writing failed: {what}. Check the disks, also the one that the output goes to, and the "
+                    "network, then run the same command again. Accepted rows are kept.",
+                    f"读写失败：{what}。请检查磁盘（包括输出所在的磁盘）和网络，然后重新执行同一命令。已接收的行均已保留。",
+                )
+                sys.exit(3)
+            say_error(  # the state folder is a file, is not writable, or lacks a file
                 f"{error.filename}: {what}. Check the path and its rights; SUIBUS_HOME names the state folder.",
                 f"{error.filename}：{what}。请检查该路径及其权限；状态文件夹由 SUIBUS_HOME 指定。",
             )

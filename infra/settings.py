@@ -43,7 +43,7 @@ class Settings(BaseSettings):
         "kafka-python", description="what sends a node's rows; librdkafka, the faster one, needs the extra `fast`"
     )
     metrics_port: int | None = Field(None, ge=1, le=65535, description="where `up` serves metrics; unset: nowhere")
-    log_format: Literal["text", "json"] = Field("text", description="log for people, or one JSON object a line")
+    log_format: Literal["text", "json"] = Field("text", description="log for people, or one JSON object per line")
     jars: Path = Field(
         Path(sys.prefix, "share", "suibus", "ivy"), description="folder of the jars of Spark and of the broker"
     )

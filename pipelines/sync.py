@@ -26,8 +26,8 @@ from pipelines.sync_info import HopTime, SyncInfo
 from schemas.dataset import Dataset
 from schemas.errors import SuibusError, first_line
 from schemas.log_context import log_context
+from schemas.progress_messages import Tell, quiet
 from schemas.store import ContractStore
-from schemas.tell import Tell, quiet
 from schemas.wire.registry import Registry
 
 log = logging.getLogger(__name__)
@@ -252,7 +252,7 @@ def _behind(taken: Position, goal: Mapping[str, TopicState]) -> bool:
 
 def _ingested(dataset: Dataset, batch: Batch) -> tuple[str, str]:
     en = f"{dataset.name}: ingested {batch.records:,} records into bronze"
-    zh = f"{dataset.name}：已将 {batch.records:,} 条记录写入 bronze"
+    zh = f"{dataset.name}：已将 {batch.records:,} 条记录入库"
     if batch.waiting:
         en, zh = (
             f"{en}; {batch.waiting:,} offsets are left for the next batch",

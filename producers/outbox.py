@@ -16,7 +16,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from producers.entry import Entry
+from producers.encoded_row import EncodedRow
 from producers.snapshot_state import SnapshotState
 from producers.statefile import StateFile
 from schemas.dataset import parse_topic
@@ -26,9 +26,10 @@ Mode = Literal["append", "delete", "snapshot"]
 CHUNK = 2_000  # rows per transaction
 ROWS_PER_INSERT = 50  # six parameters each
 MAX_AHEAD_MS = 60_000  # how far the outbox's clock may run ahead of the machine's
-_VERSION_1 = """
+_TABLES = """
 CREATE TABLE meta (name TEXT PRIMARY KEY, value) WITHOUT ROWID;
-CREATE TABLE topics (id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE);
+-- generation: the id of the delivery that is the latest snapshot of the topic, or 0.
+CREATE TABLE topics (id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, generation INTEGER NOT NULL DEFAULT 0);
 -- Rows in the order of acceptance. AUTOINCREMENT: a seq is never used twice. value NULL: a tombstone. answers: the id of the
 -- receipt that the row answers.
 CREATE TABLE outbox (
@@ -45,7 +46,7 @@ CREATE TABLE deliveries (
     complete INTEGER NOT NULL DEFAULT 0, finished INTEGER NOT NULL DEFAULT 0
 );
 CREATE INDEX latest ON deliveries (topic, id);
--- See `producers.snapshot_state`. generation: the id of the last delivery that contained the key.
+-- See `producers.snapshot_state`. generation: that of the topic when the key was last accepted or found unchanged.
 CREATE TABLE state (
     topic INTEGER NOT NULL, key BLOB NOT NULL, digest BLOB NOT NULL, sequence BLOB,
     generation INTEGER NOT NULL, PRIMARY KEY (topic, key)
@@ -93,11 +94,8 @@ class Outbox(StateFile):
 
     kind = ("outbox", "发件箱")
     application_id = int.from_bytes(b"SuOb")
-    steps = (_VERSION_1,)
-    if_before_version_1 = (
-        "first send its rows with that Suibus (`suibus flush`)",
-        "请先用写入它的 Suibus 发送其中的行（`suibus flush`）",
-    )
+    version = 1
+    tables = _TABLES
 
     def __init__(
         self, path: str | Path, order: Callable[[bytes], Any] = bytes, clock: Callable[[], int] | None = None
@@ -114,14 +112,15 @@ class Outbox(StateFile):
     def _set(self, name: str, value: object) -> None:
         self._db.execute("INSERT OR REPLACE INTO meta VALUES (?,?)", (name, value))
 
-    def _topic(self, name: str) -> int:
-        """The topic's id in this file; a new topic is added."""
+    def _topic(self, name: str) -> tuple[int, int]:
+        """The topic's id and generation in this file; a new topic is added."""
         self._db.execute("INSERT OR IGNORE INTO topics (name) VALUES (?)", (name,))
-        return int(self._db.execute("SELECT id FROM topics WHERE name=?", (name,)).fetchone()[0])
+        return self._find_topic(name)
 
-    def _find_topic(self, name: str) -> int | None:
-        row = self._db.execute("SELECT id FROM topics WHERE name=?", (name,)).fetchone()
-        return None if row is None else int(row[0])
+    def _find_topic(self, name: str) -> tuple[int, int]:
+        """The topic's id and generation in this file; both are 0 if it is not there."""
+        row = self._db.execute("SELECT id, generation FROM topics WHERE name=?", (name,)).fetchone()
+        return row or (0, 0)
 
     # --- accepting --------------------------------------------------------------------------------
 
@@ -133,7 +132,7 @@ class Outbox(StateFile):
         """
         names = "id, rows_read, accepted, rejected, deleted, unchanged, rejects_size, complete"
         with self._write() as db:
-            topic_id = self._topic(topic)
+            topic_id, _ = self._topic(topic)
             row = db.execute(
                 f"SELECT fingerprint, mode, finished, {names} FROM deliveries WHERE topic=? ORDER BY id DESC LIMIT 1",
                 (topic_id,),
@@ -145,20 +144,22 @@ class Outbox(StateFile):
                 "INSERT INTO deliveries (dataset, district, topic, fingerprint, mode) VALUES (?,?,?,?,?)",
                 (dataset, district, topic_id, fingerprint, mode),
             )
+            if mode == "snapshot":
+                db.execute("UPDATE topics SET generation=? WHERE id=?", (cursor.lastrowid, topic_id))
             return Delivery(int(cursor.lastrowid or 0), topic, mode)
 
-    def accept(self, topic: str, entries: Sequence[Entry]) -> None:
+    def accept(self, topic: str, rows: Sequence[EncodedRow]) -> None:
         """Store rows that belong to no delivery, all or none; the topic's snapshot state, if any, is updated with them."""
         with self._write():
-            topic_id = self._topic(topic)
-            if self._state.exists(topic_id):
-                self._state.update(topic_id, entries)
-            self._insert(topic_id, entries)
+            topic_id, generation = self._topic(topic)
+            if generation:
+                self._state.update(topic_id, rows, generation)
+            self._insert(topic_id, rows)
 
     def advance(
         self,
         delivery: Delivery,
-        entries: Sequence[Entry],
+        rows: Sequence[EncodedRow],
         *,
         read: int,
         rejected: int = 0,
@@ -170,12 +171,12 @@ class Outbox(StateFile):
         the rejects file in bytes. StateError, and nothing is stored, if another process has advanced the same delivery.
         """
         with self._write() as db:
-            topic_id = self._topic(delivery.topic)
-            send: Sequence[Entry] = entries
+            topic_id, generation = self._topic(delivery.topic)
+            send: Sequence[EncodedRow] = rows
             if delivery.mode == "snapshot":
-                send = self._state.take_changed(topic_id, entries, delivery.id)
-            elif self._state.exists(topic_id):
-                self._state.update(topic_id, entries)
+                send = self._state.take_changed(topic_id, rows, generation)
+            elif generation:
+                self._state.update(topic_id, rows, generation)
             self._insert(topic_id, send)
             upserts = sum(e.value is not None for e in send)
             after = replace(
@@ -184,7 +185,7 @@ class Outbox(StateFile):
                 accepted=delivery.accepted + upserts,
                 rejected=delivery.rejected + rejected,
                 deleted=delivery.deleted + len(send) - upserts,
-                unchanged=delivery.unchanged + len(entries) - len(send),
+                unchanged=delivery.unchanged + len(rows) - len(send),
                 rejects_size=rejects_size or delivery.rejects_size,
             )
             self._save_progress(db, delivery, after)
@@ -193,15 +194,16 @@ class Outbox(StateFile):
     def delete_gone(self, delivery: Delivery, sequence: bytes | None = None) -> Delivery:
         """Store tombstones for the next chunk of keys that the snapshot lacked; returns `delivery` itself when none is left.
 
+        No key is deleted that anybody, also another snapshot, has accepted since this snapshot began.
         A tombstone carries the sequence last accepted for its key, or `sequence` if none is known. With the same sequence
         as the row it deletes, its later offset makes it the newer version.
         """
         with self._write() as db:
-            topic_id = self._topic(delivery.topic)
+            topic_id, _ = self._topic(delivery.topic)
             gone = self._state.take_gone(topic_id, delivery.id, CHUNK)
             if not gone:
                 return delivery
-            self._insert(topic_id, [Entry(key, None, known or sequence) for key, known in gone])
+            self._insert(topic_id, [EncodedRow(key, None, known or sequence) for key, known in gone])
             after = replace(delivery, deleted=delivery.deleted + len(gone))
             self._save_progress(db, delivery, after)
         return after
@@ -229,7 +231,7 @@ class Outbox(StateFile):
                 "另一个进程正在发布同一来源。请等待其结束，或停止它后重新发布。",
             )
 
-    def _insert(self, topic_id: int, entries: Sequence[Entry]) -> None:
+    def _insert(self, topic_id: int, rows: Sequence[EncodedRow]) -> None:
         """Append rows to the outbox with their Kafka timestamps.
 
         Two rows of a key get different timestamps, unless the outbox's clock would run more than `MAX_AHEAD_MS` ahead.
@@ -241,24 +243,24 @@ class Outbox(StateFile):
         last = 0 if known is None else int(str(known))
         clock = max(now, last + 1 if last < now + MAX_AHEAD_MS else last)  # never goes back
         seen: set[bytes] = set()
-        rows = []
-        for key, value, sequence, answers, timestamp_ms in entries:
+        values = []
+        for key, value, sequence, answers, timestamp_ms in rows:
             if key in seen and clock < now + MAX_AHEAD_MS:
                 clock += 1
                 seen.clear()
             seen.add(key)
             stamp = clock if timestamp_ms is None else max(0, min(timestamp_ms, clock))
-            rows.append((topic_id, key, value, None if value is not None else sequence, stamp, answers))
+            values.append((topic_id, key, value, None if value is not None else sequence, stamp, answers))
         self._set("clock", clock)
         # Several rows per INSERT, since AUTOINCREMENT makes each statement write the last seq to sqlite_sequence.
-        full = len(rows) // ROWS_PER_INSERT * ROWS_PER_INSERT
-        for size, part in ((ROWS_PER_INSERT, rows[:full]), (1, rows[full:])):
-            values = ",".join(["(?,?,?,?,?,?)"] * size)
+        full = len(values) // ROWS_PER_INSERT * ROWS_PER_INSERT
+        for size, part in ((ROWS_PER_INSERT, values[:full]), (1, values[full:])):
+            places = ",".join(["(?,?,?,?,?,?)"] * size)
             groups = ([*chain.from_iterable(part[at : at + size])] for at in range(0, len(part), size))
             self._db.executemany(
-                f"INSERT INTO outbox (topic, key, value, sequence, timestamp_ms, answers) VALUES {values}", groups
+                f"INSERT INTO outbox (topic, key, value, sequence, timestamp_ms, answers) VALUES {places}", groups
             )
-        answered = [(entry.answers,) for entry in entries if entry.answers]
+        answered = [(row.answers,) for row in rows if row.answers]
         self._db.executemany("INSERT OR IGNORE INTO answered VALUES (?)", answered)
 
     # --- receipts ---------------------------------------------------------------------------------
@@ -279,22 +281,19 @@ class Outbox(StateFile):
         the key if the snapshot lacks it. Recording the same keys again changes nothing.
         """
         with self._write():
-            topic_id = self._topic(topic)
-            if self._state.exists(topic_id):
+            topic_id, generation = self._topic(topic)
+            if generation:
                 self._state.note_refused(topic_id, refused)
 
     # --- snapshot state ---------------------------------------------------------------------------
 
     def has_state(self, topic: str) -> bool:
-        """Whether the topic has snapshot state: a snapshot of it was accepted, and it still has keys."""
-        topic_id = self._find_topic(topic)
-        return topic_id is not None and self._state.exists(topic_id)
+        """Whether the topic has snapshot state: a snapshot of it has begun, even if no key is left now."""
+        return self._find_topic(topic)[1] > 0
 
     def sequences(self, topic: str, keys: Sequence[bytes]) -> dict[bytes, bytes | None]:
         """The sequence last accepted for each of the keys; keys that the topic's snapshot state lacks are left out."""
-        topic_id = self._find_topic(topic)
-        if topic_id is None:
-            return {}
+        topic_id, _ = self._find_topic(topic)
         return {key: last.sequence for key, last in self._state.last_accepted(topic_id, keys).items()}
 
     # --- sending ----------------------------------------------------------------------------------
@@ -339,12 +338,16 @@ class Outbox(StateFile):
             self._set("attempt", name)
         return name
 
-    def sent(self, position: int) -> None:
-        """Remove every row with a seq below `position`, since all of them are on the bus, and the name of the transaction."""
+    def sent(self, position: int) -> int:
+        """Remove every row with a seq below `position`, since all of them are on the bus, and the name of the transaction.
+
+        Returns the number of rows removed.
+        """
         with self._write() as db:
-            db.execute("DELETE FROM outbox WHERE seq<?", (position,))
+            removed = db.execute("DELETE FROM outbox WHERE seq<?", (position,)).rowcount
             self._set("attempt", None)
             self._mark_finished(db)
+        return removed
 
     def _mark_finished(self, db: sqlite3.Connection) -> None:
         db.execute(

@@ -1,16 +1,18 @@
-"""The snapshot state of an outbox: what was last accepted for each key, kept from the first snapshot of a topic on.
+"""The snapshot state of an outbox: what was last accepted for each key, kept from the moment a topic's first snapshot begins.
 
-With it the next snapshot sends only the rows that have changed, and deletes the keys that it lacks.
+With it a snapshot sends only the rows that have changed, and deletes the keys that it lacks. Each key has a generation: the
+id of the latest snapshot of the topic that had begun when a row of the key was last accepted or was found unchanged. A
+snapshot deletes only keys of a generation below its own id, and so none that anybody has accepted since it began.
 """
 
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from hashlib import blake2b
 from typing import Any, NamedTuple
 
-from producers.entry import Entry
+from producers.encoded_row import EncodedRow
 
 KEYS_PER_QUERY = 900  # below `statefile.MAX_PARAMETERS`
 # Equals the digest of no row, so the next snapshot sends the row of the key even if it is unchanged.
@@ -33,10 +35,6 @@ class SnapshotState:
     def __init__(self, db: sqlite3.Connection, order: Callable[[bytes], Any]) -> None:
         self._db, self._order = db, order
 
-    def exists(self, topic_id: int) -> bool:
-        """Whether the topic has snapshot state: a snapshot of it was accepted, and it still has keys."""
-        return self._db.execute("SELECT 1 FROM state WHERE topic=? LIMIT 1", (topic_id,)).fetchone() is not None
-
     def last_accepted(self, topic_id: int, keys: Sequence[bytes]) -> dict[bytes, Accepted]:
         """What was last accepted, by key, for those of the keys that the state has."""
         known: dict[bytes, Accepted] = {}
@@ -49,54 +47,54 @@ class SnapshotState:
             known |= {key: Accepted(digest, sequence) for key, digest, sequence in rows}
         return known
 
-    def take_changed(self, topic_id: int, entries: Sequence[Entry], generation: int) -> list[Entry]:
-        """The entries that differ from what was last accepted; all of their keys are stored with the snapshot's generation."""
-        known = self.last_accepted(topic_id, [entry.key for entry in entries])
-        changed: list[Entry] = []
-        for entry in entries:
-            digest = _digest(entry)
-            if (old := known.get(entry.key)) is None or old.digest != digest:
-                changed.append(entry)
-                known[entry.key] = Accepted(digest, entry.sequence)
-        self._db.executemany(
-            "INSERT OR REPLACE INTO state VALUES (?,?,?,?,?)",
-            [(topic_id, key, digest, sequence, generation) for key, (digest, sequence) in known.items()],
-        )
+    def take_changed(self, topic_id: int, rows: Sequence[EncodedRow], generation: int) -> list[EncodedRow]:
+        """The rows of a snapshot that differ from what was last accepted; all of their keys are stored.
+
+        A key keeps the highest sequence accepted for it, since a deletion must not be older than the row that the city has.
+        """
+        known = self.last_accepted(topic_id, [row.key for row in rows])
+        changed: list[EncodedRow] = []
+        for row in rows:
+            digest, old = _digest(row), known.get(row.key)
+            if old is None or old.digest != digest:
+                changed.append(row)
+                older = old is not None and self._earlier(row.sequence, old.sequence)
+                known[row.key] = Accepted(digest, old.sequence if old and older else row.sequence)
+        self._store(topic_id, known, generation)
         return changed
 
-    def take_gone(self, topic_id: int, generation: int, most: int) -> list[tuple[bytes, bytes | None]]:
-        """Remove and return up to `most` keys of another generation, each with the sequence last accepted for it."""
+    def take_gone(self, topic_id: int, snapshot: int, most: int) -> list[tuple[bytes, bytes | None]]:
+        """Remove and return up to `most` keys of generations before the snapshot, each with the sequence last accepted for it."""
         gone = self._db.execute(
-            "SELECT key, sequence FROM state WHERE topic=? AND generation<>? LIMIT ?", (topic_id, generation, most)
+            "SELECT key, sequence FROM state WHERE topic=? AND generation<? LIMIT ?", (topic_id, snapshot, most)
         ).fetchall()
         self._db.executemany("DELETE FROM state WHERE topic=? AND key=?", [(topic_id, key) for key, _ in gone])
         return gone
 
-    def update(self, topic_id: int, entries: Sequence[Entry]) -> None:
-        """Update the state after a publish or delete that is no snapshot: per key, the highest sequence wins.
-
-        A key keeps its generation; a new key gets that of the topic's latest delivery.
-        """
-        known = self.last_accepted(topic_id, [entry.key for entry in entries])
+    def update(self, topic_id: int, rows: Sequence[EncodedRow], generation: int) -> None:
+        """Update the state after a publish or delete that is no snapshot: per key, the highest sequence wins."""
+        known = self.last_accepted(topic_id, [row.key for row in rows])
         gone: set[bytes] = set()
-        for entry in entries:
-            old = known.get(entry.key)
-            if old is not None and self._earlier(entry.sequence, old.sequence):
+        for row in rows:
+            old = known.get(row.key)
+            if old is not None and self._earlier(row.sequence, old.sequence):
                 continue
-            if entry.answers:  # only the city knows whether a newer version outranks this correction
-                known[entry.key] = Accepted(UNKNOWN_DIGEST, entry.sequence)
-                gone.discard(entry.key)
-            elif entry.value is None:
-                known.pop(entry.key, None)
-                gone.add(entry.key)
+            if row.answers:  # only the city knows whether a newer version outranks this correction
+                known[row.key] = Accepted(UNKNOWN_DIGEST, row.sequence)
+                gone.discard(row.key)
+            elif row.value is None:
+                known.pop(row.key, None)
+                gone.add(row.key)
             else:
-                known[entry.key] = Accepted(_digest(entry), entry.sequence)
-                gone.discard(entry.key)
+                known[row.key] = Accepted(_digest(row), row.sequence)
+                gone.discard(row.key)
         self._db.executemany("DELETE FROM state WHERE topic=? AND key=?", [(topic_id, key) for key in gone])
+        self._store(topic_id, known, generation)
+
+    def _store(self, topic_id: int, known: Mapping[bytes, Accepted], generation: int) -> None:
         self._db.executemany(
-            "INSERT INTO state VALUES (?,?,?,?,(SELECT coalesce(max(id), 0) FROM deliveries WHERE topic=?)) "
-            "ON CONFLICT DO UPDATE SET digest=excluded.digest, sequence=excluded.sequence",
-            [(topic_id, key, digest, seq, topic_id) for key, (digest, seq) in known.items()],
+            "INSERT OR REPLACE INTO state VALUES (?,?,?,?,?)",
+            [(topic_id, key, digest, sequence, generation) for key, (digest, sequence) in known.items()],
         )
 
     def note_refused(self, topic_id: int, refused: Iterable[tuple[bytes, bool]]) -> None:
@@ -110,5 +108,5 @@ class SnapshotState:
         return a is not None and b is not None and bool(self._order(a) < self._order(b))
 
 
-def _digest(entry: Entry) -> bytes:
-    return blake2b(entry.value or b"", digest_size=16).digest()
+def _digest(row: EncodedRow) -> bytes:
+    return blake2b(row.value or b"", digest_size=16).digest()

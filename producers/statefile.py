@@ -1,4 +1,4 @@
-"""One SQLite file with the state of a node: consistent after any kill or power cut, and upgraded in place.
+"""One SQLite file with the state of a node: consistent after any kill or power cut.
 
 SQLite runs in WAL mode with synchronous=FULL, and every change is one transaction. The file's `application_id` says which
 kind of file it is, and its `user_version` is the version of its tables.
@@ -18,17 +18,17 @@ MAX_PARAMETERS = 999  # of one statement: every build of SQLite accepts this num
 
 
 class StateFile:
-    """An SQLite file of one kind: created if it is missing, upgraded if its version is older.
+    """An SQLite file of one kind, created if it is missing.
 
     Several processes may open it at once; within a process one thread at a time may use it. StateError, and no change, if
-    another program wrote the file, or a newer Suibus, or a Suibus from before version 1. UnavailableError if the disk is
-    full or another program has the file locked.
+    another program wrote the file, or a Suibus whose files have another version. UnavailableError if the disk is full or
+    another program has the file locked.
     """
 
     kind: ClassVar[tuple[str, str]]  # what messages call it, in English and Chinese
     application_id: ClassVar[int]  # in the SQLite header, 4 bytes; each kind has its own
-    steps: ClassVar[tuple[str, ...]]  # SQL: the first creates version 1, the second upgrades version 1 to 2, …
-    if_before_version_1: ClassVar[tuple[str, str]]  # what to do with the rows of a file that old; English and Chinese
+    version: ClassVar[int]  # of the tables
+    tables: ClassVar[str]  # SQL that creates them
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
@@ -37,10 +37,11 @@ class StateFile:
         en, zh = self.kind
         try:
             self._db.setlimit(sqlite3.SQLITE_LIMIT_VARIABLE_NUMBER, MAX_PARAMETERS)
-            self._check_version()
+            new = self._is_new()
             self._db.execute("PRAGMA journal_mode=WAL")
             self._db.execute("PRAGMA synchronous=FULL")
-            self._upgrade()
+            if new:
+                self._create()
         except sqlite3.OperationalError as error:  # the disk is full or the file locked; the file itself is sound
             self._db.close()
             raise self._unwritable(error) from None
@@ -54,36 +55,35 @@ class StateFile:
             self._db.close()
             raise
 
-    def _check_version(self) -> int:
-        """The file's version, 0 if the file is new; StateError if this Suibus cannot read that version."""
-        written_by, version = (int(self._read_number(f"PRAGMA {name}")) for name in ("application_id", "user_version"))
-        (en, zh), known = self.kind, len(self.steps)
+    def _is_new(self) -> bool:
+        """Whether nothing was written to the file yet; StateError if it is not of this kind and version."""
+        written_by, version = (self._read_number(f"PRAGMA {name}") for name in ("application_id", "user_version"))
+        en, zh = self.kind
         if written_by == version == 0 and not self._read_number("SELECT count(*) FROM sqlite_master"):
-            return 0
+            return True
         if written_by != self.application_id:
             raise StateError(
-                f"{self.path} is not marked as an {en}: another program wrote it, or a Suibus from before {en} version 1. Move "
-                f"it away. If Suibus wrote it, {self.if_before_version_1[0]}.",
-                f"{self.path} 没有{zh}的标记：它由其他程序写入，或由{zh}版本 1 之前的 Suibus 写入。请将其移走。"
-                f"如由 Suibus 写入，{self.if_before_version_1[1]}。",
+                f"{self.path} is not marked as an {en}: another program wrote it, or it is another file of Suibus. Move it "
+                f"away, and put the {en} back from a backup if there was one.",
+                f"{self.path} 没有{zh}的标记：它由其他程序写入，或是 Suibus 的其他文件。请将其移走；如曾有{zh}，请从备份恢复。",
             )
-        if version > known:
+        if version != self.version:
             raise StateError(
-                f"{self.path} was written by a newer Suibus ({en} version {version}, known here "
-                f"{known}). Upgrade Suibus on this node.",
-                f"{self.path} 由更新版本的 Suibus 写入（{zh}版本 {version}，此处支持 {known}）。"
-                "请升级本节点的 Suibus。",
+                f"{self.path} was written by another version of Suibus ({en} version {version}, known here {self.version}). "
+                "Install on this node the version that wrote it.",
+                f"{self.path} 由其他版本的 Suibus 写入（{zh}版本 {version}，此处支持 {self.version}）。"
+                "请在本节点安装写入它的版本。",
             )
-        return version
+        return False
 
-    def _upgrade(self) -> None:
-        if self._check_version() < len(self.steps):
-            with self._write() as db:
-                for step in self.steps[self._check_version() :]:  # read again: another process may have upgraded it
-                    for statement in step.split(";"):
-                        db.execute(statement)
-                db.execute(f"PRAGMA application_id={self.application_id}")
-                db.execute(f"PRAGMA user_version={len(self.steps)}")
+    def _create(self) -> None:
+        with self._write() as db:
+            if not self._is_new():  # another process was faster
+                return
+            for statement in self.tables.split(";"):
+                db.execute(statement)
+            db.execute(f"PRAGMA application_id={self.application_id}")
+            db.execute(f"PRAGMA user_version={self.version}")
 
     def _read_number(self, sql: str) -> int:
         return int(self._db.execute(sql).fetchone()[0])

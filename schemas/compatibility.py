@@ -48,7 +48,7 @@ def _identity(old: Dataset, new: Dataset) -> Iterator[Change]:
         yield _wire(
             "name", f"the dataset is called {new.name}, was {old.name}", f"数据集名由 {old.name} 改为 {new.name}"
         )
-    for name, zh in (("key", "主键"), ("sequence", "版本序列列"), ("district", "区列")):
+    for name, zh in (("key", "主键"), ("sequence", "顺序列"), ("district", "区列")):
         before, after = getattr(old, name), getattr(new, name)
         if before != after:
             yield _wire(

@@ -1,6 +1,6 @@
 """Read an Open Data Contract Standard v3 file as a `Dataset`; ContractError has the line of every problem.
 
-`schemas.odcs.standard` checks the file against the standard. This module checks what Suibus needs beyond it: one schema
+`schemas.odcs.document` checks the file against the standard. This module checks what Suibus needs beyond it: one schema
 object, names that topics, Avro and SQL accept, types that fastavro, Kafka and Spark keep exactly, and executable rules.
 """
 
@@ -17,9 +17,9 @@ from open_data_contract_standard.model import CustomProperty, OpenDataContractSt
 from schemas.dataset import Dataset, Field, Kind, Sharing
 from schemas.errors import ContractError
 from schemas.odcs.columns import check_name, columns
+from schemas.odcs.document import read_document
 from schemas.odcs.problems import Pointer, Problems
 from schemas.odcs.rules import rules
-from schemas.odcs.standard import read_standard
 
 SUIBUS_PROPERTIES = ("suibus.sequence", "suibus.sharing", "suibus.freshness", "suibus.district")
 
@@ -54,7 +54,7 @@ def load_contract(path: Path | str) -> Dataset:
 
 def parse_contract(text: str, where: str = "<contract>") -> Dataset:
     """The dataset that an ODCS text declares; `where` names it in errors. ContractError as for a file."""
-    contract, problems = read_standard(text, where)
+    contract, problems = read_document(text, where)
     return _dataset(contract, text, where, problems)
 
 

@@ -21,7 +21,7 @@ def page(dataset: Dataset) -> str:
         dataset.description,
         "",
         f"- key 主键: {', '.join(dataset.key)}",
-        f"- sequence 版本序列: {dataset.sequence or 'the record’s Kafka timestamp, Kafka 时间戳'}",
+        f"- sequence 顺序列: {dataset.sequence or 'the record’s Kafka timestamp, Kafka 时间戳'}",
         f"- sharing 共享类型: {_SHARING[dataset.sharing]}",
         f"- freshness 时效: {dataset.freshness if dataset.freshness is not None else '—'}",
         f"- district column 区列: {dataset.district or '—'}",

@@ -26,8 +26,8 @@ os.environ.setdefault("JDK_JAVA_OPTIONS", _SHORT_LIVED)
 
 @pytest.fixture(scope="session")
 def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
-    """Settings whose home, lake included, is a temporary folder; two threads and little memory for Spark."""
-    return Settings(home=tmp_path_factory.mktemp("home"), spark_master="local[2]", spark_memory="1g")
+    """Settings whose home, lake included, is a temporary folder; two threads for Spark, and memory for what a whole suite leaves."""
+    return Settings(home=tmp_path_factory.mktemp("home"), spark_master="local[2]", spark_memory="2g")
 
 
 @pytest.fixture(scope="session")

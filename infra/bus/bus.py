@@ -29,8 +29,8 @@ from schemas.errors import InputError, StateError, SuibusError, first_line
 from schemas.log_context import log_context
 from schemas.ports.kafka_access import KafkaAccess
 from schemas.ports.state_format import check_state_folder, make_state_folder
+from schemas.progress_messages import Tell, quiet
 from schemas.store import ContractStore
-from schemas.tell import Tell, quiet
 from schemas.wire.avro import avro_schema
 from schemas.wire.registry import Registry
 

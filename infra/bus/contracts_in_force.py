@@ -12,8 +12,8 @@ from schemas.contract_folders import contract_files, find_dataset, load_contract
 from schemas.dataset import Dataset, receipts_topic
 from schemas.districts import districts
 from schemas.errors import ContractError, InputError
+from schemas.progress_messages import Tell, quiet
 from schemas.store import ContractStore
-from schemas.tell import Tell, quiet
 
 FolderFiles = tuple[tuple[str, int, int], ...]  # path, modification time in ns and size of each contract file
 

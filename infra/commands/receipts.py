@@ -15,7 +15,8 @@ from infra.operate.receipts import ToCorrect, write_to_correct
 from infra.operate.receipts import acknowledge as mark_seen
 from infra.settings import read_settings
 from infra.terminal.console import SHOWN, both, print_json_array, print_table, say
-from producers.inbox import Inbox, StoredReceipt, fetch_receipts
+from producers.fetch_receipts import fetch_receipts
+from producers.inbox import Inbox, StoredReceipt
 from producers.outbox import Outbox
 from schemas.contract_folders import find_dataset
 from schemas.districts import check_district

@@ -11,7 +11,7 @@ from infra.bus.bus import Bus
 from infra.operate.backup import restore as put_back
 from infra.settings import read_settings
 from infra.terminal.console import as_json, print_json, tell
-from schemas.tell import quiet
+from schemas.progress_messages import quiet
 
 
 @click.command()

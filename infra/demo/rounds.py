@@ -26,7 +26,7 @@ from producers.sources.files import open_source
 from schemas.dataset import Dataset
 from schemas.districts import districts
 from schemas.errors import StateError
-from schemas.tell import Tell
+from schemas.progress_messages import Tell
 
 REGISTER = Path(__file__).parent / "register"
 DEPARTMENT = "民政局"

@@ -28,7 +28,7 @@ from infra.terminal import console
 from schemas.errors import StateError, SuibusError, UnavailableError
 from schemas.ports.files import write_whole
 from schemas.ports.lease import Lease
-from schemas.tell import Tell, quiet
+from schemas.progress_messages import Tell, quiet
 
 SetName = Literal["spark", "broker"]
 

@@ -38,7 +38,7 @@ from schemas.errors import StateError, UnavailableError
 from schemas.ports.files import write_whole
 from schemas.ports.kafka_access import KafkaAccess
 from schemas.ports.lease import Lease
-from schemas.tell import Tell, quiet
+from schemas.progress_messages import Tell, quiet
 
 START_SECONDS = 90  # on a machine under full load
 

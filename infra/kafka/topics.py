@@ -107,9 +107,8 @@ class Kafka:
         consumer = None
         try:
             consumer = KafkaConsumer(
-                **self.access.kafka_python(), group_id=None, isolation_level="read_committed", auto_offset_reset="earliest",
-                enable_auto_commit=False, allow_auto_create_topics=False, metrics_enabled=False,
-                bootstrap_timeout_ms=int(FETCH_SECONDS * 1000), max_partition_fetch_bytes=1 << 16, fetch_max_wait_ms=100,
+                **self.access.kafka_python_reader(), bootstrap_timeout_ms=int(FETCH_SECONDS * 1000),
+                max_partition_fetch_bytes=1 << 16, fetch_max_wait_ms=100,
             )  # fmt: skip
             consumer.assign(list(asked))
             for partition, (start, _) in asked.items():

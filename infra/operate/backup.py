@@ -25,7 +25,7 @@ from infra.file_digest import file_digest
 from infra.operate.copying import DRAFT_LEASE, copy_database, copy_file, draft_of, tree
 from pipelines.lake.storage import local_folder
 from schemas.errors import InputError, StateError
-from schemas.tell import Tell, quiet
+from schemas.progress_messages import Tell, quiet
 
 FORMAT = 1
 _NOT_BACKED_UP = re.compile(r".*\.(lock|part|draft)|up\.(json|log)|.*\.sqlite-(wal|shm)")

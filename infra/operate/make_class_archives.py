@@ -24,7 +24,7 @@ from producers.publish.publisher import Publisher
 from schemas.contract import parse_contract
 from schemas.dataset import Dataset, receipts_topic
 from schemas.errors import SuibusError
-from schemas.tell import Tell
+from schemas.progress_messages import Tell
 
 CONTRACT = """\
 apiVersion: v3.1.0

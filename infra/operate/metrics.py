@@ -148,7 +148,7 @@ def _of_topics(status: Status) -> Iterator[Metric]:
             oldest[dataset, code] = min(since, oldest.get((dataset, code), since))
     near = {parse_topic(topic)[::-1] for topic in backlog.near_retention}
     lag = _gauge(
-        "offsets_waiting", "Offsets on the topic that no pass has ingested yet. 主题中尚未接入的偏移量个数。", DISTRICT
+        "offsets_waiting", "Offsets on the topic that no pass has ingested yet. 主题中尚未入库的偏移量个数。", DISTRICT
     )
     danger = _gauge(
         "near_retention",
@@ -157,7 +157,7 @@ def _of_topics(status: Status) -> Iterator[Metric]:
     )
     age = _gauge(
         "oldest_waiting_record_age_seconds",
-        "Seconds since a node accepted the oldest waiting record. 最早一条待接入记录自节点接受以来的秒数。",
+        "Seconds since a node accepted the oldest waiting record. 最早一条待入库记录自节点接收以来的秒数。",
         DISTRICT,
     )
     for labels, count in waiting.items():
@@ -171,7 +171,7 @@ def _of_topics(status: Status) -> Iterator[Metric]:
 def _totals(totals: Totals) -> Iterator[Metric]:
     received = CounterMetricFamily(
         "suibus_received_records",
-        "Records ingested from the topics and accounted for. 已接入并计入收支的记录数。",
+        "Records ingested from the topics and accounted for. 已入库并计入收支的记录数。",
         labels=DISTRICT,
     )
     fates = CounterMetricFamily(

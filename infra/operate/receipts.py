@@ -38,7 +38,7 @@ def acknowledge(inbox: Inbox, district: str, dataset_id: str | None, ids: Sequen
         if refused is None or inbox.find(*refused) is None:
             raise InputError(
                 f"{text!r} is not the id of a fetched receipt. Copy the id from `suibus receipts`. Nothing was acknowledged.",
-                f"没有取回过编号为 {text!r} 的回执。请从 suibus receipts 的输出中复制编号。未确认任何回执。",
+                f"没有获取过编号为 {text!r} 的回执。请从 suibus receipts 的输出中复制编号。未确认任何回执。",
             )
         named.append(refused)
     return inbox.set_state(named, "acknowledged")

@@ -1,4 +1,4 @@
-"""Logs: lines for people, or one JSON object a line (SUIBUS_LOG_FORMAT=json) for a log collector.
+"""Logs: lines for people, or one JSON object per line (SUIBUS_LOG_FORMAT=json) for a log collector.
 
 Each line has the time (UTC), the level, the module and the event, and, where known, the dataset, district and batch.
 """

@@ -9,7 +9,7 @@ import time
 from infra.bus.bus import Bus
 from pipelines.ingest.topics import TopicState
 from schemas.errors import SuibusError, first_line
-from schemas.tell import Tell
+from schemas.progress_messages import Tell
 
 log = logging.getLogger(__name__)
 RETRY_AFTER = 10.0  # seconds before a failed pass or dataset is retried

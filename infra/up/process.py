@@ -19,7 +19,7 @@ from infra.terminal.log_tail import tail
 from infra.up.loop import send_outboxes, watch
 from schemas.errors import InputError, UnavailableError
 from schemas.ports.state_format import make_state_folder
-from schemas.tell import Tell
+from schemas.progress_messages import Tell
 
 if TYPE_CHECKING:
     from pipelines.lake.lake import Lake

@@ -88,7 +88,7 @@ def ingest_batch(
                     f"Bronze of {dataset.name} cannot be written; nothing was skipped: {cause(error)}. Check the lake and its "
                     "disk; the next pass ingests the same records again.",
                     f"无法写入 {dataset.name} 的 bronze 表，未跳过任何记录：{cause(error)}。请检查数据湖及其磁盘；"
-                    "下一轮将重新接入同一批记录。",
+                    "下一轮将重新入库同一批记录。",
                 ) from error
             rows_to_append = _with_bad_quarantined(dataset, lake, store, kafka, registry, planned, error)
             taken = _append(bronze, rows_to_append, planned.after, number)

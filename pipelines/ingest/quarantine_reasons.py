@@ -108,7 +108,7 @@ def _wrong_keys_and_values(dataset: Dataset) -> list[Reason]:
                 dataset.sequence,
                 "_header",
                 "A delete must carry its sequence in exactly one header 'sequence', written as the node writes it.",
-                "删除记录必须在唯一的消息头 sequence 中携带版本序列，写法须与节点一致。",
+                "删除记录必须在唯一的消息头 sequence 中携带顺序值，写法须与节点一致。",
             )
         )
     if dataset.district:

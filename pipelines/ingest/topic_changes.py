@@ -23,7 +23,7 @@ def topic_changes(dataset: Dataset, position: Position, states: Mapping[str, Top
             yield (
                 f"{topic} was deleted and recreated (its id was {before.id} and is now {state.id}): its records that were not "
                 "yet ingested are lost, and none of its present records was ingested",
-                f"主题 {topic} 被删除后重建（原标识 {before.id}，现为 {state.id}）：尚未接入的记录已丢失，现有记录均未接入",
+                f"主题 {topic} 被删除后重建（原标识 {before.id}，现为 {state.id}）：尚未入库的记录已丢失，现有记录均未入库",
             )
             continue
         for partition, (first, end) in sorted(state.partitions.items()):
@@ -38,12 +38,12 @@ def topic_changes(dataset: Dataset, position: Position, states: Mapping[str, Top
                 yield (
                     f"{here} begins at offset {first}, but the next to ingest is {at}: {first - at} offsets were removed "
                     "(retention) before they were ingested",
-                    f"{here_zh} 从偏移量 {first} 开始，而下一个应接入的偏移量为 {at}：有 {first - at} 个偏移量在接入前已被清除（超过保留期）",
+                    f"{here_zh} 从偏移量 {first} 开始，而下一个应入库的偏移量为 {at}：有 {first - at} 个偏移量在入库前已被清除（超过保留期）",
                 )
             elif at > end:
                 yield (
                     f"{here} ends at offset {end}, but the next to ingest is {at}: records that were ingested are gone from the topic",
-                    f"{here_zh} 止于偏移量 {end}，而下一个应接入的偏移量为 {at}：已接入的记录在主题中已不存在",
+                    f"{here_zh} 止于偏移量 {end}，而下一个应入库的偏移量为 {at}：已入库的记录在主题中已不存在",
                 )
 
 

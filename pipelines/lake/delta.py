@@ -188,5 +188,5 @@ def written_by_another(path: Any) -> StateError:
     """The error to raise when another program has committed to a table since the work on it began."""
     return StateError(
         f"Another Suibus writes to {path} at the same time. No record was ingested twice. Stop one of the two.",
-        f"另一个 Suibus 正在同时写入 {path}。没有记录被重复接入。请停止其中一个。",
+        f"另一个 Suibus 正在同时写入 {path}。没有记录被重复入库。请停止其中一个。",
     )

@@ -159,21 +159,21 @@ class Lake:
 
     def _check_format(self) -> None:
         storage = Storage(self.spark, self.root)
-        if storage.exists(FORMAT_FILE):
-            other = other_format(storage.read_text(FORMAT_FILE))
-        elif any(map(storage.exists, _LAYERS)):
-            other = other_format(None)
-        else:
+        text = storage.read_text(FORMAT_FILE) if storage.exists(FORMAT_FILE) else None
+        if text is None and not any(map(storage.exists, _LAYERS)):
             if self._to_write:
                 storage.write_text(FORMAT_FILE, format_text())
             return
-        if other:
+        rebuild = (
+            "rebuild the lake from the records still in the topics with: suibus rebuild --lake (the old lake is kept next to it)",
+            "请执行 suibus rebuild --lake，用主题中现存的记录重建数据湖（旧数据湖保留在同一目录）",
+        )
+        if other := other_format(text, f"{self.root}/{FORMAT_FILE}", rebuild):
             raise StateError(
                 f"The lake {self.root} has format {other.number} (Suibus {other.made_by}), but this Suibus reads only format {FORMAT}. "
-                "Nothing was changed. Rebuild it from the records still in the topics with: suibus rebuild --lake (the old lake is "
-                "kept next to it). Or use the Suibus version that made it.",
+                f"Nothing was changed. Use the Suibus version that made it; or {rebuild[0]}.",
                 f"数据湖 {self.root} 的格式为 {other.number}（Suibus {other.made_by}），当前 Suibus 只能读取格式 {FORMAT}。未作任何更改。"
-                "请执行 suibus rebuild --lake，用主题中现存的记录重建（旧数据湖保留在同一目录）；或使用生成该数据湖的 Suibus 版本。",
+                f"可使用生成该数据湖的 Suibus 版本；否则{rebuild[1]}。",
             )
 
 

@@ -35,9 +35,9 @@ class Storage:
         return bool(self._system(path).exists(path))
 
     def read_text(self, name: str) -> str:
-        """The text of a UTF-8 file. OSError (local) or Py4JJavaError (URL) if it cannot be read."""
+        """The text of a UTF-8 file, with other bytes replaced. OSError (local) or Py4JJavaError (URL) if it cannot be read."""
         if self._folder is not None:
-            return (self._folder / name).read_text("utf-8")
+            return (self._folder / name).read_text("utf-8", "replace")
         path = self._path(name)
         stream = self._system(path).open(path)
         try:

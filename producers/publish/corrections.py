@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from producers.entry import Entry
+from producers.encoded_row import EncodedRow
 from producers.inbox import Inbox
 from producers.outbox import Mode
 from producers.publish.publisher import Publisher
@@ -14,25 +14,25 @@ from producers.publish.rejects import Rejected
 from producers.sources.source import RECEIPT_COLUMNS, Record
 from schemas.dataset import Dataset
 from schemas.row.coercer import Defect
-from schemas.row.shown import show
+from schemas.row.message_text import show
 from schemas.wire.receipt import Receipt, parse_receipt_id
 
 # A topic keeps a record for a year after its timestamp; one with an older timestamp could be removed before it is read.
 OLDEST = timedelta(days=360)
 # Splits a chunk into rows to accept and rows to reject.
-Take = Callable[[Sequence[Record]], tuple[list[Entry], list[Rejected]]]
+Take = Callable[[Sequence[Record]], tuple[list[EncodedRow], list[Rejected]]]
 
 
 def take_answers(take: Take, publisher: Publisher, inbox: Inbox, mode: Mode) -> Take:
     """`take` for rows that answer the receipt named in their column `_receipt`.
 
-    Each entry carries the id of its receipt and, if the Kafka timestamp orders versions, the refused record's timestamp. A
+    Each encoded row carries the id of its receipt and, if the Kafka timestamp orders versions, the refused record's timestamp. A
     row is rejected if the inbox does not have its receipt, or if the row cannot answer it.
     """
     dataset = publisher.dataset
 
-    def corrections(chunk: Sequence[Record]) -> tuple[list[Entry], list[Rejected]]:
-        entries: list[Entry] = []
+    def corrections(chunk: Sequence[Record]) -> tuple[list[EncodedRow], list[Rejected]]:
+        encoded: list[EncodedRow] = []
         rejected: list[Rejected] = []
         for record in chunk:
             row = record.row or {}
@@ -47,8 +47,8 @@ def take_answers(take: Take, publisher: Publisher, inbox: Inbox, mode: Mode) -> 
             if isinstance(receipt, Receipt):
                 # If the contract has a sequence column, the row's own sequence orders it.
                 at = None if dataset.sequence else receipt.timestamp_ms
-                entries += [entry._replace(answers=receipt.id, timestamp_ms=at) for entry in made]
-        return entries, rejected
+                encoded += [row._replace(answers=receipt.id, timestamp_ms=at) for row in made]
+        return encoded, rejected
 
     return corrections
 

@@ -14,7 +14,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
-from producers.entry import Entry
+from producers.encoded_row import EncodedRow
 from producers.inbox import Inbox
 from producers.outbox import CHUNK, Delivery, Mode
 from producers.publish.corrections import Take, take_answers
@@ -114,10 +114,10 @@ def publish_source(
                 for _ in islice(records, resumed):
                     pass
                 while chunk := list(islice(records, CHUNK)):
-                    entries, rejected = take(chunk)
+                    encoded, rejected = take(chunk)
                     rejects.write(rejected)
                     delivery = outbox.advance(
-                        delivery, entries, read=len(chunk), rejected=len(rejected), rejects_size=rejects.size
+                        delivery, encoded, read=len(chunk), rejected=len(rejected), rejects_size=rejects.size
                     )
                     if corrections:
                         corrections.note_answers(outbox)
@@ -217,21 +217,21 @@ def _notes(delivery: Delivery, resumed: int, mode: Mode) -> tuple[tuple[str, str
 def _take(publisher: Publisher, source: Source, mode: Mode) -> Take:
     """The function that splits a chunk of records into rows to accept and rows to reject, each in the order of the source."""
 
-    def upserts(chunk: Sequence[Record]) -> tuple[list[Entry], list[Rejected]]:
-        coerce, entry = coercer.coerce, publisher.entry
-        good, rejected = _convert(chunk, lambda row: entry(coerce(row)))
+    def upserts(chunk: Sequence[Record]) -> tuple[list[EncodedRow], list[Rejected]]:
+        coerce, encode = coercer.coerce, publisher.encode
+        good, rejected = _convert(chunk, lambda row: encode(coerce(row)))
         return [made for _, made in good], rejected
 
-    def deletions(chunk: Sequence[Record]) -> tuple[list[Entry], list[Rejected]]:
+    def deletions(chunk: Sequence[Record]) -> tuple[list[EncodedRow], list[Rejected]]:
         good, rejected = _convert(chunk, coerce_key)
-        entries: list[Entry] = []
+        encoded: list[EncodedRow] = []
         for (record, _), made in zip(good, publisher.tombstones(row for _, row in good), strict=True):
             if isinstance(made, RowError):
                 rejected.append(Rejected(record, made.defects))
             else:
-                entries.append(made)
+                encoded.append(made)
         rejected.sort(key=lambda r: r.record.line)
-        return entries, rejected
+        return encoded, rejected
 
     if mode == "delete":
         coerce_key = publisher.key_coercer(source.text, source.sql)

@@ -10,7 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from producers.entry import Entry
+from producers.encoded_row import EncodedRow
 from producers.outbox import CHUNK, Outbox
 from producers.send.background_sender import BackgroundSender, SendOrder
 from producers.send.connect import choose_transport
@@ -60,11 +60,11 @@ class Publisher:
         self._encoder = Encoder(dataset, registry_id)
         self._coercer = RowCoercer(dataset, False, district)
         self._coerce_key = self.key_coercer()
-        self._taken: list[Entry] = []
+        self._taken: list[EncodedRow] = []
 
     def publish(self, row: Mapping[str, Any]) -> None:
         """Take one row of typed Python values; RowError with every defect if it does not fit the contract."""
-        self._take(self.entry(self._coercer.coerce(row)))
+        self._take(self.encode(self._coercer.coerce(row)))
 
     def delete(self, key: Mapping[str, Any]) -> None:
         """Take a deletion: the key columns, and the sequence column if there is one; RowError if they do not fit."""
@@ -73,7 +73,7 @@ class Publisher:
             raise entry
         self._take(entry)
 
-    def _take(self, entry: Entry) -> None:
+    def _take(self, entry: EncodedRow) -> None:
         self._taken.append(entry)
         if len(self._taken) >= CHUNK:
             self.accept()
@@ -94,11 +94,6 @@ class Publisher:
         if self._background is None and isinstance(self._transport, str):
             order = SendOrder(self.outbox.path, self._access, self._timeout, self._transport)
             self._background = BackgroundSender(order)
-
-    @property
-    def sender_pid(self) -> int | None:
-        """The process id of the background sender; None if none runs."""
-        return self._background.pid if self._background else None
 
     def send(self, progress: Callable[[int], None] | None = None) -> FlushInfo:
         """Send all rows that wait in the outbox; UnavailableError if the bus cannot be reached, and they stay there."""
@@ -142,9 +137,9 @@ class Publisher:
             self.stop()
             self.outbox.close()
 
-    # --- rows to entries --------------------------------------------------------------------------
+    # --- encoding -----------------------------------------------------------------------------------
 
-    def entry(self, row: Mapping[str, Any]) -> Entry:
+    def encode(self, row: Mapping[str, Any]) -> EncodedRow:
         """The key, value and sequence of a coerced row; RowError if it is larger than the bus accepts."""
         key, value = self._encoder.key(row), self._encoder.value(row)
         if (size := len(key) + len(value)) > LARGEST:
@@ -159,7 +154,7 @@ class Publisher:
                 ]
             )
         sequence = row[self.dataset.sequence] if self.dataset.sequence else None
-        return Entry(key, value, None if sequence is None else sequence_text(sequence))
+        return EncodedRow(key, value, None if sequence is None else sequence_text(sequence))
 
     def key_coercer(self, text: bool = False, sql: bool = False) -> Callable[[Mapping[str, Any]], dict[str, Any]]:
         """A function that coerces the key columns of a row to delete, and its sequence and district columns if it has them.
@@ -178,7 +173,7 @@ class Publisher:
 
         return coerce
 
-    def tombstones(self, rows: Iterable[Mapping[str, Any]]) -> list[Entry | RowError]:
+    def tombstones(self, rows: Iterable[Mapping[str, Any]]) -> list[EncodedRow | RowError]:
         """A tombstone for each coerced key, or the RowError of a key whose sequence is not known.
 
         The sequence is that of the row, else the one last accepted for the key (its later offset makes the tombstone
@@ -188,9 +183,9 @@ class Publisher:
         name = self.dataset.sequence
         keys = [self._encoder.key(row) for row in rows]
         if name is None:
-            return [Entry(key, None) for key in keys]
+            return [EncodedRow(key, None) for key in keys]
         known, default = self.outbox.sequences(self.topic, keys), self.sequence_now()
-        made: list[Entry | RowError] = []
+        made: list[EncodedRow | RowError] = []
         for row, key in zip(rows, keys, strict=True):
             own = row.get(name)
             sequence = sequence_text(own) if own is not None else known.get(key) or default
@@ -203,7 +198,7 @@ class Publisher:
                 )
                 made.append(RowError([defect]))
             else:
-                made.append(Entry(key, None, sequence))
+                made.append(EncodedRow(key, None, sequence))
         return made
 
     def sequence_now(self) -> bytes | None:

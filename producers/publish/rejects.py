@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
 from producers.sources.source import Record, Source
 from schemas.dataset import Dataset
-from schemas.errors import InputError
+from schemas.errors import UnavailableError
 from schemas.row.coercer import Defect
-from schemas.row.shown import clean
+from schemas.row.message_text import clean
 
 
 class Rejected(NamedTuple):
@@ -33,31 +34,35 @@ class Rejects:
     """Writes the rejects file, which is created with its first row.
 
     `size` is the length in bytes after the last accepted chunk; 0 starts a new file. A resumed publish truncates the file to
-    it, which removes what a killed run wrote for a chunk that was not accepted. InputError if the file cannot be written.
+    it, which removes what a killed run wrote for a chunk that was not accepted. UnavailableError if the file cannot be
+    written, such as on a full disk; publish the same source again then.
     """
 
     def __init__(self, path: Path, size: int) -> None:
         self.path, self.size = path, size
         self._file: io.BufferedRandom | None = None
         if size == 0:
-            path.unlink(missing_ok=True)
+            with self._writing():
+                path.unlink(missing_ok=True)
 
     def __enter__(self) -> Rejects:
         return self
 
     def __exit__(self, *_: object) -> None:
         if self._file:
-            self._file.close()
+            with suppress(OSError):  # after a failed write, which has raised; otherwise all is written
+                self._file.close()
 
     def write(self, rejected: Sequence[Rejected]) -> None:
         """Append rows; call it before their chunk is accepted, so that no rejected row is lost."""
         if not rejected:
             return
-        if self._file is None:
-            self._file = self._open()
         text = io.StringIO()
         writer = csv.writer(text)
-        if self._file.tell() == 0:
+        with self._writing():
+            file = self._file = self._file or self._open()
+            at_start = file.tell() == 0
+        if at_start:
             text.write("\ufeff")
             writer.writerow(["line", "column", "reason", "原因", "row"])
         for record, defects in rejected:
@@ -70,22 +75,29 @@ class Rejects:
                     clean(_text(record)),
                 ]
             )
-        self._file.write(text.getvalue().encode())
-        self._file.flush()
-        self.size = self._file.tell()
+        with self._writing():
+            file.write(text.getvalue().encode())
+            file.flush()
+            self.size = file.tell()
 
     def _open(self) -> io.BufferedRandom:
-        try:
-            file = self.path.open("r+b" if self.path.exists() else "w+b")
-            file.truncate(min(self.size, file.seek(0, io.SEEK_END)))
-            file.seek(0, io.SEEK_END)
-        except OSError as error:
-            raise InputError(
-                f"The rejects file {self.path} cannot be written ({error.strerror}): bad rows would be lost. "
-                "Name another file and publish again.",
-                f"无法写入拒收文件 {self.path}（{error.strerror}），坏行将会丢失。请指定其他文件后重新发布。",
-            ) from None
+        file = self.path.open("r+b" if self.path.exists() else "w+b")
+        file.truncate(min(self.size, file.seek(0, io.SEEK_END)))
+        file.seek(0, io.SEEK_END)
         return file
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            why = error.strerror or error
+            raise UnavailableError(
+                f"The rejects file {self.path} cannot be written ({why}). What was accepted so far is kept. Free disk space "
+                "or correct the permissions of its folder, then publish the same source again: it continues where it stopped.",
+                f"无法写入拒收文件 {self.path}（{why}）。此前已接收的行均已保留。请释放磁盘空间或更正其文件夹的权限，"
+                "然后重新发布同一来源：将从中断处继续。",
+            ) from None
 
 
 def _text(record: Record) -> str:

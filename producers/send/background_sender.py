@@ -74,11 +74,6 @@ class BackgroundSender:
             self._input.write(order.to_json() + b"\n")
             self._input.flush()
 
-    @property
-    def pid(self) -> int:
-        """The process id of the child."""
-        return self._process.pid
-
     def finish(self, progress: Callable[[int], None] | None = None) -> None:
         """Report that all rows are accepted, and wait until they are sent and the child has ended.
 

@@ -12,9 +12,10 @@ from kafka.structs import OffsetAndMetadata, TopicPartition
 
 from producers.outbox import Waiting
 from producers.send.access_refused import why_refused
-from producers.send.committed import committed_position, kafka_python_errors
+from producers.send.committed_position import committed_position, kafka_python_errors
 from producers.send.kafka_internals import end_at_once
 from producers.send.transport import (
+    BATCH,
     Identity,
     MissingTopicError,
     Transport,
@@ -22,8 +23,8 @@ from producers.send.transport import (
 )
 from schemas.ports.kafka_access import KafkaAccess
 
-BATCH = 1 << 18  # bytes of a batch, before it is compressed
-# The pause before kafka-python asks again for what it does not know yet, four times before the first row; its default is 100.
+# Milliseconds before kafka-python repeats a request for missing metadata; this happens four times before the first row. Its
+# default is 100.
 RETRY_MS = 20
 # Without a handler Python would print each failed reconnect; the sender raises one error for all of them.
 logging.getLogger("kafka").addHandler(logging.NullHandler())

@@ -8,8 +8,9 @@ from typing import Any
 
 from producers.outbox import Waiting
 from producers.send.access_refused import why_refused
-from producers.send.committed import committed_position
+from producers.send.committed_position import committed_position
 from producers.send.transport import (
+    BATCH,
     ForbiddenError,
     Identity,
     MissingTopicError,
@@ -21,7 +22,6 @@ from producers.send.transport import (
 from schemas.errors import InputError
 from schemas.ports.kafka_access import KafkaAccess
 
-BATCH = 1 << 18  # bytes of a batch, before it is compressed
 LARGEST_REQUEST = 1 << 20
 COMPRESSION = "zstd"
 
@@ -46,9 +46,7 @@ class Librdkafka(Transport):
         self._access, self._identity, self._seconds = access, identity, seconds
         self._settings = {**access.librdkafka(), "log_level": 0}
         self._known_topics: set[str] = set()  # topics known to exist
-        self._refused: RefusedError | None = (
-            None  # librdkafka reports a refused login to error_cb, not in the call that fails
-        )
+        self._refused: RefusedError | None = None  # librdkafka tells error_cb of it, not the call that fails
         self._producer: Any = None
         self._group: Any = None
 

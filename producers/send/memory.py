@@ -14,7 +14,8 @@ from __future__ import annotations
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Literal, NamedTuple
 
 from kafka.partitioner import murmur2
@@ -102,29 +103,27 @@ class _Connection(Transport):
             self._bus._newest[self._identity.transactional_id] = self
 
     def committed(self, name: str) -> int | None:
-        self._check_usable()
-        with self._bus._lock:
+        with self._usable():
             committed = self._bus._positions[self._identity.group].values()
             return max((position for position, transaction in committed if transaction == name), default=None)
 
     def begin(self) -> None:
-        self._check_usable()
-        self._rows, self._position = [], None
+        with self._usable():
+            self._rows, self._position = [], None
 
     def produce(self, rows: Sequence[Waiting]) -> None:
-        self._check_usable()
-        self._refuse_if("no such topic", MissingTopicError)
-        self._refuse_if("not allowed", ForbiddenError)
-        self._rows += rows
+        with self._usable():
+            self._refuse_if("no such topic", MissingTopicError)
+            self._refuse_if("not allowed", ForbiddenError)
+            self._rows += rows
 
     def add_position(self, rows: Sequence[Waiting], name: str) -> None:
-        self._check_usable()
-        self._position = rows[0].topic, rows[-1].seq + 1, name
+        with self._usable():
+            self._position = rows[0].topic, rows[-1].seq + 1, name
 
     def commit(self) -> None:
-        self._check_usable()
-        self._refuse_if("commit fails", TransportError)
-        with self._bus._lock:
+        with self._usable():
+            self._refuse_if("commit fails", TransportError)
             self._bus._append(self._rows)
             if self._position:
                 topic, position, name = self._position
@@ -134,8 +133,8 @@ class _Connection(Transport):
         self._refuse_if("commit is not answered", TimeoutError)
 
     def abort(self) -> None:
-        self._check_usable()
-        self._rows, self._position = [], None
+        with self._usable():
+            self._rows, self._position = [], None
 
     def close(self) -> None:
         pass
@@ -148,10 +147,14 @@ class _Connection(Transport):
             return None
         return "it refuses the credentials of this node", "总线拒绝了本节点的凭据"
 
-    def _check_usable(self) -> None:
+    @contextmanager
+    def _usable(self) -> Iterator[None]:
+        """Hold the lock of the bus; TransportError if this connection is not the newest of its transactional id."""
         self._refuse_if("away", TransportError)
-        if self._bus._newest.get(self._identity.transactional_id) is not self:
-            raise TransportError("a newer connection of the same transactional id has taken over")
+        with self._bus._lock:
+            if self._bus._newest.get(self._identity.transactional_id) is not self:
+                raise TransportError("a newer connection of the same transactional id has taken over")
+            yield
 
     def _refuse_if(self, fault: Fault, error: type[Exception]) -> None:
         if fault in self._bus.faults:

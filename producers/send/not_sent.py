@@ -34,13 +34,13 @@ def unavailable(
         return UnavailableError(
             f"The broker at {servers} does not let this node write {topic} ({why}). "
             f"{kept}. Ask the city for the right, then run `{command}`.",
-            f"{servers} 的消息总线不允许本节点写入 {topic}（{why}）。{kept_zh}。请向市级申请权限，"
+            f"{servers} 的消息代理不允许本节点写入 {topic}（{why}）。{kept_zh}。请向市级申请权限，"
             f"然后执行 `{command}`。",
         )
     if refused := transport and transport.why_refused():
         return UnavailableError(
             f"The broker at {servers}: {refused[0]}. {kept}; run `{command}` afterwards.",
-            f"{servers} 的消息总线：{refused[1]}。{kept_zh}；之后请执行 `{command}`。",
+            f"{servers} 的消息代理：{refused[1]}。{kept_zh}；之后请执行 `{command}`。",
         )
     if isinstance(error, MissingTopicError):
         return UnavailableError(
@@ -52,7 +52,7 @@ def unavailable(
     return UnavailableError(
         f"The broker at {servers} did not take anything for {timeout:g} s ({why}). "
         f"{kept}. Check the network and that the bus is up, then run `{command}`.",
-        f"{servers} 的消息总线在 {timeout:g} 秒内没有接收任何数据（{why}）。{kept_zh}。"
+        f"{servers} 的消息代理在 {timeout:g} 秒内没有接收任何数据（{why}）。{kept_zh}。"
         f"请检查网络和总线是否运行，然后执行 `{command}`。",
     )
 

@@ -141,7 +141,7 @@ class _Sender:
                 # One second more than the transport's own limit, since the transport's error names the cause.
                 limit = min(self._remaining(), max(self.timeout / 3, 5.0)) + 1.0
                 _within(limit, partial(_transact, transport, rows, name))
-                self._note_sent(rows[-1].seq + 1, len(rows))
+                self._note_sent(rows[-1].seq + 1)
                 last = rows[-1:], name
             if last:
                 _within(seconds + 1.0, partial(_wait_until_readable, transport, *last))
@@ -162,13 +162,10 @@ class _Sender:
         attempt = self.outbox.attempt
         position = None if attempt is None else transport.committed(attempt)
         if position is not None:
-            before = self.outbox.waiting()
-            self.outbox.sent(position)
-            self.sent += before - self.outbox.waiting()
+            self.sent += self.outbox.sent(position)
 
-    def _note_sent(self, position: int, rows: int) -> None:
-        self.outbox.sent(position)
-        self.sent += rows
+    def _note_sent(self, position: int) -> None:
+        self.sent += self.outbox.sent(position)
         self.deadline = time.monotonic() + self.timeout
         if self.progress:
             self.progress(self.sent)

@@ -13,6 +13,7 @@ from producers.outbox import Outbox, Waiting
 from schemas.ports.kafka_access import KafkaAccess
 
 TransportName = Literal["kafka-python", "librdkafka"]
+BATCH = 1 << 18  # bytes of a batch that a client sends to one partition, before it is compressed
 
 
 class Identity(NamedTuple):
@@ -50,7 +51,7 @@ class ForbiddenError(RefusedError):
 
 
 class Transport(Protocol):
-    """One connection. Any method may raise TransportError, OSError or TimeoutError.
+    """One connection. Any method may raise TransportError or OSError (a TimeoutError is one).
 
     After an error the connection cannot be used any more: `abandon` it. The `open` of the next one ends its transaction.
     """

@@ -9,7 +9,7 @@ from typing import IO, Any
 
 from producers.sources.source import BATCH, Columns, Record, Source, bytes_read, truncated_record
 from schemas.errors import InputError
-from schemas.row.shown import clean
+from schemas.row.message_text import clean
 
 
 def open_parquet(path: Path, _: str, columns: Columns) -> Source:

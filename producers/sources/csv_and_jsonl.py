@@ -11,7 +11,7 @@ from typing import IO, Any
 from producers.sources.source import Columns, Record, Source, bytes_read
 from schemas.errors import InputError
 from schemas.row.coercer import Defect
-from schemas.row.shown import clean, show
+from schemas.row.message_text import clean, show
 from schemas.row.strict_json import parse_json
 
 LONGEST_LINE = 1 << 24  # characters; a file without line ends must not fill the memory

@@ -11,7 +11,7 @@ from pydantic import SecretStr
 from producers.sources.source import BATCH, Columns, Record, Source, truncated_record
 from schemas.dataset import Dataset
 from schemas.errors import InputError, UnavailableError
-from schemas.row.shown import clean
+from schemas.row.message_text import clean
 from schemas.row.strict_json import parse_json
 
 

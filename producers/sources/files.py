@@ -14,7 +14,7 @@ from producers.sources.csv_and_jsonl import open_csv, open_jsonl
 from producers.sources.source import Columns, Source
 from schemas.dataset import Dataset
 from schemas.errors import InputError
-from schemas.row.shown import show
+from schemas.row.message_text import show
 
 FORMATS = {".csv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet", ".avro": "avro"}
 SNIFFED = 1 << 16  # bytes read to recognize format and encoding

@@ -16,7 +16,7 @@ from typing import IO, Any, NamedTuple
 from schemas.dataset import Dataset
 from schemas.errors import InputError
 from schemas.row.coercer import Defect
-from schemas.row.shown import clean, did_you_mean, show
+from schemas.row.message_text import clean, did_you_mean, show
 
 BATCH = 2_000  # rows that are read at once from a columnar file or a database
 RECEIPT_COLUMNS = ("_receipt", "_reason", "_原因")  # columns of a file of corrections that are not in the contract

@@ -15,9 +15,9 @@ import yaml
 from open_data_contract_standard.model import DataQuality, SchemaProperty
 
 from schemas.dataset import Field, Operator, Rule, Severity
-from schemas.odcs.columns import allowed_values
 from schemas.odcs.patterns import check_pattern
 from schemas.odcs.problems import Pointer, Problems
+from schemas.odcs.written_values import allowed_values
 
 OBJECT = re.compile(r"\$?\{(?:object|table|model|schema)\}")  # stands for the dataset in the text of a query
 PROPERTY = re.compile(r"\$?\{(?:property|column|field)\}")  # stands for the column that the rule belongs to

@@ -60,6 +60,18 @@ class KafkaAccess:
             settings["ssl_cafile"] = str(self.authority)
         return settings
 
+    def kafka_python_reader(self) -> dict[str, Any]:
+        """The settings of a kafka-python consumer that reads committed records, from the start, without a group."""
+        return {
+            **self.kafka_python(),
+            "group_id": None,
+            "isolation_level": "read_committed",
+            "auto_offset_reset": "earliest",
+            "enable_auto_commit": False,
+            "allow_auto_create_topics": False,
+            "metrics_enabled": False,
+        }
+
     def librdkafka(self) -> dict[str, Any]:
         """The settings of a librdkafka client, its servers included."""
         settings: dict[str, Any] = {"bootstrap.servers": self.servers}

@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 
 from schemas.dataset import Dataset
 from schemas.errors import InputError
-from schemas.row.shown import clean, did_you_mean, show
+from schemas.row.message_text import clean, did_you_mean, show
 from schemas.row.values import Convert, ValueRefusedError, sql_converter, text_converter, typed_converter
 
 

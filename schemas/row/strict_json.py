@@ -6,7 +6,7 @@ import json
 from decimal import Decimal
 from typing import Any, NoReturn
 
-from schemas.row.shown import show
+from schemas.row.message_text import show
 
 
 def parse_json(text: str) -> Any:

@@ -19,7 +19,7 @@ from decimal import Context, Decimal, DecimalException, Inexact, InvalidOperatio
 from typing import Any, NoReturn
 
 from schemas.dataset import Field, Limits
-from schemas.row.shown import clean, did_you_mean
+from schemas.row.message_text import clean, did_you_mean
 from schemas.row.strict_json import parse_json
 
 Convert = Callable[[Any], Any]

@@ -1,4 +1,4 @@
-"""The frame of a record's value on the bus: the Avro schema, its fingerprint, and how a value is decoded.
+"""The frame of a record's value on the bus: the Avro schema and its fingerprint.
 
 The value is in Avro single-object encoding: C3 01, the little-endian CRC-64-AVRO fingerprint of the writer's schema, then
 the record (Avro specification 1.12, "Single-object encoding"). If a Confluent-compatible registry is configured, the frame
@@ -8,14 +8,11 @@ is a zero byte and the registry's 4-byte schema id.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from io import BytesIO
 from typing import Any
 
-from fastavro import parse_schema, schemaless_reader
 from fastavro.schema import fingerprint, to_parsing_canonical_form
 
 from schemas.dataset import Dataset, Field
-from schemas.errors import InputError
 
 MAGIC = b"\xc3\x01"
 FRAME = 10  # bytes before the record in single-object encoding
@@ -64,29 +61,3 @@ def schema_fingerprint(schema: Mapping[str, Any]) -> bytes:
     looked up only within one dataset and major version, in which `schemas.compatibility` refuses such a change.
     """
     return bytes.fromhex(fingerprint(to_parsing_canonical_form(dict(schema)), "CRC-64-AVRO"))
-
-
-def decode(value: bytes, writers: Mapping[bytes, Mapping[str, Any]], reader: Mapping[str, Any]) -> dict[str, Any]:
-    """Decode a value in single-object encoding and resolve it to the reader's schema; InputError if that fails.
-
-    `writers` maps fingerprints (8 bytes) to writers' schemas.
-    """
-    if value[:2] != MAGIC or len(value) < FRAME:
-        raise InputError(
-            f"The value begins with {value[:2].hex()}, expected c301 (Avro single-object encoding).",
-            f"值以 {value[:2].hex()} 开头，应为 c301（Avro 单对象编码）。",
-        )
-    writer = writers.get(value[2:FRAME])
-    if writer is None:
-        raise InputError(
-            f"The schema fingerprint {value[2:FRAME].hex()} is not registered for this dataset.",
-            f"该数据集未登记模式指纹 {value[2:FRAME].hex()}。",
-        )
-    body = BytesIO(value[FRAME:])
-    try:
-        record = schemaless_reader(body, parse_schema(dict(writer)), parse_schema(dict(reader)))
-    except Exception as error:  # fastavro raises many kinds on broken bytes
-        raise InputError(f"The Avro record is broken: {error!r}.", f"Avro 记录已损坏：{error!r}。") from error
-    if body.read(1):
-        raise InputError("Bytes follow the Avro record.", "Avro 记录之后还有多余字节。")
-    return record  # type: ignore[return-value]

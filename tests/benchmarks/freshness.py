@@ -27,7 +27,7 @@ from pipelines.release.release import shared_rows
 from pipelines.share.query import query
 from producers.publish.publisher import Publisher
 from producers.send.sender import flush
-from schemas.tell import quiet
+from schemas.progress_messages import quiet
 from tests.benchmarks.data import contract, contract_text, rows
 from tests.benchmarks.rows import Curve, Row
 

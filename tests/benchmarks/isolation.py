@@ -15,7 +15,7 @@ from tempfile import TemporaryDirectory
 from infra.bus.bus import Bus
 from infra.settings import Settings
 from pipelines.share.query import query
-from producers.entry import Entry
+from producers.encoded_row import EncodedRow
 from producers.outbox import Outbox
 from producers.send.sender import flush
 from schemas.contract import parse_contract
@@ -35,7 +35,7 @@ def publish(bus: Bus, dataset: Dataset, district: str, rows: range, sequence: in
         chunk = []
         for n in rows:
             row = {"id": f"{district}-{n:08}", "district_code": district, "seq": sequence, "amount": n}
-            chunk.append(Entry(encoder.key(row), encoder.value(row)))
+            chunk.append(EncodedRow(encoder.key(row), encoder.value(row)))
             if len(chunk) == 20_000:
                 outbox.accept(dataset.topic(district), chunk)
                 chunk = []

@@ -21,7 +21,7 @@ import producers.send.librdkafka
 from infra.kafka.broker import Broker
 from infra.kafka.topics import Kafka
 from infra.settings import Settings
-from producers.entry import Entry
+from producers.encoded_row import EncodedRow
 from producers.outbox import CHUNK, Outbox
 from producers.publish.delivery import publish_source
 from producers.publish.publisher import Publisher
@@ -124,19 +124,19 @@ class Side:
 
     # what each stage costs
 
-    def encoding(self) -> tuple[list[Entry], float]:
+    def encoding(self) -> tuple[list[EncodedRow], float]:
         """Validating and encoding alone."""
         coerce = RowCoercer(self.dataset, False, DISTRICT).coerce
         publisher = Publisher(self.dataset, DISTRICT, self._outbox(), self.servers)
-        made: list[Entry] = []
+        made: list[EncodedRow] = []
         with publisher.outbox:
-            rate = self._rate(lambda: made.extend(publisher.entry(coerce(row)) for row in self.rows))
+            rate = self._rate(lambda: made.extend(publisher.encode(coerce(row)) for row in self.rows))
         return made, rate
 
-    def keeping(self, entries: list[Entry]) -> tuple[Path, float]:
+    def keeping(self, rows: list[EncodedRow]) -> tuple[Path, float]:
         """Into the outbox, chunk by chunk."""
         with Outbox(path := self._outbox()) as outbox:
-            chunks = [entries[at : at + CHUNK] for at in range(0, len(entries), CHUNK)]
+            chunks = [rows[at : at + CHUNK] for at in range(0, len(rows), CHUNK)]
 
             def keep() -> None:
                 for chunk in chunks:
@@ -144,9 +144,9 @@ class Side:
 
             return path, self._rate(keep)
 
-    def sending(self, entries: list[Entry], transport: TransportName) -> float:
+    def sending(self, rows: list[EncodedRow], transport: TransportName) -> float:
         """From the outbox to the bus."""
-        path, _ = self.keeping(entries)
+        path, _ = self.keeping(rows)
         return self._rate(lambda: flush(path, self.servers, transport=transport))
 
 
@@ -195,14 +195,14 @@ def _stages(side: Side, columns: int) -> Iterator[Row]:
     encoding, keeping = [], []
     sending: dict[str, list[float]] = {}
     for _ in range(2):
-        entries, rate = side.encoding()
+        rows, rate = side.encoding()
         encoding.append(rate)
-        keeping.append(side.keeping(entries)[1])
-        sending.setdefault(f"send with {DEFAULT}, gzip", []).append(side.sending(entries, DEFAULT))
+        keeping.append(side.keeping(rows)[1])
+        sending.setdefault(f"send with {DEFAULT}, gzip", []).append(side.sending(rows, DEFAULT))
         chosen = producers.send.librdkafka.COMPRESSION
         for codec in (None, "none", "gzip", "lz4"):
             producers.send.librdkafka.COMPRESSION = codec or chosen
-            sending.setdefault(f"send with {FAST}, {codec or chosen}", []).append(side.sending(entries, FAST))
+            sending.setdefault(f"send with {FAST}, {codec or chosen}", []).append(side.sending(rows, FAST))
         producers.send.librdkafka.COMPRESSION = chosen
     note = "one stage alone, one after the other; a publish runs the first two beside the third"
     for name, rates in {"validate and encode": encoding, "keep in the outbox": keeping, **sending}.items():

@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 
 from schemas.compatibility import compare
 from schemas.dataset import Dataset, Field, Kind
-from schemas.errors import InputError
 from schemas.row.coercer import RowCoercer
-from schemas.wire.avro import FRAME, MAGIC, avro_schema, decode, schema_fingerprint
+from schemas.wire.avro import FRAME, avro_schema, schema_fingerprint
 from schemas.wire.encoder import Encoder
+from tests.avro_reader import decode
 
 SCALARS: tuple[Kind, ...] = ("string", "boolean", "int", "long", "float", "double", "date", "timestamp", "bytes")
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
@@ -142,40 +142,6 @@ def test_row_of_an_older_version_reads_null_in_a_column_added_since(data: st.Dat
     assert not any(c.breaking for c in compare(old, new))
     row = data.draw(rows(old))
     assert read(Encoder(old).value(row), old, new) == {**row, "added": None}
-
-
-@given(st.data())
-def test_value_cut_off_anywhere_is_refused_and_never_another_row(data: st.DataObject) -> None:
-    made = data.draw(DATASETS)
-    value = Encoder(made).value(data.draw(rows(made)))
-    cut = data.draw(st.integers(0, len(value) - 1))
-    try:
-        found = read(value[:cut], made, made)
-    except InputError as error:
-        assert error.zh  # noqa: PT017
-    else:
-        raise AssertionError(f"{found} was read from {cut} of {len(value)} bytes")
-
-
-@given(st.data(), st.binary(min_size=1, max_size=20))
-def test_value_with_bytes_behind_it_is_refused(data: st.DataObject, more: bytes) -> None:
-    made = data.draw(DATASETS)
-    value = Encoder(made).value(data.draw(rows(made)))
-    try:
-        found = read(value + more, made, made)
-    except InputError as error:
-        assert error.zh  # noqa: PT017
-    else:
-        raise AssertionError(f"{found} was read, and {more!r} passed over")
-
-
-@given(DATASETS, st.binary(max_size=40))
-def test_any_bytes_are_a_record_or_refused_and_never_crash(made: Dataset, body: bytes) -> None:
-    frame = MAGIC + schema_fingerprint(avro_schema(made))
-    try:
-        assert set(read(frame + body, made, made)) == {f.name for f in made.fields}
-    except InputError as error:
-        assert error.en  # noqa: PT017
 
 
 KEY_VALUES = {

@@ -14,7 +14,7 @@ from infra.settings import Settings
 from pipelines.lake.table_schemas import ACCOUNT, ENVELOPE, REASON, RELEASE, silver_schema
 from schemas.contract import SUIBUS_PROPERTIES, load_contract
 from schemas.contract_folders import SHIPPED
-from schemas.odcs.columns import LOGICAL, PHYSICAL
+from schemas.odcs.column_types import LOGICAL, PHYSICAL
 from schemas.odcs.rules import METRICS, OPERATORS, SEVERITIES
 
 ROOT = Path(__file__).parents[2]

@@ -25,7 +25,7 @@ from infra.kafka.detached_process import Process, start_detached
 from infra.operate.backup import back_up, restore
 from infra.settings import Settings
 from infra.up.process import stop
-from producers.entry import Entry
+from producers.encoded_row import EncodedRow
 from producers.outbox import Outbox
 from producers.send.sender import flush
 from schemas.errors import InputError, StateError
@@ -41,7 +41,7 @@ def bus(tmp_path: Path) -> Bus:
     found = Bus(Settings(home=tmp_path / "home"))
     home = found.home
     with Outbox(found.outbox("440106")) as outbox:
-        outbox.accept(TOPIC, [Entry(b"k", b"v")])
+        outbox.accept(TOPIC, [EncodedRow(b"k", b"v")])
     for name, size in (
         ("lake/silver/t.v1/part-0.parquet", 3_000_000),
         ("kafka/data/t-0/0.log", 70),

@@ -8,6 +8,7 @@ import re
 import socket
 import subprocess
 import sys
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
@@ -57,7 +58,7 @@ from infra.kafka.topics import Kafka
 from infra.node_file import node_text, read_node_file
 from infra.operate.nodes import Node, Nodes
 from infra.settings import Settings
-from producers.entry import Entry
+from producers.encoded_row import EncodedRow
 from producers.outbox import CHUNK, Outbox
 from producers.publish.publisher import Publisher
 from producers.send.kafka_internals import ask
@@ -67,6 +68,7 @@ from schemas.dataset import Dataset, Field, receipts_topic
 from schemas.errors import InputError, StateError, UnavailableError
 from schemas.ports.files import write_whole
 from schemas.ports.kafka_access import KafkaAccess
+from schemas.ports.lease import Lease
 from tests.integration.conftest import Road
 
 ROOT = Path(__file__).parents[3]
@@ -186,7 +188,11 @@ def test_the_background_sender_has_the_credentials_and_shows_them_in_no_argument
     with Publisher(DATASET, district, tmp_path / "o", access, timeout=30) as publisher:
         for n in range(CHUNK):
             publisher.publish({"code": f"{n}", "at": 1})
-        shown = [Path(f"/proc/{publisher.sender_pid}/{name}").read_bytes() for name in ("cmdline", "environ")]
+        lease, until = Lease(tmp_path / "o.lock"), time.monotonic() + 60
+        while (sender := lease.holder()) is None:
+            assert time.monotonic() < until
+            time.sleep(0.02)
+        shown = [Path(f"/proc/{sender.pid}/{name}").read_bytes() for name in ("cmdline", "environ")]
         assert publisher.send().sent == CHUNK
     assert not [secret for secret in hidden(city, files) if any(secret in text for text in shown)]
 
@@ -361,11 +367,11 @@ def test_a_node_sends_to_its_own_topics_only_with_either_transport(
         access, path = read_node_file(files[district]).access, tmp_path / f"{district}.sqlite"
         before = ends(city, DATASET.topic(district))
         with Outbox(path) as outbox:
-            outbox.accept(DATASET.topic(district), [Entry(b"k", b"v")])
+            outbox.accept(DATASET.topic(district), [EncodedRow(b"k", b"v")])
         assert send(path, access, transport=transport) == 1
         assert ends(city, DATASET.topic(district)) != before
         with Outbox(path) as outbox:
-            outbox.accept(DATASET.topic(foreign), [Entry(b"k", b"v")])
+            outbox.accept(DATASET.topic(foreign), [EncodedRow(b"k", b"v")])
         with pytest.raises(UnavailableError, match="does not let this node write"):
             send(path, access, transport=transport)
 
@@ -376,7 +382,7 @@ def test_wrong_or_absent_credentials_are_refused_with_the_cause_and_its_remedy(
     monkeypatch.setattr("producers.send.access_refused.WAIT_MS", 30_000)
     for name, (access, message) in refused(city, tmp_path).items():
         with Outbox(tmp_path / f"{name}.sqlite") as outbox:
-            outbox.accept(DATASET.topic(OWN), [Entry(b"k", b"forged")])
+            outbox.accept(DATASET.topic(OWN), [EncodedRow(b"k", b"forged")])
         before = ends(city, DATASET.topic(OWN))
         for transport in TRANSPORTS:
             with pytest.raises(UnavailableError, match=re.escape(message)) as caught:
@@ -462,7 +468,7 @@ def test_rotate_and_remove_revoke_the_old_file_at_once_also_on_an_open_connectio
             old.send(topic, b"b").get(10)
     assert (made.mutual_tls, made.bytes_per_second) == (mutual_tls, 7 << 20)
     with Outbox(tmp_path / "o") as outbox:
-        outbox.accept(topic, [Entry(b"k", b"c")])
+        outbox.accept(topic, [EncodedRow(b"k", b"c")])
     with pytest.raises(UnavailableError, match="does not let this node" if mutual_tls else "refuses the password"):
         send(tmp_path / "o", read_node_file(first).access, 15.0)
     assert ends(city, topic) == before

@@ -23,8 +23,9 @@ from schemas.contract import load_contract, parse_contract
 from schemas.dataset import Dataset, Field, Limits
 from schemas.row.coercer import RowCoercer, RowError
 from schemas.store import ContractStore
-from schemas.wire.avro import avro_schema, decode, schema_fingerprint
+from schemas.wire.avro import avro_schema, schema_fingerprint
 from schemas.wire.encoder import Encoder
+from tests.avro_reader import decode
 from tests.unit.schemas.test_contract import PORTABLE
 
 PATH = Path(__file__).parents[2] / "contracts" / "every_type.yaml"

@@ -22,7 +22,7 @@ from kafka import KafkaConsumer, TopicPartition
 from kafka.partitioner.default import murmur2
 
 from infra.kafka.topics import Kafka
-from producers.entry import Entry
+from producers.encoded_row import EncodedRow
 from producers.outbox import Outbox
 from producers.publish.delivery import publish_source
 from producers.publish.publisher import Publisher
@@ -32,7 +32,8 @@ from producers.sources.files import open_source
 from schemas.dataset import Dataset, Field
 from schemas.errors import UnavailableError
 from schemas.ports.lease import Lease
-from schemas.wire.avro import avro_schema, decode, schema_fingerprint
+from schemas.wire.avro import avro_schema, schema_fingerprint
+from tests.avro_reader import decode
 from tests.unit.producers.publishing import KilledError, Step, changed, killed_after, killed_before
 
 DISTRICT = "440106"
@@ -88,7 +89,7 @@ def fill(path: Path, names: list[str], rows: int, keys: int = 50) -> dict[str, d
     with Outbox(path) as outbox:
         for start in range(0, rows, 1_000):
             for name in names:
-                chunk = [Entry(b"k%d" % (i % keys), b"v%d" % i) for i in range(start, start + 1_000)]
+                chunk = [EncodedRow(b"k%d" % (i % keys), b"v%d" % i) for i in range(start, start + 1_000)]
                 outbox.accept(name, chunk)
                 for key, value, *_ in chunk:
                     expected[name][key].append(value or b"")
@@ -112,7 +113,7 @@ def check_exactly_once(bootstrap: str, expected: dict[str, dict[bytes, list[byte
 def test_rows_arrive_in_order_with_time_and_header(broker: Any, tmp_path: Path, transport: TransportName) -> None:
     (name,) = topics(broker.access.servers)
     with Outbox(tmp_path / "o") as outbox:
-        outbox.accept(name, [Entry(b"a", b"1", b"7"), Entry(b"a", None, b"8"), Entry(b"b", None)])
+        outbox.accept(name, [EncodedRow(b"a", b"1", b"7"), EncodedRow(b"a", None, b"8"), EncodedRow(b"b", None)])
         stamps = [w.timestamp_ms for w in outbox.next_rows(9, 99)]
     info = flush(tmp_path / "o", broker.access, transport=transport)
     assert (info.sent, info.waiting) == (3, 0)
@@ -233,7 +234,7 @@ def test_both_transports_put_a_key_into_the_same_partition(
     (name,) = topics(broker.access.servers, partitions=5)
     keys = [f'{{"code":"穗{i}"}}'.encode() for i in range(200)]
     with Outbox(tmp_path / "o") as outbox:
-        outbox.accept(name, [Entry(key, b"v") for key in keys])
+        outbox.accept(name, [EncodedRow(key, b"v") for key in keys])
     flush(tmp_path / "o", broker.access, transport=transport)
     placed = {record.key: record.partition for record in committed(broker.access.servers, name)}
     assert placed == {key: (murmur2(key) & 0x7FFFFFFF) % 5 for key in keys}
@@ -246,7 +247,7 @@ def test_rows_that_a_flush_reports_as_sent_can_be_read_at_once(
     names = topics(broker.access.servers, 100)
     with Outbox(tmp_path / "o") as outbox:
         for name in names:
-            outbox.accept(name, [Entry(b"%d" % i, b"v") for i in range(10)])
+            outbox.accept(name, [EncodedRow(b"%d" % i, b"v") for i in range(10)])
     places = [TopicPartition(name, partition) for name in names for partition in range(2)]
     reader = KafkaConsumer(bootstrap_servers=broker.access.servers, isolation_level="read_committed")
     assert set(reader.end_offsets(places).values()) == {0}  # also connects the reader
@@ -289,6 +290,7 @@ def test_rows_are_sent_once_while_more_are_accepted_also_when_the_sender_is_kill
 ) -> None:
     data = dataset()
     Kafka(broker.access).ensure([data.topic(DISTRICT)], 1, 1)
+    lease = Lease(tmp_path / "o.lock")
     with Publisher(data, DISTRICT, tmp_path / "o", broker.access.servers) as node:
         for row in many(8_000):
             node.publish(row)
@@ -296,12 +298,12 @@ def test_rows_are_sent_once_while_more_are_accepted_also_when_the_sender_is_kill
         while node.outbox.waiting() > 6_000 and time.monotonic() < until:
             time.sleep(0.02)
         assert node.outbox.waiting() <= 6_000  # some were sent
-        sender = node.sender_pid
+        sender = lease.holder()  # the background sender holds it while more rows may be accepted
         assert sender
         if killed:
-            os.kill(sender, signal.SIGKILL)
+            os.kill(sender.pid, signal.SIGKILL)
         info = node.send()
-        assert node.sender_pid is None, "the sender ends when all is sent"
+        assert lease.holder() is None, "the sender ends when all is sent"
         assert info.waiting == 0
         assert info.sent == 8_000 or (killed and info.sent <= 8_000)
     assert times(broker.access.servers, data) == list(range(8_000))
@@ -315,7 +317,6 @@ from tests.integration.producers.test_publish import DISTRICT, dataset, many
 node = Publisher(dataset(sys.argv[1]), DISTRICT, sys.argv[2], sys.argv[3])
 for row in many(4_000):
     node.publish(row)
-assert node.sender_pid
 print("accepted", flush=True)
 time.sleep(600)
 """
@@ -361,14 +362,16 @@ def test_the_background_sender_reports_that_the_bus_does_not_answer_and_rows_are
 
 
 def test_failed_publish_leaves_no_sender_behind(tmp_path: Path) -> None:
-    node = Publisher(dataset(), DISTRICT, tmp_path / "o", "127.0.0.1:1")
+    node, lease = Publisher(dataset(), DISTRICT, tmp_path / "o", "127.0.0.1:1"), Lease(tmp_path / "o.lock")
 
     def fail() -> None:
         with node:
             for row in many(2_000):
                 node.publish(row)
-            assert node.sender_pid
-            running.append(node.sender_pid)
+            wait_until(lambda: lease.holder() is not None)
+            sender = lease.holder()
+            assert sender
+            running.append(sender.pid)
             raise ZeroDivisionError
 
     running: list[int] = []

@@ -20,7 +20,8 @@ from infra.kafka.topics import Kafka
 from pipelines.back import receipts as feedback
 from pipelines.back.receipts import send_receipts
 from pipelines.merge.merge import merge_pending
-from producers.inbox import FetchInfo, Inbox, fetch_receipts
+from producers.fetch_receipts import FetchInfo, fetch_receipts
+from producers.inbox import Inbox
 from producers.sources.source import RECEIPT_COLUMNS
 from schemas.contract import load_contract
 from schemas.dataset import receipts_topic

@@ -50,3 +50,14 @@ def test_command_that_is_not_listed_is_refused_and_the_nearest_is_named() -> Non
     done = CliRunner().invoke(main, ["publsh"])
     assert done.exit_code == 2
     assert "No such command 'publsh'. Did you mean 'publish'?" in done.stderr
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="the system has no /dev/full")
+def test_output_that_cannot_be_written_is_told_without_a_traceback() -> None:
+    with Path("/dev/full").open("w") as full:
+        command = [sys.executable, "-m", "infra.cli", "contract", "show", "flights"]
+        done = subprocess.run(command, cwd=ROOT, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == 3
+    assert "Reading or writing failed: No space left on device" in done.stderr
+    assert "读写失败" in done.stderr
+    assert "Traceback" not in done.stderr

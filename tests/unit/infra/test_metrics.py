@@ -23,7 +23,7 @@ from infra.settings import Settings
 from infra.terminal.logs import JsonLines, TextLines, logged, set_up_logging
 from pipelines.fates import FATES
 from pipelines.release.release_record import ReleaseRecord
-from producers.entry import Entry
+from producers.encoded_row import EncodedRow
 from producers.outbox import Outbox
 from schemas.contract import load_contract
 from schemas.contract_folders import SHIPPED
@@ -46,7 +46,7 @@ def bus(tmp_path: Path) -> Bus:
     fates = {FLIGHTS.id: {"440106": COUNTS | {"received": 5, "inserted": 3, "quarantined": 2}}}
     found.state.note_totals(Totals(fates, {"merge": {FLIGHTS.id: Spent(2.5, 2)}}))
     with Outbox(found.outbox("440106")) as outbox:
-        outbox.accept(FLIGHTS.topic("440106"), [Entry(b"k1", b"v"), Entry(b"k2", b"v")])
+        outbox.accept(FLIGHTS.topic("440106"), [EncodedRow(b"k1", b"v"), EncodedRow(b"k2", b"v")])
     return found
 
 

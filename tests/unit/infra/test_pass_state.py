@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -62,12 +61,29 @@ def test_a_damaged_file_counts_as_one_that_was_never_written(tmp_path: Path, tex
     assert state.refused_contracts() == []
 
 
-@pytest.mark.parametrize("text", [None, "", json.dumps({"format": 99, "suibus": "9.0"})])
-def test_a_state_folder_of_another_format_is_refused_and_not_changed(tmp_path: Path, text: str | None) -> None:
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        (b'{"format": 99, "suibus": "9.0"}', r"format 99 \(Suibus 9\.0\).*suibus flush.*suibus up"),
+        (b"", r"is damaged.*Restore this file.*suibus up"),
+        (b"\xff\xfe", r"is damaged.*Restore this file.*suibus up"),
+    ],
+)
+def test_a_state_folder_of_another_format_is_refused_and_not_changed(tmp_path: Path, text: bytes, says: str) -> None:
     RunState(tmp_path).note_pass(STATE)
-    (tmp_path / FORMAT_FILE).unlink() if text is None else (tmp_path / FORMAT_FILE).write_text(text)
+    (tmp_path / FORMAT_FILE).write_bytes(text)
     before = sorted(path.name for path in tmp_path.rglob("*"))
-    with pytest.raises(StateError, match=r"suibus flush.*suibus up") as refusal:
+    with pytest.raises(StateError, match=says) as refusal:
         Bus(Settings(home=tmp_path))
     assert "suibus up" in refusal.value.zh
     assert sorted(path.name for path in tmp_path.rglob("*")) == before
+
+
+def test_a_damaged_format_file_can_be_repaired_as_the_message_says(tmp_path: Path) -> None:
+    RunState(tmp_path).note_pass(STATE)
+    (tmp_path / FORMAT_FILE).write_text("")
+    with pytest.raises(StateError) as refusal:
+        Bus(Settings(home=tmp_path))
+    line = refusal.value.en.partition("write this line into it: ")[2].partition("}")[0] + "}"
+    (tmp_path / FORMAT_FILE).write_text(line)
+    Bus(Settings(home=tmp_path))

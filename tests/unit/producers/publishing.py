@@ -20,7 +20,8 @@ from producers.send.transport import Connect, TransportName
 from producers.sources.files import open_source
 from producers.sources.source import Record, Source
 from schemas.dataset import Dataset, Field
-from schemas.wire.avro import avro_schema, decode, schema_fingerprint
+from schemas.wire.avro import avro_schema, schema_fingerprint
+from tests.avro_reader import decode
 
 DISTRICT = "440106"
 FIELDS = (Field("code", "string", True), Field("name", "string"), Field("at", "int"), Field("d", "string"))

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from pydantic import SecretStr
 
-from producers.entry import Entry
+from producers.encoded_row import EncodedRow
 from producers.outbox import Outbox
 from producers.send.background_sender import BackgroundSender, SendOrder
 from schemas.errors import UnavailableError
@@ -35,9 +35,8 @@ def test_an_order_is_one_line_and_is_read_back_unchanged(access: KafkaAccess) ->
 
 def test_a_bus_that_does_not_answer_is_reported_and_rows_are_kept(tmp_path: Path) -> None:
     with Outbox(tmp_path / "o") as outbox:
-        outbox.accept(TOPIC, [Entry(b"k", b"v")])
+        outbox.accept(TOPIC, [EncodedRow(b"k", b"v")])
         sender = BackgroundSender(SendOrder(tmp_path / "o", KafkaAccess("127.0.0.1:1"), 0.1, "kafka-python"))
-        assert sender.pid
         with pytest.raises(UnavailableError, match="1 rows wait"):
             sender.finish()
         assert (sender.sent, outbox.waiting()) == (0, 1)

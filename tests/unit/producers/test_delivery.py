@@ -252,7 +252,7 @@ def test_after_a_correction_the_next_snapshot_sends_its_own_version_of_the_row(n
     publisher = node.publisher()
     row = {"code": "1", "name": "corrected", "at": 1, "d": "440106"}
     with publisher.outbox as outbox:
-        outbox.accept(TOPIC, [publisher.entry(row)._replace(answers="r", timestamp_ms=1)])
+        outbox.accept(TOPIC, [publisher.encode(row)._replace(answers="r", timestamp_ms=1)])
     for text in ("corrected", "newer"):
         node.deliver()
         assert node.publish(table(tmp_path, {"1": text, "2": "b"}), "snapshot").unchanged == 1

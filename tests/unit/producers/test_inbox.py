@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from producers.entry import Entry
+from producers.encoded_row import EncodedRow
 from producers.inbox import Inbox
 from producers.outbox import Outbox
 from schemas.wire.receipt import Receipt
@@ -45,7 +45,7 @@ def test_an_answered_receipt_stays_answered_and_only_changes_are_counted(tmp_pat
 def test_an_answer_is_noted_later_when_the_node_is_killed_before_noting_it(tmp_path: Path) -> None:
     with Inbox(tmp_path / "inbox.sqlite") as inbox, Outbox(inbox.outbox_path) as outbox:
         inbox.store([RECEIPT], {0: 1}, "id")
-        outbox.accept(TOPIC, [Entry(b"a", b"", answers=RECEIPT.id)])  # killed here
+        outbox.accept(TOPIC, [EncodedRow(b"a", b"", answers=RECEIPT.id)])  # killed here
         outbox.sent(10)
         inbox.note_answers(outbox)
         held = inbox.find(*refused(RECEIPT))
@@ -65,10 +65,10 @@ def test_a_fetch_killed_between_outbox_and_inbox_loses_nothing(tmp_path: Path) -
     cut = CutReceipt(**{f.name: getattr(RECEIPT, f.name) for f in fields(RECEIPT)})
     with Inbox(tmp_path / "inbox.sqlite") as inbox, Outbox(inbox.outbox_path) as outbox:
         delivery = outbox.begin(TOPIC, "t.v1", "440106", None, "snapshot")
-        outbox.advance(delivery, [Entry(key, b"1")], read=1)
+        outbox.advance(delivery, [EncodedRow(key, b"1")], read=1)
         with pytest.raises(CutError):
             inbox.store([cut], {0: 1}, "id")
         assert inbox.position() == {}  # so the receipt will be read again
         assert inbox.store([RECEIPT], {0: 1}, "id") == 1
         again = outbox.begin(TOPIC, "t.v1", "440106", None, "snapshot")
-        assert outbox.advance(again, [Entry(key, b"1")], read=1).accepted == 1  # sent again, though unchanged
+        assert outbox.advance(again, [EncodedRow(key, b"1")], read=1).accepted == 1  # sent again, though unchanged

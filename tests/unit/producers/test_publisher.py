@@ -61,4 +61,4 @@ def test_key_and_value_are_the_encoders_bytes(node: Node) -> None:
     publisher = node.publisher()
     row = {"code": "1", "name": None, "at": None, "d": None}
     with publisher.outbox:
-        assert publisher.entry(row)[:2] == (Encoder(DATASET).key(row), Encoder(DATASET).value(row))
+        assert publisher.encode(row)[:2] == (Encoder(DATASET).key(row), Encoder(DATASET).value(row))

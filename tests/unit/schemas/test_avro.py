@@ -13,9 +13,9 @@ import pytest
 
 from schemas.contract import load_contract
 from schemas.dataset import Dataset, Field, Kind
-from schemas.errors import InputError
-from schemas.wire.avro import FRAME, MAGIC, avro_schema, decode, schema_fingerprint
+from schemas.wire.avro import FRAME, MAGIC, avro_schema, schema_fingerprint
 from schemas.wire.encoder import Encoder, avro_number, sequence_text
+from tests.avro_reader import decode
 
 EVERY_TYPE = load_contract(Path(__file__).parents[2] / "contracts" / "every_type.yaml")
 ID = Field("id", "string", True)
@@ -27,13 +27,6 @@ def dataset(*fields: Field, key: tuple[str, ...] = ("id",), name: str = "t") -> 
 
 def writers(*datasets: Dataset) -> dict[bytes, Any]:
     return {schema_fingerprint(s): s for s in map(avro_schema, datasets)}
-
-
-def refused(value: bytes, *by: Dataset) -> InputError:
-    with pytest.raises(InputError) as caught:
-        decode(value, writers(*by), avro_schema(by[0]))
-    assert any("\u4e00" <= c <= "\u9fff" for c in caught.value.zh)
-    return caught.value
 
 
 # ---- schema
@@ -143,41 +136,6 @@ def test_decoded_record_is_resolved_to_the_readers_schema() -> None:
     old, new = dataset(ID), dataset(Field("x", "int"), ID)
     assert decode(Encoder(old).value({"id": "a"}), writers(old), avro_schema(new)) == {"x": None, "id": "a"}
     assert decode(Encoder(new).value({"id": "a", "x": 1}), writers(new), avro_schema(old)) == {"id": "a"}
-
-
-@pytest.mark.parametrize(
-    "value", [b"", b"\xc3", b"\xc3\x01", b"\xc3\x011234567", b"\0\0\0\0\x07\x04ab", b"\xc3\x02" + b"x" * 20]
-)
-def test_value_in_another_frame_is_refused(value: bytes) -> None:
-    assert "expected c301" in refused(value, dataset(ID)).en
-
-
-def test_a_value_of_another_datasets_schema_is_refused() -> None:
-    stranger = dataset(ID, name="stranger")
-    value = Encoder(stranger).value({"id": "a"})
-    assert schema_fingerprint(avro_schema(stranger)).hex() in refused(value, dataset(ID)).en
-
-
-def test_value_cut_off_anywhere_is_refused() -> None:
-    t = dataset(ID, Field("n", "int", True))
-    value = Encoder(t).value({"id": "abc", "n": 300})
-    for end in range(FRAME, len(value)):
-        assert "broken" in refused(value[:end], t).en
-
-
-def test_value_with_bytes_after_it_is_refused() -> None:
-    t = dataset(ID)
-    assert "Bytes follow" in refused(Encoder(t).value({"id": "abc"}) + b"x", t).en
-
-
-@pytest.mark.parametrize(
-    "body",
-    [b"\xfe\xff\xff\xff\x0fx", b"\x01", b"\x04\xff\xff", b"\xff" * 11],
-    ids=["length beyond the end", "negative length", "not UTF-8", "endless number"],
-)
-def test_value_whose_bytes_are_no_record_is_refused(body: bytes) -> None:
-    t = dataset(ID)
-    assert "broken" in refused(MAGIC + schema_fingerprint(avro_schema(t)) + body, t).en
 
 
 # ---- key

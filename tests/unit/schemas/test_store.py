@@ -11,8 +11,9 @@ from schemas.contract import parse_contract
 from schemas.dataset import Dataset
 from schemas.errors import ContractError
 from schemas.store import ContractStore
-from schemas.wire.avro import avro_schema, decode, schema_fingerprint
+from schemas.wire.avro import avro_schema, schema_fingerprint
 from schemas.wire.encoder import Encoder
+from tests.avro_reader import decode
 
 CONTRACT = """\
 apiVersion: v3.1.0

@@ -1,12 +1,12 @@
-"""One row on its way into the outbox."""
+"""One row as it goes to the bus: the bytes of its key and value."""
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
 
-class Entry(NamedTuple):
-    """One row to accept; without a value it is a tombstone. `sequence` is the text of the row's sequence column.
+class EncodedRow(NamedTuple):
+    """One row that the outbox is to accept; without a value it is a tombstone. `sequence` is the text of the row's sequence column.
 
     `answers`: the id of the receipt that the row answers. `timestamp_ms`: the Kafka timestamp to send the row with, that of
     the refused record if timestamps order the versions; None for the current time. A time later than the outbox's clock is

@@ -31,7 +31,7 @@ _JSON_TYPES = {
 }
 
 
-def read_standard(text: str, where: str) -> tuple[OpenDataContractStandard, Problems]:
+def read_document(text: str, where: str) -> tuple[OpenDataContractStandard, Problems]:
     """The contract in the official model, and an empty `Problems`, to which the checks of Suibus add.
 
     ContractError with the line of everything that the standard does not allow.
@@ -62,7 +62,7 @@ def read_standard(text: str, where: str) -> tuple[OpenDataContractStandard, Prob
 
 
 @cache
-def _standard() -> dict[str, Any]:
+def _json_schema() -> dict[str, Any]:
     """The official JSON Schema, with two changes for the properties of a schema object.
 
     First, a property may omit logicalType, as the text of the standard allows; without the change, `if: {properties:
@@ -86,7 +86,7 @@ def _standard() -> dict[str, Any]:
 
 @cache
 def _validator() -> Draft201909Validator:
-    return Draft201909Validator(_standard())
+    return Draft201909Validator(_json_schema())
 
 
 def _leaves(error: Any) -> Iterator[Any]:
@@ -127,7 +127,7 @@ def _add_unknown_keys(error: Any, at: Pointer, otherwise_wrong: bool, problems: 
     The validator also reports known keys as unevaluated if anything else in their mapping is wrong. Such keys are not added
     if `otherwise_wrong` says that the mapping has another problem.
     """
-    known = sorted(_known_keys(error.schema, _standard()["$defs"]))
+    known = sorted(_known_keys(error.schema, _json_schema()["$defs"]))
     refused = [key for key in error.instance if key not in known]
     if not refused and not otherwise_wrong:
         refused = [key for key in error.instance if repr(key) in error.message]

@@ -1,7 +1,7 @@
-"""The position that the last transaction of an outbox committed, read with kafka-python whatever transport sends.
+"""The position that the last transaction of an outbox committed, read with kafka-python, whatever transport sends.
 
-librdkafka's Python package reads the metadata of a position beyond its end, so that it gives other bytes behind the name or none at
-all that can be decoded (seen with confluent-kafka 2.16.1).
+confluent-kafka 2.16.1 reads past the end of a position's metadata and returns extra bytes, or text that cannot be decoded.
+So kafka-python always reads it.
 """
 
 from __future__ import annotations
