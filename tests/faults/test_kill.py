@@ -16,9 +16,16 @@ import pytest
 
 from tests.faults.kill.comparison import FATES, compare
 from tests.faults.kill.model import ORDERED, UNORDERED, Event, Model, Row
+from tests.faults.kill.points import POINTS, changes, missing
 
 ROOT = Path(__file__).parents[2]
 KILLS, SEED = 5, int(os.environ.get("SEED", "440106"))
+
+
+def test_every_point_of_the_kill_harness_names_a_public_function_that_exists() -> None:
+    assert missing() == []
+    targets = [point.target for point in POINTS.values()] + list(changes(Path()))
+    assert [t for t in targets if any(part.startswith("_") for part in t.replace(":", ".").split("."))] == []
 
 
 @pytest.fixture(scope="module")
