@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from producers.outbox import Mode
 from producers.sources.files import open_source
 from schemas.contract import parse_contract
 from schemas.errors import InputError
@@ -65,7 +66,7 @@ def test_deaths_are_the_same_for_the_same_seed() -> None:
 
 
 @pytest.mark.parametrize("mode", ["append", "snapshot", "delete"])
-def test_the_contract_takes_exactly_the_files_that_the_model_says_it_takes(tmp_path: Path, mode: str) -> None:
+def test_the_contract_takes_exactly_the_files_that_the_model_says_it_takes(tmp_path: Path, mode: Mode) -> None:
     model, dice, files = Model(), random.Random(4), list[Delivery]()
     for number in range(3):
         files.append(model.make(tmp_path, number, ORDERED, "440103", mode, dice))

@@ -19,6 +19,7 @@ from typing import NamedTuple
 
 from infra.kafka.broker import Broker
 from infra.settings import Settings
+from producers.outbox import Mode
 from schemas.errors import UnavailableError
 from tests.faults.kill.comparison import Tally, compare
 from tests.faults.kill.deaths import SIDES, AtMoment, AtPoint, Death, Deaths, OfBroker
@@ -289,7 +290,8 @@ class Harness:
             return dice.choice(before)
         dataset = (ORDERED, UNORDERED)[len(self.files) % 2]  # so that a short run also has both
         district = dice.choice(DISTRICTS)
-        mode = "snapshot" if snapshot else dice.choices(("append", "delete", "snapshot"), (6, 2, 2))[0]
+        modes: tuple[Mode, ...] = ("append", "delete", "snapshot")
+        mode = "snapshot" if snapshot else dice.choices(modes, (6, 2, 2))[0]
         made = self.model.make(self.home / "files", len(self.files), dataset, district, mode, dice)
         self.files.append(made)
         return made

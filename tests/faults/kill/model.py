@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from producers.outbox import Mode
+
 DISTRICTS = ("440103", "440104", "440106")
 ORDERED, UNORDERED = "kill_ordered", "kill_unordered"  # one dataset with a sequence column, one without
 
@@ -75,7 +77,7 @@ class Delivery:
 
     dataset: str
     district: str
-    mode: str  # append, delete or snapshot
+    mode: Mode
     path: Path
     rows: list[Row]  # with the rejected ones left out
     rejected: int
@@ -84,10 +86,11 @@ class Delivery:
 
 @dataclass
 class Model:
-    """What each outbox accepted, in order (`events`), and its snapshot state (`known`)."""
+    """What each outbox accepted, in order (`events`), and its snapshot state: `known` of each topic that had a snapshot (`begun`)."""
 
     events: dict[tuple[str, str], list[Event]] = field(default_factory=lambda: defaultdict(list))
     known: dict[tuple[str, str], dict[str, tuple[Any, int]]] = field(default_factory=lambda: defaultdict(dict))
+    begun: set[tuple[str, str]] = field(default_factory=set)
     columns: dict[str, int] = field(default_factory=Counter)  # columns added to each contract
     clock: int = 100
 
@@ -98,7 +101,7 @@ class Model:
         version = f"1.{self.columns[name]}.{patch}"
         return CONTRACT.format(name=name, version=version, columns=added, sequence=sequence)
 
-    def make(self, folder: Path, number: int, dataset: str, district: str, mode: str, dice: random.Random) -> Delivery:
+    def make(self, folder: Path, number: int, dataset: str, district: str, mode: Mode, dice: random.Random) -> Delivery:
         """Write a new file of random rows with every column that the contract has now. It is not accepted yet."""
         columns = self.columns[dataset]
         known = {k: content[1] for k, (content, _) in self.known[dataset, district].items()}
@@ -157,11 +160,13 @@ class Model:
         events, known = self.events[where], self.known[where]
         schema = self.columns[delivery.dataset]
         if delivery.mode == "snapshot":
+            self.begun.add(where)
             for row in delivery.rows:
                 content = (schema, row)
                 if row.key not in known or known[row.key][0] != content:
                     events.append(Event(row.key, row.seq, row))
-                    known[row.key] = (content, row.seq)
+                    # A deletion must not be older than the row that the city has.
+                    known[row.key] = (content, max(row.seq, known[row.key][1]) if row.key in known else row.seq)
             if not delivery.rejected:
                 for key in sorted(set(known) - {row.key for row in delivery.rows}):
                     events.append(Event(key, self._seq(delivery, known.pop(key)[1]), None))
@@ -169,7 +174,7 @@ class Model:
         for row in delivery.rows:
             event = Event(row.key, self._seq(delivery, row.seq), None if delivery.mode == "delete" else row)
             events.append(event)
-            if not known:
+            if where not in self.begun:
                 continue
             if delivery.dataset == ORDERED and row.key in known and row.seq < known[row.key][1]:
                 continue
